@@ -1,0 +1,387 @@
+"""
+The language of the core: what happens (events), what is to be done (actions), what changed (transitions).
+
+Events are past participles, actions are imperatives. All of them are values; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from supervisor.core.inventory import Reading
+    from supervisor.core.plan import Launch
+    from supervisor.core.spec import Spec, WorkerId
+
+Incarnation = int
+"""Number of one process, unique over the whole fleet and never reused: a late word of a dead one is known as such."""
+
+
+class State(StrEnum):
+    """Observed state of a worker; CONTRACT section 4."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    READY = "ready"
+    UNREADY = "unready"
+    STOPPING = "stopping"
+    KILLING = "killing"
+    RELEASING = "releasing"
+    BACKOFF = "backoff"
+    EXITED = "exited"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Cause(StrEnum):
+    """Why a worker's process ended; CONTRACT section 4."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    SPAWN = "spawn"
+    START_TIMEOUT = "start_timeout"
+    OPERATOR = "operator"
+    ROLLOUT = "rollout"
+    LOST = "lost"
+
+
+# ---- events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The worker's main process runs its program."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """
+    No process came of a Spawn.
+
+    Args:
+        errno: Of the call that failed; 0 when there was no shim to ask.
+        detail: In words, with the thing it happened to: ``command not found: vllm``.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    errno: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """A readiness probe succeeded."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class BecameUnready:
+    """Readiness probes failed after they had succeeded."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """
+    The main process ended and was reaped.
+
+    Args:
+        code: Exit status 0..255, None when a signal ended it.
+        signal: Number of the signal that ended it, None when it exited.
+        core_dumped: Whether it left a core.
+        alone: True when nothing else of its tree lives; then no TreeGone follows.
+        tail: The last lines of its output, oldest first.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    code: int | None
+    signal: int | None
+    core_dumped: bool = False
+    alone: bool = False
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TreeGone:
+    """Everything that the worker's process started is dead and reaped; follows an Exited that was not alone."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class ShimLost:
+    """The parent of the worker's process is no more, so its exit cannot be learnt; a TreeGone follows."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class SpecLoaded:
+    """The service file was read and is good."""
+
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
+class SpecRejected:
+    """The service file could not be read or is bad; *problems* are whole lines for a person."""
+
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryRead:
+    """The driver was asked for its devices at *asked_at* (monotonic seconds), and this is what came of it."""
+
+    reading: Reading
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRequested:
+    """Somebody wants the file and the devices read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """An operator wants these workers held down."""
+
+    workers: tuple[WorkerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """An operator wants these workers up, with clean counts."""
+
+    workers: tuple[WorkerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """The daemon is to end; asked a second time it SIGKILLs what is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Deadlines have come: those of the *workers* named, and the fleet's own if it is due."""
+
+    workers: tuple[WorkerId, ...] = ()
+
+
+Event = (
+    Spawned
+    | SpawnFailed
+    | BecameReady
+    | BecameUnready
+    | Exited
+    | TreeGone
+    | ShimLost
+    | SpecLoaded
+    | SpecRejected
+    | InventoryRead
+    | ReloadRequested
+    | StopRequested
+    | StartRequested
+    | ShutdownRequested
+    | TimePassed
+)
+
+
+# ---- actions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """
+    Start a process.
+
+    Args:
+        launch: What it is a process of. A shim serves one launch: another launch gets a new shim.
+        argv: Command and arguments, every ``$(NAME)`` replaced.
+        env: Its whole environment.
+        working_dir: Absolute.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    launch: Launch
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    working_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to the main process, or to everything else that lives of its tree."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    signal: int
+    scope: Literal["main", "rest"]
+
+
+@dataclass(frozen=True, slots=True)
+class KillTree:
+    """SIGKILL the main process and everything it started, until nothing is left."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """The index is gone: its shim, which has no process, is not needed any more."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """
+    Ask the worker's port from now on whether it takes connections, until its process ends or Dismiss.
+
+    Args:
+        port: TCP port on loopback.
+        interval_s: Between two attempts while it is not ready.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    port: int
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """Read the service file; SpecLoaded or SpecRejected comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadInventory:
+    """Ask the driver; InventoryRead comes back. *fresh*: through a new prober, since NVML attaches at its start."""
+
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the world of a transition."""
+
+    transition: Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """
+    Say something that a person should see and that is no transition.
+
+    Args:
+        event: Name of the log event, ``noun.participle``.
+        fields: Its values.
+    """
+
+    event: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishReload:
+    """
+    Answer everybody who waits for a reload.
+
+    Args:
+        ok: Whether the file was taken.
+        problems: Why not, whole lines for a person.
+        difference: What is done about each worker that is touched: ``start replace stop wait``.
+    """
+
+    ok: bool
+    problems: tuple[str, ...] = ()
+    difference: Mapping[WorkerId, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """End the daemon with this status; *stuck* names workers of which something still lives."""
+
+    status: int
+    stuck: tuple[WorkerId, ...] = ()
+
+
+Action = (
+    Spawn
+    | Signal
+    | KillTree
+    | Dismiss
+    | Probe
+    | ReadSpec
+    | ReadInventory
+    | Report
+    | Warn
+    | FinishReload
+    | Exit
+)
+
+
+# ---- what changed -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """
+    How a worker's last process ended.
+
+    Args:
+        code: Exit status, None when a signal ended it or it never ran.
+        signal: Name of the signal, ``SIGKILL``; None when it exited.
+        cause: The classified reason.
+        detail: In words, or empty.
+        at: Monotonic seconds.
+        tail: Last lines of its output, oldest first.
+    """
+
+    code: int | None
+    signal: str | None
+    cause: Cause
+    detail: str
+    at: float
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """
+    One step of one worker: the one source of log line, metric, event feed and story.
+
+    Args:
+        before: State it left, None for a worker that is new.
+        after: State it is in, None for a worker that is forgotten.
+        cause: The event or exit cause behind it.
+        at: Monotonic seconds.
+        fields: More for the log line: exit_code, signal, uptime_s, retry_in_s, devices, pid.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    before: State | None
+    after: State | None
+    cause: str
+    at: float
+    reason: str
+    fields: Mapping[str, object]
