@@ -26,3 +26,16 @@ class InvariantBrokenError(Exception):
 
     Raised in tests and in the simulator; the daemon logs it with the worker's story, commits nothing and goes on.
     """
+
+
+class ProblemsError(Exception):
+    """
+    Input that cannot be used, with everything that is wrong with it.
+
+    Args:
+        lines: Whole lines for a person, one problem each.
+    """
+
+    def __init__(self, lines: tuple[str, ...]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines

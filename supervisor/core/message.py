@@ -48,7 +48,7 @@ class Cause(StrEnum):
     LOST = "lost"
 
 
-# ---- events -----------------------------------------------------------------------------------------------------------
+# ---- events ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,10 @@ class ShimLost:
 
 @dataclass(frozen=True, slots=True)
 class SpecLoaded:
-    """The service file was read and is good."""
+    """The service file was read and is good; *cpu_count* is what `workers: cpu_count` means on this machine now."""
 
     spec: Spec
+    cpu_count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ Event = (
 )
 
 
-# ---- actions ----------------------------------------------------------------------------------------------------------
+# ---- actions --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,17 +288,19 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Warn:
+class Say:
     """
-    Say something that a person should see and that is no transition.
+    Write a log line about something that is no transition.
 
     Args:
         event: Name of the log event, ``noun.participle``.
         fields: Its values.
+        is_warning: Whether a person should look at it.
     """
 
     event: str
     fields: Mapping[str, object]
+    is_warning: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,22 +327,10 @@ class Exit:
     stuck: tuple[WorkerId, ...] = ()
 
 
-Action = (
-    Spawn
-    | Signal
-    | KillTree
-    | Dismiss
-    | Probe
-    | ReadSpec
-    | ReadInventory
-    | Report
-    | Warn
-    | FinishReload
-    | Exit
-)
+Action = Spawn | Signal | KillTree | Dismiss | Probe | ReadSpec | ReadInventory | Report | Say | FinishReload | Exit
 
 
-# ---- what changed -----------------------------------------------------------------------------------------------------
+# ---- what changed ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

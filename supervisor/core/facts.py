@@ -1,0 +1,278 @@
+"""
+Cells of the state table for what happens to a worker's process, and for its deadlines.
+
+A worker and an event in; the worker after it, and what is to be done, out.
+"""
+
+from __future__ import annotations
+
+import signal as signals
+from dataclasses import replace
+
+from supervisor.core.message import (
+    BecameReady,
+    BecameUnready,
+    Cause,
+    Exited,
+    ExitRecord,
+    KillTree,
+    Probe,
+    ReadInventory,
+    Say,
+    ShimLost,
+    Signal,
+    Spawned,
+    SpawnFailed,
+    State,
+    TreeGone,
+)
+from supervisor.core.moves import LOOK_S, Step, enter, follow, to_killing, to_pending, to_releasing, to_stopping
+from supervisor.core.restart import GiveUp, RestartAt, Run, decide_restart, is_healthy
+from supervisor.core.worker import Admitted, DeadlinePassed, KillAsked, MemoryBack, Worker
+
+CRASH_GRACE_S = 5.0
+"""What is left of a crashed worker's tree has this long to end by itself, as with kubelet and pebble."""
+
+KILL_REPORT_S = 10.0
+"""A tree that survives SIGKILL for this long hangs in the kernel; a person should know where."""
+
+RELEASE_WARN_S = 5.0
+
+RELEASE_DIRTY_S = 60.0
+"""Drivers have been seen to take more than 30 s to give a dead process' memory back."""
+
+SPAWN_RETRY_S = 2.0
+"""When the system refuses a process for want of something of its own; not the worker's fault, so not charged."""
+
+PERMANENT_ERRNOS = frozenset({1, 2, 7, 8, 13, 20, 21, 22, 36, 40})
+"""EPERM ENOENT E2BIG ENOEXEC EACCES ENOTDIR EISDIR EINVAL ENAMETOOLONG ELOOP: trying again is of no use."""
+
+REFUSED_ERRNOS = frozenset({0, 11, 12, 23, 24})
+"""No shim, EAGAIN, ENOMEM, ENFILE, EMFILE: the machine is short of something."""
+
+
+def start(worker: Worker, event: Admitted, now: float) -> Step:
+    """Admitted: it is on its way from now on."""
+    started = replace(
+        worker,
+        held=worker.target,
+        incarnation=event.incarnation,
+        starts=worker.starts + 1,
+        ready_at=None,
+        was_ready=False,
+        was_healthy=False,
+        killed=False,
+        spawned_at=None,
+        pid=None,
+    )
+    # The clock runs from here, so that a spawn that hangs is bounded too.
+    return enter(started, State.STARTING, now, deadline=now + worker.policy.ready.timeout_s), ()
+
+
+def spawned(worker: Worker, event: Spawned, now: float) -> Step:
+    """The process runs: look for its readiness."""
+    ready = worker.policy.ready
+    running = replace(worker, pid=event.pid, spawned_at=now)
+    if ready.kind == "after":
+        return replace(running, deadline=now + ready.after_s), ()
+    assert worker.held is not None
+    port = worker.held.wanted.recipe.port
+    assert port is not None, "the spec refuses a tcp probe without a port"
+    return running, (Probe(worker.id, worker.incarnation, port, ready.interval_s),)
+
+
+def spawned_too_late(worker: Worker, event: Spawned, now: float) -> Step:
+    """A stop that came before the process did is sent now."""
+    stop = Signal(worker.id, worker.incarnation, worker.policy.stop.signal, "main")
+    return replace(worker, pid=event.pid, spawned_at=now), (stop,)
+
+
+def spawned_while_killing(worker: Worker, event: Spawned, now: float) -> Step:
+    """The kill is behind the spawn in the shim's queue."""
+    return replace(worker, pid=event.pid, spawned_at=now), ()
+
+
+def spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
+    """No process came of it: permanent, refused by the machine, or a failure like any other."""
+    record = ExitRecord(code=None, signal=None, cause=Cause.SPAWN, detail=event.detail, at=now)
+    worker = replace(worker, last_exit=record, pid=None)
+    if worker.cause is not None and worker.cause is not Cause.START_TIMEOUT:
+        return follow(worker, now)
+    if event.errno in PERMANENT_ERRNOS:
+        return follow(replace(worker, verdict=GiveUp(event.detail)), now)
+    if event.errno in REFUSED_ERRNOS:
+        return follow(replace(worker, verdict=RestartAt(now + SPAWN_RETRY_S)), now)
+    return follow(_charged(worker, Run(code=None, failed_to_start=True), now), now)
+
+
+def became_ready(worker: Worker, _event: BecameReady | DeadlinePassed, now: float) -> Step:
+    """Ready, by its probe or by having lived long enough."""
+    took = now - (worker.spawned_at if worker.spawned_at is not None else now)
+    history = worker.history if worker.was_ready else replace(worker.history, time_to_ready_s=took)
+    after = replace(enter(worker, State.READY, now), ready_at=now, was_ready=True, history=history)
+    return after, ()
+
+
+def became_unready(worker: Worker, event: BecameUnready, now: float) -> Step:
+    """Readiness lost makes `unready`, never a restart."""
+    healthy = worker.was_healthy or _is_healthy(worker, now)
+    after = enter(worker, State.UNREADY, now, reason=event.detail)
+    return replace(after, was_healthy=healthy, ready_at=None), ()
+
+
+def _is_healthy(worker: Worker, now: float) -> bool:
+    """Contract, Restarts: with `after` as the only probe, readiness says nothing, so a long life must do."""
+    ready = worker.policy.ready
+    if ready.kind == "after":
+        return worker.spawned_at is not None and now - worker.spawned_at >= ready.timeout_s
+    return worker.ready_at is not None and is_healthy(now - worker.ready_at, worker.history.time_to_ready_s or 0.0)
+
+
+def _charged(worker: Worker, run: Run, now: float) -> Worker:
+    verdict, history = decide_restart(
+        worker.policy.restart, worker.history, run, worker=worker.id, incarnation=worker.incarnation, now=now
+    )
+    return replace(worker, verdict=verdict, history=history)
+
+
+def exited(worker: Worker, event: Exited, now: float) -> Step:
+    """The main process ended by itself, or was ended by somebody else."""
+    worker = _recorded(worker, event, now)
+    run = Run(event.code, was_ready=worker.was_ready, was_healthy=worker.was_healthy or _is_healthy(worker, now))
+    return _bury(_charged(worker, run, now), event, now, grace_until=now)
+
+
+def exited_in_stopping(worker: Worker, event: Exited, now: float) -> Step:
+    """The main process ended as asked, or by itself at the same moment."""
+    assert worker.deadline is not None
+    grace_until = worker.deadline
+    worker = _recorded(worker, event, now)
+    if worker.cause is Cause.START_TIMEOUT and worker.target is not None:
+        worker = _charged(worker, Run(event.code, failed_to_start=True), now)
+    return _bury(worker, event, now, grace_until=grace_until)
+
+
+def _bury(worker: Worker, event: Exited, now: float, *, grace_until: float) -> Step:
+    """The main process is dead: see to what it leaves behind."""
+    if event.alone:
+        return to_releasing(worker, now)
+    after = to_killing(
+        worker,
+        now,
+        deadline=max(grace_until, now + CRASH_GRACE_S),
+        reason="its main process ended, others that it started still live",
+    )
+    rest = Signal(worker.id, worker.incarnation, worker.policy.stop.signal, "rest")
+    return after, (rest,)
+
+
+def exited_in_killing(worker: Worker, event: Exited, now: float) -> Step:
+    """The main process is dead; the rest of its tree may not be."""
+    if worker.pid is None and worker.spawned_at is not None:
+        return worker, ()  # Its shim was lost in the same moment: the end is on record.
+    worker = _recorded(worker, event, now)
+    if worker.cause is Cause.START_TIMEOUT and worker.target is not None:
+        worker = _charged(worker, Run(event.code, failed_to_start=True), now)
+    return to_releasing(worker, now) if event.alone else (worker, ())
+
+
+def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
+    own = Cause.EXIT if event.signal is None else Cause.SIGNAL
+    record = ExitRecord(
+        code=event.code,
+        signal=None if event.signal is None else _signal_name(event.signal),
+        cause=worker.cause or own,
+        detail="dumped core" if event.core_dumped else "",
+        at=now,
+        tail=event.tail,
+    )
+    return replace(worker, last_exit=record, pid=None)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # Real-time signals have no name of their own.
+
+
+def tree_gone(worker: Worker, _event: TreeGone, now: float) -> Step:
+    """Nothing of its tree lives."""
+    return to_releasing(worker, now)
+
+
+def shim_lost(worker: Worker, _event: ShimLost, now: float) -> Step:
+    """The keeper kills what the shim left; the worker comes back uncharged."""
+    lost = ExitRecord(code=None, signal=None, cause=Cause.LOST, detail="its shim was killed", at=now)
+    after = to_killing(worker, now, deadline=now + KILL_REPORT_S, reason=lost.detail)
+    verdict = worker.verdict or RestartAt(now)
+    return replace(after, pid=None, last_exit=lost, verdict=verdict, killed=True), ()
+
+
+def shim_lost_while_killing(worker: Worker, _event: ShimLost, now: float) -> Step:
+    """What it was doing the keeper does now."""
+    return replace(worker, pid=None, killed=True), ()
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def start_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
+    """Not ready in time; or, with `after`, long enough alive."""
+    ready = worker.policy.ready
+    if ready.kind == "after" and worker.spawned_at is not None:
+        return became_ready(worker, event, now)
+    reason = f"not ready within {ready.timeout_s:g} s" if worker.spawned_at else "its start hangs"
+    return to_stopping(worker, now, Cause.START_TIMEOUT, reason)
+
+
+def grace_over(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
+    """It was asked and did not end."""
+    return kill(worker, KillAsked(), now)
+
+
+def kill(worker: Worker, _event: KillAsked, now: float) -> Step:
+    """SIGKILL for the whole tree."""
+    reason = worker.reason if worker.state is State.KILLING else "did not end in time, SIGKILL"
+    after = to_killing(worker, now, deadline=now + KILL_REPORT_S, reason=reason)
+    since = worker.since if worker.state is State.KILLING else now
+    return replace(after, since=since, killed=True), (KillTree(worker.id, worker.incarnation),)
+
+
+def kill_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
+    """Time for SIGKILL, or for telling that SIGKILL did not help."""
+    if not worker.killed:
+        return kill(worker, KillAsked(), now)
+    hangs = f"still not gone after {now - worker.since:.0f} s in spite of SIGKILL: it hangs in the kernel"
+    after, actions = kill(replace(worker, reason=hangs), KillAsked(), now)
+    return after, (*actions, Say("worker.unkillable", {"worker": str(worker.id), "reason": hangs}, is_warning=True))
+
+
+def look_at_memory(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
+    """In pending: memory that is only busy is asked for again."""
+    return replace(worker, deadline=now + LOOK_S), (ReadInventory(),)
+
+
+def release_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
+    """The memory is not back yet: look again, warn after a while, and at last go on without."""
+    waited = now - worker.since
+    if waited >= RELEASE_DIRTY_S:
+        after, actions = follow(worker, now)
+        return after, (
+            *actions,
+            Say("worker.dirty", {"worker": str(worker.id), "waited_s": round(waited, 1)}, is_warning=True),
+        )
+    actions = (ReadInventory(),)
+    if RELEASE_WARN_S <= waited < RELEASE_WARN_S + LOOK_S:
+        actions += (Say("worker.releasing", {"worker": str(worker.id), "waited_s": round(waited, 1)}, is_warning=True),)
+    return replace(worker, deadline=now + LOOK_S), actions
+
+
+def memory_back(worker: Worker, _event: MemoryBack, now: float) -> Step:
+    """The slice is free again."""
+    return follow(worker, now)
+
+
+def back_off_over(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
+    """It has waited long enough."""
+    return to_pending(worker, now)

@@ -1,0 +1,153 @@
+"""
+All workers: what every event means for them. `handle` is the only way in.
+
+Pure: no clock, no randomness, no logging, no I/O. What is to be done comes out as actions.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from supervisor.core import admission, gpus, rescale
+from supervisor.core.message import (
+    Action,
+    BecameReady,
+    BecameUnready,
+    Event,
+    Exit,
+    Exited,
+    InventoryRead,
+    ReadInventory,
+    ReloadRequested,
+    ShimLost,
+    ShutdownRequested,
+    Spawned,
+    SpawnFailed,
+    SpecLoaded,
+    SpecRejected,
+    StartRequested,
+    State,
+    StopRequested,
+    TimePassed,
+    TreeGone,
+)
+from supervisor.core.spec import WorkerId
+from supervisor.core.turn import DaemonState, Fleet, Turn
+from supervisor.core.worker import (
+    LIVING,
+    DeadlinePassed,
+    KillAsked,
+    MemoryBack,
+    ProcessEvent,
+    StartAsked,
+    StopAsked,
+    Unwanted,
+)
+
+STOP_MARGIN_S = 6.0
+"""After the longest grace: 5 s for what outlives a main process, and one to reap it."""
+
+
+def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """
+    What an event makes of the fleet.
+
+    Args:
+        fleet: Before it.
+        event: What happened or is asked for.
+        now: Monotonic seconds, never less than at the call before.
+
+    Returns:
+        The next fleet, and what is to be done, in order.
+
+    Raises:
+        InvariantBrokenError: Our own bug. The fleet given stays valid.
+    """
+    turn = Turn(fleet, now)
+    _dispatch(turn, event)
+    if turn.fleet.state is DaemonState.STOPPING:
+        _finish(turn)
+    else:
+        if turn.stale:
+            rescale.replan(turn)
+        admission.admit(turn)
+        rescale.roll(turn)
+    return turn.done()
+
+
+def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One case for each event.
+    match event:
+        case Spawned() | SpawnFailed() | BecameReady() | BecameUnready() | Exited() | TreeGone() | ShimLost():
+            _process(turn, event)
+        case TimePassed(workers=workers):
+            _time(turn, workers)
+        case InventoryRead():
+            gpus.take_reading(turn, event)
+            rescale.devices_read(turn, event.asked_at)
+        case SpecLoaded():
+            rescale.take_spec(turn, event)
+        case SpecRejected(problems=problems):
+            rescale.reject(turn, problems)
+        case ReloadRequested():
+            rescale.request(turn)
+        case StopRequested(workers=workers):
+            for worker in workers:
+                if worker in turn.workers:
+                    turn.tell(worker, StopAsked())
+        case StartRequested(workers=workers):
+            for worker in workers:
+                if worker in turn.workers:
+                    turn.tell(worker, StartAsked())
+        case ShutdownRequested():
+            _shut_down(turn)
+        case _:
+            assert_never(event)
+
+
+def _process(turn: Turn, event: ProcessEvent) -> None:
+    """A fact about a process. One of an incarnation that is no more is dropped before the table is asked."""
+    worker = turn.workers.get(event.worker)
+    if worker is not None and worker.incarnation == event.incarnation:
+        turn.tell(event.worker, event)
+
+
+def _time(turn: Turn, workers: tuple[WorkerId, ...]) -> None:
+    for worker_id in workers:
+        worker = turn.workers.get(worker_id)
+        if worker is not None and worker.deadline is not None and worker.deadline <= turn.now:
+            turn.tell(worker.id, DeadlinePassed())
+    if turn.fleet.deadline is not None and turn.fleet.deadline <= turn.now:
+        turn.set(deadline=None)
+        if turn.fleet.state is DaemonState.STOPPING:
+            _give_up(turn)
+        else:
+            turn.do(ReadInventory(fresh=True))
+
+
+def _shut_down(turn: Turn) -> None:
+    """The first time everybody is asked to end, the second time nobody is asked."""
+    if turn.fleet.state is DaemonState.STOPPING:
+        for worker_id in list(turn.workers):
+            turn.tell(worker_id, KillAsked())
+        turn.set(deadline=min(turn.fleet.deadline or turn.now, turn.now) + STOP_MARGIN_S)
+        return
+    rescale.abandon(turn)
+    graces = [worker.policy.stop.timeout_s for worker in turn.workers.values() if worker.state in LIVING]
+    turn.set(state=DaemonState.STOPPING, deadline=turn.now + max(graces, default=0.0) + STOP_MARGIN_S)
+    for worker_id in list(turn.workers):
+        turn.tell(worker_id, Unwanted())
+
+
+def _finish(turn: Turn) -> None:
+    """While stopping: memory need not come back for anybody, and with the last worker the daemon ends."""
+    for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
+        turn.tell(worker.id, MemoryBack())
+    if not turn.workers and not turn.fleet.exiting:
+        turn.set(exiting=True, deadline=None)
+        turn.do(Exit(0))
+
+
+def _give_up(turn: Turn) -> None:
+    if turn.workers and not turn.fleet.exiting:
+        turn.set(exiting=True)
+        turn.do(Exit(1, stuck=tuple(sorted(turn.workers))))

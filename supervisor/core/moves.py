@@ -1,0 +1,114 @@
+"""
+The moves of a worker between its states: going down, and what follows when nothing of its process is left.
+
+Used by the cells of the state table (`facts`, `intents`); a fleet uses `new_worker` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor.core.message import Action, Cause, ReadInventory, Signal, State
+from supervisor.core.plan import Placement
+from supervisor.core.restart import Done, GiveUp, History, RestartAt
+from supervisor.core.spec import WorkerId
+from supervisor.core.worker import Worker
+
+LOOK_S = 0.5
+"""Between two looks at a GPU whose memory is not back yet."""
+
+Step = tuple[Worker | None, tuple[Action, ...]]
+"""The worker after a step, None when it is to be forgotten, and what is to be done."""
+
+
+def new_worker(worker: WorkerId, placement: Placement, now: float, *, down: bool = False) -> Worker:
+    """A worker that the plan wants for the first time."""
+    born = Worker(worker, State.PENDING, now, down=down)
+    after, _ = (to_stopped if down else to_pending)(replace(born, target=placement), now)
+    assert after is not None
+    return after
+
+
+def enter(worker: Worker, state: State, now: float, *, deadline: float | None = None, reason: str = "") -> Worker:
+    """In a new state, with a new deadline and reason."""
+    return replace(worker, state=state, since=now, deadline=deadline, reason=reason)
+
+
+def to_pending(worker: Worker, now: float) -> Step:
+    """Wait for admission, unless the plan says that there is no use."""
+    worker = replace(
+        worker, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False, spawned_at=None
+    )
+    assert worker.target is not None
+    if worker.target.refused:
+        return enter(worker, State.FAILED, now, reason=worker.target.reason), ()
+    return enter(worker, State.PENDING, now, reason=worker.target.reason), ()
+
+
+def to_stopped(worker: Worker, now: float) -> Step:
+    """Held down, without a slice."""
+    return enter(freed(worker), State.STOPPED, now, reason="stopped by the operator"), ()
+
+
+def freed(worker: Worker) -> Worker:
+    """Without a slice, held or reserved: others may have it."""
+    assert worker.target is not None
+    target = replace(worker.target, launch=None)
+    return replace(worker, target=target, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False)
+
+
+def renewed(worker: Worker) -> Worker:
+    """With clean counts."""
+    return replace(worker, history=History(time_to_ready_s=worker.history.time_to_ready_s))
+
+
+def follow(worker: Worker, now: float) -> Step:
+    """What follows when nothing of the process is left: intents first, then the verdict of the restart policy."""
+    if worker.target is None:
+        return None, ()
+    if worker.down:
+        return to_stopped(worker, now)
+    if worker.relaunch:
+        return to_pending(renewed(worker), now)
+    match worker.verdict:
+        case RestartAt(at) if at > now:
+            reason = _last_words(worker)
+            waiting = replace(worker, held=None, pid=None, killed=False, cause=None)
+            return enter(waiting, State.BACKOFF, now, deadline=at, reason=reason), ()
+        case GiveUp(reason):
+            return enter(freed(worker), State.FAILED, now, reason=reason), ()
+        case Done():
+            return enter(freed(worker), State.EXITED, now), ()
+        case _:
+            return to_pending(worker, now)
+
+
+def _last_words(worker: Worker) -> str:
+    last = worker.last_exit
+    if last is None:
+        return ""
+    if last.detail:
+        return last.detail
+    return f"ended by {last.signal}" if last.signal else f"exited with {last.code}"
+
+
+def to_releasing(worker: Worker, now: float) -> Step:
+    """The tree is gone: wait for its memory where there is a declared amount to wait for."""
+    worker = replace(worker, pid=None)
+    if not worker.occupied or worker.held is None or worker.held.wanted.request.gpu_memory is None:
+        return follow(worker, now)
+    reason = "waiting for the memory of its ended process to come back"
+    return enter(worker, State.RELEASING, now, deadline=now + LOOK_S, reason=reason), (ReadInventory(),)
+
+
+def to_stopping(worker: Worker, now: float, cause: Cause, reason: str) -> Step:
+    """Ask the main process to end; one that does not run yet is asked as soon as it does."""
+    stop = worker.policy.stop
+    after = enter(worker, State.STOPPING, now, deadline=now + stop.timeout_s, reason=reason)
+    actions = () if worker.pid is None else (Signal(worker.id, worker.incarnation, stop.signal, "main"),)
+    return replace(after, cause=cause), actions
+
+
+def to_killing(worker: Worker, now: float, *, deadline: float, reason: str) -> Worker:
+    """Its end is near; see `deadline`."""
+    return enter(worker, State.KILLING, now, deadline=deadline, reason=reason)

@@ -1,0 +1,277 @@
+"""A new file, or new devices: who starts, who stops, who is replaced, and in which order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from supervisor.core.gpus import make_supply
+from supervisor.core.message import FinishReload, ReadInventory, ReadSpec, Say, SpecLoaded, State
+from supervisor.core.moves import new_worker
+from supervisor.core.plan import Current, Placement, make_plan
+from supervisor.core.spec import Spec, WorkerId, WorkerSpec
+from supervisor.core.turn import DaemonState, Fleet, LastReload, Reload, Turn
+from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Relaunched, Unwanted, Wanted, Worker
+
+SETTLED = frozenset({State.READY, State.UNREADY, *FREED})
+
+Plan = dict[WorkerId, Placement]
+
+
+# ---- reload ---------------------------------------------------------------------------------------------------------
+
+
+def request(turn: Turn) -> None:
+    """Somebody wants a reload. One at a time; one that is asked for meanwhile reads the file once more."""
+    fleet = turn.fleet
+    if fleet.state is DaemonState.STOPPING:
+        turn.do(FinishReload(ok=False, problems=("the daemon is stopping",)))
+    elif fleet.reload is not None:
+        turn.set(reload=replace(fleet.reload, again=True))
+    else:
+        turn.set(state=DaemonState.RELOADING, reload=Reload(at=turn.now))
+        turn.do(ReadSpec(), ReadInventory(fresh=True))
+
+
+def take_spec(turn: Turn, event: SpecLoaded) -> None:
+    """A good file: the first takes effect at once, a later one when the devices have been read too."""
+    reload = turn.fleet.reload
+    if turn.fleet.state is DaemonState.STOPPING:
+        return
+    if reload is None:
+        _apply(turn, event.spec, event.cpu_count)
+        turn.do(ReadInventory())
+        return
+    turn.set(reload=replace(reload, spec=event.spec, cpu_count=event.cpu_count))
+    _complete(turn)
+
+
+def reject(turn: Turn, problems: tuple[str, ...]) -> None:
+    """A bad file changes nothing."""
+    if turn.fleet.reload is None:
+        return
+    if turn.fleet.reload.again:
+        _read_again(turn)
+        return
+    _finish(turn, FinishReload(ok=False, problems=problems))
+
+
+def devices_read(turn: Turn, asked_at: float) -> None:
+    """The driver has answered, or failed to: a reload that waited for it goes on."""
+    reload = turn.fleet.reload
+    if reload is not None and asked_at >= reload.at:
+        turn.set(reload=replace(reload, devices_read=True))
+        _complete(turn)
+
+
+def abandon(turn: Turn) -> None:
+    """The daemon stops: nobody needs to wait for a reload any more."""
+    if turn.fleet.reload is not None:
+        _finish(turn, FinishReload(ok=False, problems=("the daemon is stopping",)))
+
+
+def _complete(turn: Turn) -> None:
+    reload = turn.fleet.reload
+    assert reload is not None
+    if reload.spec is None or not reload.devices_read:
+        return
+    if reload.again:
+        _read_again(turn)
+        return
+    difference = _apply(turn, reload.spec, reload.cpu_count)
+    _finish(turn, FinishReload(ok=True, difference=difference))
+
+
+def _read_again(turn: Turn) -> None:
+    """The newest file wins: it may have changed after it was read."""
+    assert turn.fleet.reload is not None
+    turn.set(reload=replace(turn.fleet.reload, spec=None, again=False))
+    turn.do(ReadSpec())
+
+
+def _finish(turn: Turn, answer: FinishReload) -> None:
+    turn.set(
+        reload=None,
+        last_reload=LastReload(turn.now, answer.ok, answer.problems),
+        state=DaemonState.RUNNING,
+    )
+    turn.do(answer)
+
+
+def _apply(turn: Turn, spec: Spec, cpu_count: int) -> dict[WorkerId, str]:
+    turn.set(spec=spec, cpu_count=cpu_count, generation=turn.fleet.generation + 1)
+    return replan(turn, reloaded=True)
+
+
+# ---- the plan -------------------------------------------------------------------------------------------------------
+
+
+def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
+    """
+    Make the plan anew and tell every worker what is wanted of it.
+
+    Args:
+        turn: The turn.
+        reloaded: A file was loaded: workers that failed for want of a GPU are asked again.
+
+    Returns:
+        What is done about each worker that is touched; see `action_of`.
+    """
+    spec = turn.fleet.spec
+    if spec is None:
+        return {}
+    plan = preview(turn.fleet, spec, turn.fleet.cpu_count, workers=turn.workers, reloaded=reloaded)
+    actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in plan.items()}
+    before = {worker.id for worker in turn.workers.values() if worker.target and worker.target.fallback}
+    gone = [worker for worker in turn.workers if worker not in plan]
+    actions |= dict.fromkeys(gone, "stop")
+    turn.set(
+        counts=Counter(worker.service for worker in plan),
+        wants_gpu=any(placement.wanted.request.gpu != 0 for placement in plan.values()),
+    )
+    for worker_id in gone:
+        if turn.workers[worker_id].target is not None:
+            turn.tell(worker_id, Unwanted())
+    for worker_id, placement in plan.items():
+        worker = turn.workers.get(worker_id)
+        if worker is None:
+            turn.put(None, new_worker(worker_id, placement, turn.now), cause="Wanted")
+        elif worker.target != placement:
+            turn.tell(worker_id, Wanted(placement))
+    _tell_fallbacks(turn, plan, before)
+    turn.set(rolling=turn.fleet.rolling | {one.id.service for one in turn.workers.values() if one.is_outdated})
+    turn.stale = False
+    return {worker: action for worker, action in sorted(actions.items()) if action != "keep"}
+
+
+def _tell_fallbacks(turn: Turn, plan: Plan, before: set[WorkerId]) -> None:
+    """Never silently: one line for each service of which workers now run without the GPU they asked for."""
+    fallen: dict[str, list[WorkerId]] = {}
+    for worker, placement in plan.items():
+        if placement.fallback and worker not in before:
+            fallen.setdefault(worker.service, []).append(worker)
+    for service, workers in fallen.items():
+        reason = plan[workers[0]].reason
+        fields = {
+            "service": service,
+            "workers": [str(worker) for worker in workers],
+            "fallback": "cpu",
+            "reason": reason,
+        }
+        turn.do(Say("plan.degraded", fields, is_warning=True))
+
+
+def preview(
+    fleet: Fleet,
+    spec: Spec,
+    cpu_count: int,
+    *,
+    workers: dict[WorkerId, Worker] | None = None,
+    reloaded: bool = True,
+) -> Plan:
+    """The plan that a file would have on this fleet. Changes nothing."""
+    known = fleet.workers if workers is None else workers
+    wanted = spec.expand(cpu_count)
+    idle = {one.id: _idle(known[one.id], one, reloaded=reloaded) for one in wanted if one.id in known}
+    current = {one.id: found for one in wanted if (found := _current(fleet, known.get(one.id), one)) is not None}
+    plan = make_plan(
+        [one for one in wanted if idle.get(one.id) is None], make_supply(fleet), current, allowed=spec.gpus
+    )
+    return {one.id: idle.get(one.id) or plan[one.id] for one in wanted}
+
+
+def action_of(worker: Worker | None, placement: Placement) -> str:
+    """What taking a placement means for a worker: `start keep replace stop wait`."""
+    if worker is None or worker.target is None:
+        return "start" if placement.launch else "wait"
+    if worker.state in HOLDING and worker.held is not None:
+        if worker.held.launch == placement.launch:
+            return "keep"
+        return "replace" if placement.launch else "stop"
+    if worker.target == placement or (placement.launch is None and worker.state in FREED):
+        return "keep"
+    return "start" if placement.launch else "wait"
+
+
+def _idle(worker: Worker, wanted: WorkerSpec, *, reloaded: bool) -> Placement | None:
+    """The placement of a worker that has ended and is not asked again: no slice is kept for it."""
+    target = worker.target
+    if worker.state not in FREED or target is None:
+        return None
+    same = (target.wanted.recipe, target.wanted.request) == (wanted.recipe, wanted.request)
+    if worker.state is not State.STOPPED and (not same or (reloaded and target.refused)):
+        return None
+    return replace(target, wanted=wanted, launch=None)
+
+
+def _current(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec) -> Current | None:
+    """Where a worker is, is going, or was."""
+    placement = None
+    if worker is not None:
+        going = worker.target if worker.target and worker.target.launch else None
+        placement = going or (worker.held if worker.state in HOLDING else None)
+    if worker is None or placement is None or placement.launch is None:
+        last = fleet.remembered.get(wanted.id)
+        return None if last is None else Current(wanted, last, living=False, reserved=False)
+    lives_there = worker.state in LIVING and worker.occupied == placement.launch.slice
+    return Current(placement.wanted, placement.launch.slice, living=lives_there, fallback=placement.fallback)
+
+
+# ---- replacing ------------------------------------------------------------------------------------------------------
+
+
+def roll(turn: Turn) -> None:
+    """
+    Give the turn to the next worker that runs with an old launch: one index of a service at a time.
+
+    Nobody is replaced while another of the service is on its way, and nobody any more once one has failed
+    with the new launch: the others go on as they are.
+    """
+    for service in sorted(turn.fleet.rolling):
+        indices = [WorkerId(service, index) for index in range(turn.fleet.counts.get(service, 0))]
+        workers = [turn.workers[worker] for worker in indices if worker in turn.workers]
+        outdated = [worker for worker in workers if worker.is_outdated]
+        failed = [worker for worker in workers if _failed_since(worker, turn.fleet.last_reload)]
+        if not outdated:
+            turn.set(rolling=turn.fleet.rolling - {service})
+        elif failed:
+            _halt(turn, service, failed[0], len(outdated))
+        elif all(_is_settled(worker) for worker in workers if worker not in outdated):
+            running = [worker for worker in outdated if worker.state in RUNNING]
+            for worker in running[:1]:
+                turn.tell(worker.id, Relaunched())
+
+
+def unsettled(fleet: Fleet) -> tuple[WorkerId, ...]:
+    """Workers that are still on their way to what the file in force wants of them."""
+    return tuple(
+        worker.id
+        for worker in fleet.workers.values()
+        if not _is_settled(worker) or (worker.is_outdated and worker.id.service in fleet.rolling)
+    )
+
+
+def failures_since_reload(fleet: Fleet) -> tuple[str, ...]:
+    """What has gone wrong with the last reload, its refusal included, as lines for a person."""
+    last = fleet.last_reload
+    failed = [one for one in fleet.workers.values() if _failed_since(one, last)]
+    return (last.problems if last else ()) + tuple(
+        f"{one.id} failed: {one.reason}" for one in sorted(failed, key=lambda one: one.id)
+    )
+
+
+def _is_settled(worker: Worker) -> bool:
+    has_no_place = worker.target is None or worker.target.launch is None
+    return worker.state in SETTLED or (worker.state is State.PENDING and has_no_place)
+
+
+def _failed_since(worker: Worker, reload: LastReload | None) -> bool:
+    refused = worker.target is not None and worker.target.refused
+    return reload is not None and worker.state is State.FAILED and worker.since >= reload.at and not refused
+
+
+def _halt(turn: Turn, service: str, failed: Worker, others: int) -> None:
+    """The new launch does not work: the rest of the service stays as it is, and the reload has failed."""
+    problem = f"{failed.id} failed with its new launch ({failed.reason}); {others} of {service} keep the old one"
+    turn.set(rolling=turn.fleet.rolling - {service}, last_reload=LastReload(turn.now, ok=False, problems=(problem,)))
+    turn.do(Say("plan.halted", {"service": service, "worker": str(failed.id), "problem": problem}, is_warning=True))

@@ -1,0 +1,139 @@
+"""Whether and when a worker whose process ended is started again. Pure: policy, history and exit in, verdict out."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from supervisor.core.spec import Restart, WorkerId
+
+HEALTHY_S = 60.0
+"""A run shorter than this proves nothing, however fast the worker gets ready."""
+
+JITTER = 0.2
+"""Workers of one box fail together; a fifth up or down keeps them from coming back together."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAt:
+    """Start again at *at* (monotonic seconds)."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The worker has failed, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The worker did what it was for."""
+
+
+Verdict = RestartAt | GiveUp | Done
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """
+    Failures of one worker since it was last healthy.
+
+    Args:
+        failures: In a row, whatever their kind; sets the delay.
+        start_failures: In a row in which the worker was never ready.
+        time_to_ready_s: Of the last start that got ready, None if there was none.
+    """
+
+    failures: int = 0
+    start_failures: int = 0
+    time_to_ready_s: float | None = None
+
+
+NO_FAILURES = History()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """
+    One run that ended.
+
+    Args:
+        code: Exit status, None when a signal ended it or nothing ever ran.
+        was_ready: It was ready at least once.
+        was_healthy: It was ready for long enough; see `is_healthy`.
+        failed_to_start: It went past its start timeout or could not be spawned: a failure whatever the code.
+    """
+
+    code: int | None
+    was_ready: bool = False
+    was_healthy: bool = False
+    failed_to_start: bool = False
+
+
+def is_healthy(ready_s: float, time_to_ready_s: float) -> bool:
+    """Whether a worker that was ready for *ready_s* seconds after taking *time_to_ready_s* counts as healthy."""
+    return ready_s >= max(HEALTHY_S, 2 * time_to_ready_s)
+
+
+def backoff_s(policy: Restart, failures: int, worker: WorkerId, incarnation: int) -> float:
+    """
+    Seconds to wait after failure number *failures* (1 for the first) of an unbroken run of failures.
+
+    The jitter of +-20 % comes from worker and incarnation: no generator, so the same life gives the same delays.
+    """
+    # 2 ** failures of a worker that fails for weeks would overflow a float.
+    delay = min(policy.max_delay_s, policy.delay_s * 2 ** min(failures - 1, 32))
+    spread = zlib.crc32(f"{worker}#{incarnation}".encode()) / 0xFFFFFFFF
+    return float(delay * (1 - JITTER + 2 * JITTER * spread))
+
+
+def decide_restart(
+    policy: Restart, history: History, run: Run, *, worker: WorkerId, incarnation: int, now: float
+) -> tuple[Verdict, History]:
+    """
+    What follows the end of a run, and the history with that run in it.
+
+    Args:
+        policy: Of the service; a limit of 0 is no limit.
+        history: Before this run.
+        run: How it went.
+        worker: Whose run it was.
+        incarnation: Of the process.
+        now: Monotonic second at which the main process ended; the back-off counts from here.
+    """
+    clean = run.code == 0 and not run.failed_to_start
+    if clean and policy.policy != "always":
+        return Done(), History(time_to_ready_s=history.time_to_ready_s)
+    if policy.policy == "never":
+        return GiveUp(f"{_ended(run)}, and its policy is never to restart"), _failed(history, run)
+    if run.code in policy.permanent_exit and not run.failed_to_start:
+        return GiveUp(f"{_ended(run)}, which means that trying again is of no use (permanent_exit)"), _failed(
+            history, run
+        )
+    if run.was_healthy:
+        return RestartAt(now), History(time_to_ready_s=history.time_to_ready_s)
+    after = _failed(history, run)
+    if 0 < policy.start_limit <= after.start_failures:
+        return GiveUp(f"{after.start_failures} failures in a row without ever being ready (start_limit)"), after
+    if 0 < policy.limit <= after.failures:
+        return GiveUp(f"{after.failures} failed runs without a healthy one between them (limit)"), after
+    return RestartAt(now + backoff_s(policy, after.failures, worker, incarnation)), after
+
+
+def _failed(history: History, run: Run) -> History:
+    return replace(
+        history,
+        failures=history.failures + 1,
+        start_failures=0 if run.was_ready else history.start_failures + 1,
+    )
+
+
+def _ended(run: Run) -> str:
+    if run.failed_to_start:
+        return "failed to start"
+    return "ended by a signal" if run.code is None else f"exited with {run.code}"

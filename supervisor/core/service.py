@@ -1,0 +1,271 @@
+"""
+One service: what the file says of it, and the workers that come of that.
+
+Frozen values only. What may stand in the file is checked where it is read, not here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from supervisor.core.problems import Path
+from supervisor.core.quantities import Amount
+
+OnNoGpu = Literal["wait", "cpu", "fail"]
+GpuCount = int | Literal["all"]
+"""GPUs of one worker in thousandths of a device, or every eligible one, whole."""
+
+_WORKER_ID = re.compile(r"([^/]+)/(0|[1-9][0-9]{0,9})", re.ASCII)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class WorkerId:
+    """A service and an index counted from 0; ``llm/0`` to a person."""
+
+    service: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerId:
+        """
+        The id that ``str`` made this text of.
+
+        Raises:
+            ValueError: There is none.
+        """
+        match = _WORKER_ID.fullmatch(text)
+        if match is None:
+            raise ValueError(f"expected SERVICE/N, got {text!r}")
+        return cls(match[1], int(match[2]))
+
+
+class _Value(BaseModel):
+    """A map of the file. Fields are made from the file's keys (aliases) or by their own names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Resources(_Value):
+    """
+    What each worker of a service needs.
+
+    Args:
+        gpu: Thousandths of a device (1000 = one), or every eligible device.
+        gpus: Which devices are eligible, as the file names them; None = all in the pool.
+        gpu_memory: On each of its devices; None = not declared.
+    """
+
+    gpu: GpuCount = 0
+    gpus: tuple[str, ...] | None = None
+    gpu_memory: Amount | None = None
+
+
+class Ready(_Value):
+    """
+    When a worker is ready.
+
+    Args:
+        kind: ``tcp``: its port takes connections; ``after``: it has lived for *after_s*.
+        after_s: Seconds, shorter than the timeout where *kind* is ``after``.
+        timeout_s: A start that takes longer has failed.
+        interval_s: Between two probes.
+    """
+
+    kind: Literal["tcp", "after"] = "after"
+    after_s: float = Field(1.0, alias="after")
+    timeout_s: float = Field(600.0, alias="timeout")
+    interval_s: float = Field(2.0, alias="interval")
+
+
+class Stop(_Value):
+    """How a worker is stopped: with a signal (its number), and SIGKILL after *timeout_s*."""
+
+    signal: int = 15
+    timeout_s: float = Field(30.0, alias="timeout")
+
+
+class Restart(_Value):
+    """
+    What follows the end of a worker's process; CONTRACT section 1, Restarts.
+
+    Args:
+        policy: When there is another one at all.
+        delay_s: Before the first restart after a failure; it doubles with each further one.
+        max_delay_s: At the most; >= delay_s.
+        start_limit: Failures in a row without ever being ready; 0 = no limit.
+        limit: Failed runs without a healthy one between them; 0 = no limit.
+        permanent_exit: Exit codes after which another try is no use.
+    """
+
+    policy: Literal["always", "on-failure", "never"] = "always"
+    delay_s: float = Field(1.0, alias="delay")
+    max_delay_s: float = Field(60.0, alias="max_delay")
+    start_limit: int = 5
+    limit: int = 10
+    permanent_exit: tuple[int, ...] = (78,)
+
+
+class WorkerEntry(_Value):
+    """One worker's own words in a ``workers`` list; None = as the service says."""
+
+    gpu: GpuCount | None = None
+    gpus: tuple[str, ...] | None = None
+    gpu_memory: Amount | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    port: int | None = None
+
+
+class ServiceSpec(_Value):
+    """
+    One service of the file, ``defaults`` merged in.
+
+    Args:
+        command: Program and arguments. Like *env* and *working_dir* it keeps its ``$(NAME)``.
+        workers: How many, or one entry for each.
+        working_dir: Absolute, but for one that begins with a ``$(NAME)``.
+        port: Worker i gets this + i, unless its entry has one of its own.
+        probe_by_port: The file names no probe: a worker with a port is probed there, any other as *ready* says.
+    """
+
+    command: tuple[str, ...]
+    workers: int | Literal["cpu_count"] | tuple[WorkerEntry, ...] = 1
+    resources: Resources = Resources()
+    on_no_gpu: OnNoGpu = "wait"
+    env: dict[str, str] = Field(default_factory=dict)
+    working_dir: str = "/"
+    port: int | None = None
+    ready: Ready = Ready()
+    stop: Stop = Stop()
+    restart: Restart = Restart()
+    probe_by_port: bool = False
+
+    def entries(self, cpu_count: int) -> tuple[WorkerEntry, ...]:
+        """One entry per worker; *cpu_count* is how many ``cpu_count`` means here."""
+        if isinstance(self.workers, tuple):
+            return self.workers
+        return (_NO_ENTRY,) * (cpu_count if self.workers == "cpu_count" else self.workers)
+
+    def variants(self) -> tuple[WorkerEntry, ...]:
+        """The entries of the workers that differ; one where all are alike or there is none."""
+        return (isinstance(self.workers, tuple) and self.workers) or (_NO_ENTRY,)
+
+    def ports(self, cpu_count: int) -> Iterator[tuple[int, int, Path]]:
+        """Index, port and the place (below the service) it is written at, of each worker that has a port."""
+        for index, entry in enumerate(self.entries(cpu_count)):
+            if entry.port is not None:
+                yield index, entry.port, ("workers", index, "port")
+            elif self.port is not None:
+                yield index, self.port + index, ("port",)
+
+    def expand(self, name: str, cpu_count: int) -> Iterator[WorkerSpec]:
+        """The workers in index order."""
+        ports = {index: port for index, port, _ in self.ports(cpu_count)}
+        shared_env = tuple(sorted(self.env.items()))
+        for index, entry in enumerate(self.entries(cpu_count)):
+            request = self.request(entry)
+            port = ports.get(index)
+            yield WorkerSpec(
+                id=WorkerId(name, index),
+                recipe=Recipe(
+                    command=self.command,
+                    env=tuple(sorted((self.env | entry.env).items())) if entry.env else shared_env,
+                    working_dir=self.working_dir,
+                    port=port,
+                    gpu_memory=request.gpu_memory,
+                ),
+                request=request,
+                policy=Policy(self.on_no_gpu, self._ready(port), self.stop, self.restart),
+            )
+
+    def request(self, entry: WorkerEntry) -> Request:
+        """What the worker of this entry needs of GPUs; a worker without any asks for nothing else about them."""
+        gpus = self.resources.gpus if entry.gpus is None else entry.gpus
+        exact = entry.gpu is None and entry.gpus is not None
+        gpu = self.resources.gpu if entry.gpu is None else entry.gpu
+        if entry.gpus is not None and exact:
+            gpu = 1000 * len(entry.gpus)
+        if gpu == 0:
+            return Request(gpu=0)
+        memory = self.resources.gpu_memory if entry.gpu_memory is None else entry.gpu_memory
+        return Request(gpu=gpu, gpus=gpus, exact=exact, gpu_memory=memory)
+
+    def _ready(self, port: int | None) -> Ready:
+        if not self.probe_by_port:
+            return self.ready
+        return _with_kind(self.ready, "after" if port is None else "tcp")
+
+
+_NO_ENTRY = WorkerEntry()
+
+
+@lru_cache(maxsize=256)
+def _with_kind(ready: Ready, kind: Literal["tcp", "after"]) -> Ready:
+    """Cached: thousands of workers of a service share one."""
+    return ready.model_copy(update={"kind": kind})
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """
+    What the file fixes for a worker's process. Another recipe means another process.
+
+    Args:
+        command: Program and arguments, ``$(NAME)`` not yet replaced.
+        env: Sorted by name, values not yet replaced; without the supervisor's own variables.
+        working_dir: Absolute once its ``$(NAME)`` are replaced.
+        port: This worker's own.
+        gpu_memory: Declared on each of its devices.
+    """
+
+    command: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    working_dir: str = "/"
+    port: int | None = None
+    gpu_memory: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    What a worker needs of GPUs.
+
+    Args:
+        gpu: Thousandths of a device, or every eligible device.
+        gpus: The eligible devices as the file names them; None = all in the pool.
+        exact: Exactly *gpus*, whole.
+        gpu_memory: On each of them.
+    """
+
+    gpu: GpuCount = 0
+    gpus: tuple[str, ...] | None = None
+    exact: bool = False
+    gpu_memory: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a worker is treated. It may change under a living process."""
+
+    on_no_gpu: OnNoGpu = "wait"
+    ready: Ready = field(default_factory=Ready)
+    stop: Stop = field(default_factory=Stop)
+    restart: Restart = field(default_factory=Restart)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One worker as the file wants it."""
+
+    id: WorkerId
+    recipe: Recipe
+    request: Request = Request()
+    policy: Policy = Policy()

@@ -1,0 +1,350 @@
+"""
+The keys of a service: how each is read, and which ones go together.
+
+Every reader notes what is wrong and goes on, so that a person sees all of it at once. Touches nothing but the values
+it is given.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from supervisor.core.command import split_command
+from supervisor.core.names import reserved_hint
+from supervisor.core.problems import (
+    BadValueError,
+    Place,
+    Section,
+    as_text,
+    choice,
+    leaf,
+    map_or_empty,
+    nearest,
+    read_section,
+    shown,
+    whole_number,
+)
+from supervisor.core.quantities import duration, parse_amount_above_zero, parse_duration_s
+from supervisor.core.service import GpuCount, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+
+WORKERS_MAX = 100_000  # Beyond any host; what keeps a slip of the finger from filling the memory.
+PORT_MAX = 65535
+_GPU_MAX = 1024  # Devices of one worker; hosts have 16, with MIG up to 112.
+_SHORTEST_S = 0.001  # Of what must not be nothing: a probe's interval of 0 would never rest.
+_LIMIT_MAX = 1_000_000
+_GPU_INDEX_END = 65536
+_GPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./-]{0,99}", re.ASCII)
+_MIG = re.compile(r"mig-", re.IGNORECASE)
+
+read_port = leaf(whole_number(1, PORT_MAX))
+
+
+def read_service(place: Place, base_dir: str) -> ServiceSpec:
+    """
+    A service with what can be read of it; it is whole only if no problem was noted.
+
+    Args:
+        place: Its map, the file's defaults merged in.
+        base_dir: Absolute; where its relative paths begin.
+    """
+    written = map_or_empty(place.value)
+    good = {"command": ("missing",)} | read_section(place, SERVICE)
+    if "command" not in written:
+        place.refuse("a service needs a command", "write command: PROGRAM ARGUMENTS", below=("command",))
+    directory = str(good.get("working_dir", "."))
+    # What a name at the beginning stands for is known at the spawn; by then it must be absolute.
+    good["working_dir"] = directory if directory.startswith("$(") else str(PurePosixPath(base_dir, directory))
+    good["probe_by_port"] = not {"tcp", "after"} & map_or_empty(written.get("ready")).keys()
+    service = ServiceSpec.model_validate(good)
+    _check_ready(place, service, written)
+    _check_port_variable(place, written)
+    _check_gpu_use(place, service, written)
+    return service if service.port is None else _with_tcp_by_default(service)
+
+
+def _with_tcp_by_default(service: ServiceSpec) -> ServiceSpec:
+    if not service.probe_by_port:
+        return service
+    return service.model_copy(update={"ready": service.ready.model_copy(update={"kind": "tcp"})})
+
+
+# ---- which keys go together ------------------------------------------------------------------------------------------
+
+
+def _check_ready(place: Place, service: ServiceSpec, written: Mapping[str, object]) -> None:
+    """TCP probes a port; waiting ends before the start is given up."""
+    if "port" in written or all("port" in entry for entry in _written_entries(written)):
+        return
+    if service.ready.kind == "tcp":
+        place.refuse("tcp needs a port, and not every worker has one", "write port: 8000", below=("ready", "tcp"))
+    elif service.probe_by_port and service.ready.after_s >= service.ready.timeout_s:
+        message = "expected more than the 1s after which a worker without a port counts as ready"
+        place.refuse(message, "write after: too", below=("ready", "timeout"))
+
+
+def _check_port_variable(place: Place, written: Mapping[str, object]) -> None:
+    """PORT is the supervisor's wherever it gives a port."""
+    entries = _written_entries(written)
+    hint = "leave it out; it is set from port"
+    if "PORT" in map_or_empty(written.get("env")) and ("port" in written or any("port" in entry for entry in entries)):
+        place.refuse("PORT cannot be set beside port", hint, below=("env", "PORT"), at_key=True)
+    for index, entry in enumerate(entries):
+        if "PORT" in map_or_empty(entry.get("env")) and ("port" in written or "port" in entry):
+            below = ("workers", index, "env", "PORT")
+            place.refuse("PORT cannot be set beside port", hint, below=below, at_key=True)
+
+
+def _check_gpu_use(place: Place, service: ServiceSpec, written: Mapping[str, object]) -> None:
+    """Whoever speaks of GPUs asks for one. Not asked where the values it rests on are bad themselves."""
+    depth = len(place.path)
+    below = [problem.path[depth] for problem in place.problems if problem.path[:depth] == place.path != problem.path]
+    if {"resources", "workers"} & set(below):
+        return
+    hint = "write gpu: 1; a worker with gpu: 0 has no GPU memory and chooses no GPUs"
+    entries = service.variants()
+    if all(service.request(entry).gpu == 0 for entry in entries):
+        for key in map_or_empty(written.get("resources")):
+            if key in {"gpus", "gpu_memory"}:
+                place.refuse(f"{key} needs gpu", hint, below=("resources", key))
+    for index, (entry, words) in enumerate(zip(entries, _written_entries(written), strict=False)):
+        for key in words if service.request(entry).gpu == 0 else ():
+            if key in {"gpus", "gpu_memory"}:
+                place.refuse(f"{key} needs gpu", hint, below=("workers", index, key))
+
+
+def _written_entries(written: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """The maps of a ``workers`` list as they were written; one empty one where there is no list."""
+    workers = written.get("workers")
+    return [map_or_empty(entry) for entry in workers] if isinstance(workers, list | tuple) else [{}]
+
+
+# ---- one key each ----------------------------------------------------------------------------------------------------
+
+
+def read_command(place: Place) -> tuple[str, ...] | None:
+    """A command as a string, which is split, or as a list, in which nothing is looked at."""
+    match place.value:
+        case str():
+            return place.read(lambda value: split_command(as_text(value)))
+        case list() | tuple():
+            words = [item.read(as_text) for item in place.items("")]
+            if not words or words[0] == "":
+                place.refuse("expected a command, got an empty one")
+            return tuple(word for word in words if word is not None)
+        case Mapping() if {"python", "preload"} & place.value.keys():
+            place.refuse("python and preload are not supported yet", at_key=True)
+        case _:
+            place.refuse(f"expected a command as a string or a list, got {shown(place.value)}")
+    return None
+
+
+def read_env(place: Place) -> dict[str, str]:
+    """Environment variables by name, with none of the supervisor's own."""
+    env = {}
+    for name, value in place.as_map("NAME: value").items():
+        at = place.child(name, value)
+        if not name or "=" in name or "\0" in name:
+            at.refuse(f"expected a name without '=' and NUL, got {shown(name)}", at_key=True)
+        elif hint := reserved_hint(name):
+            at.refuse(f"{name} cannot be set here", hint, at_key=True)
+        elif (text := at.read(as_text)) is not None:
+            env[name] = text
+    return env
+
+
+def read_gpus(place: Place) -> tuple[str, ...] | None:
+    """Devices as a person names them, each once."""
+    items = place.items('[0, 1] or ["GPU-..."]')
+    if isinstance(place.value, list | tuple) and not items:
+        place.refuse("expected at least one GPU", "leave it out for all GPUs; write gpu: 0 for none")
+    names: dict[str, str] = {}
+    for item in items:
+        name = item.read(_parse_gpu_name)
+        if name is not None and name.lower() in names:
+            item.refuse(f"{shown(name)} is named twice")
+        elif name is not None:
+            names[name.lower()] = name
+    return tuple(names.values()) or None
+
+
+def read_workers(place: Place) -> int | str | tuple[WorkerEntry, ...] | None:
+    """A count, or one entry per worker."""
+    if isinstance(place.value, list | tuple):
+        if len(place.value) > WORKERS_MAX:
+            place.refuse(f"expected {WORKERS_MAX} workers at the most, got {len(place.value)}")
+            return None
+        return tuple(WorkerEntry.model_validate(read_section(item, ENTRY)) for item in place.items(""))
+    return place.read(_parse_workers)
+
+
+def read_resources(place: Place) -> Resources:
+    """What each worker needs."""
+    return Resources.model_validate(read_section(place, RESOURCES))
+
+
+def read_ready(place: Place) -> Ready:
+    """When a worker is ready. Without a word on how it is ``after`` until the port is known."""
+    good = read_section(place, READY)
+    written = map_or_empty(place.value)
+    if {"tcp", "after"} <= written.keys():
+        place.refuse("expected one of tcp and after, got both")
+    kind = "tcp" if good.pop("tcp", False) else "after"
+    ready = Ready.model_validate(good | {"kind": kind})
+    is_timeout_good = "timeout" in good or "timeout" not in written
+    if kind == "after" and "after" in good and is_timeout_good and ready.after_s >= ready.timeout_s:
+        place.refuse("expected less than timeout, after which the start has failed", below=("after",))
+    return ready
+
+
+def read_stop(place: Place) -> Stop:
+    """How a worker is stopped."""
+    return Stop.model_validate(read_section(place, STOP))
+
+
+def read_restart(place: Place) -> Restart:
+    """What follows a worker's end. A delay beyond the default maximum needs a maximum of its own."""
+    good = read_section(place, RESTART)
+    restart = Restart.model_validate(good)
+    is_max_good = "max_delay" in good or "max_delay" not in map_or_empty(place.value)
+    if "delay" in good and is_max_good and restart.delay_s > restart.max_delay_s:
+        message = f"expected max_delay ({restart.max_delay_s:g}s) at the most"
+        place.refuse(message, "raise max_delay", below=("delay",))
+    return restart
+
+
+def _read_exit_codes(place: Place) -> tuple[int, ...]:
+    codes = [item.read(whole_number(1, 255)) for item in place.items("[78]")]
+    return tuple(dict.fromkeys(code for code in codes if code is not None))
+
+
+def _parse_workers(value: object) -> int | str:
+    if value in ("per_gpu", "fit"):
+        raise BadValueError(f"{value} is not supported yet")
+    if value == "cpu_count":
+        return "cpu_count"
+    count = whole_number(0, WORKERS_MAX, f"a whole number from 0 to {WORKERS_MAX}, cpu_count or a list")
+    try:
+        return count(value)
+    except BadValueError as error:
+        words = ("cpu_count", "per_gpu", "fit")
+        hint = error.hint or (nearest(value, words) if isinstance(value, str) else "")
+        raise BadValueError(str(error), hint) from None
+
+
+def _parse_gpu(value: object) -> GpuCount:
+    if value == "all":
+        return "all"
+    if isinstance(value, float) and 0 < value < _GPU_MAX and value != int(value):
+        raise BadValueError(f"fractions of a GPU are not supported yet, got {shown(value)}")
+    return 1000 * whole_number(0, _GPU_MAX, f"a whole number from 0 to {_GPU_MAX}, or all")(value)
+
+
+def _parse_gpu_name(value: object) -> str:
+    expected = BadValueError(f"expected an index, a UUID or a PCI id, got {shown(value)}")
+    match value:
+        case bool():
+            raise expected
+        case int() if 0 <= value < _GPU_INDEX_END:
+            return str(int(value))
+        case str() if _MIG.match(value):
+            raise BadValueError("MIG instances are not supported yet")
+        case str() if _GPU_NAME.fullmatch(value):
+            return value
+        case _:
+            raise expected
+
+
+def _parse_signal(value: object) -> int:
+    """The number of a signal that is named, with or without SIG, or numbered."""
+    known = {name.removeprefix("SIG"): int(number) for name, number in signal.Signals.__members__.items()}
+    number: object = value
+    if isinstance(value, str):
+        number = int(value) if re.fullmatch(r"[0-9]{1,3}", value) else known.get(value.upper().removeprefix("SIG"))
+    if isinstance(number, int) and not isinstance(number, bool) and number in signal.valid_signals():
+        return int(number)
+    hint = nearest(value.upper(), (f"SIG{name}" for name in known)) if isinstance(value, str) else ""
+    raise BadValueError(f"expected a signal such as SIGTERM, got {shown(value)}", hint)
+
+
+def _parse_working_dir(value: object) -> str:
+    directory = as_text(value)
+    if not directory:
+        raise BadValueError("expected a directory, got an empty string", "leave it out for the file's own directory")
+    return directory
+
+
+def _parse_true(value: object) -> bool:
+    if value is not True:
+        raise BadValueError(f"expected true, got {shown(value)}", "" if value is False else "write tcp: true")
+    return True
+
+
+# ---- which keys there are --------------------------------------------------------------------------------------------
+
+_GPU_KEYS = {"gpu": leaf(_parse_gpu), "gpus": read_gpus, "gpu_memory": leaf(parse_amount_above_zero)}
+
+RESOURCES = Section(
+    keys=_GPU_KEYS,
+    not_yet=frozenset({"cpu", "memory", "gpu_type"}),
+    example="resources: {gpu: 1}",
+)
+READY = Section(
+    keys={
+        "tcp": leaf(_parse_true),
+        "after": leaf(parse_duration_s),
+        "timeout": leaf(duration(_SHORTEST_S)),
+        "interval": leaf(duration(_SHORTEST_S)),
+    },
+    not_yet=frozenset({"http", "exec", "notify"}),
+    example="ready: {tcp: true} or ready: {after: 5s}",
+)
+STOP = Section(
+    keys={"signal": leaf(_parse_signal), "timeout": leaf(parse_duration_s)},
+    not_yet=frozenset({"group", "exec"}),
+    example="stop: {signal: SIGTERM, timeout: 30s}",
+)
+RESTART = Section(
+    keys={
+        "policy": leaf(choice("always", "on-failure", "never")),
+        "delay": leaf(parse_duration_s),
+        "max_delay": leaf(parse_duration_s),
+        "start_limit": leaf(whole_number(0, _LIMIT_MAX)),
+        "limit": leaf(whole_number(0, _LIMIT_MAX)),
+        "permanent_exit": _read_exit_codes,
+    },
+    not_yet=frozenset({"parole"}),
+    example="restart: {policy: on-failure}",
+)
+SERVICE = Section(
+    keys={
+        "command": read_command,
+        "workers": read_workers,
+        "resources": read_resources,
+        "on_no_gpu": leaf(choice("wait", "cpu", "fail")),
+        "env": read_env,
+        "working_dir": leaf(_parse_working_dir),
+        "port": read_port,
+        "ready": read_ready,
+        "stop": read_stop,
+        "restart": read_restart,
+    },
+    not_yet=frozenset(
+        {"python", "preload", "sharing", "placement", "pin", "numa", "env_file", "user", "group", "umask", "limits"}
+        | {"nice", "oom_score_adj", "listen", "after", "alive", "recycle", "update", "logs"}
+    ),
+    elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
+    example="{command: ...}",
+)
+ENTRY = Section(
+    keys=_GPU_KEYS | {"env": read_env, "port": read_port},
+    not_yet=frozenset({"cpu", "memory"}),
+    elsewhere={"resources": "write gpu, gpus and gpu_memory directly in the entry"}
+    | dict.fromkeys(
+        [key for key in (*SERVICE.keys, *SERVICE.not_yet) if key not in {"env", "port", "resources"}],
+        "it belongs to the service, not to one worker",
+    ),
+    example="- {gpus: [0]}",
+)

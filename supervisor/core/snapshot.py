@@ -1,0 +1,220 @@
+"""The fleet as people and programs see it: the JSON of CONTRACT section 4, as plain values. It only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from supervisor.core.gpus import make_supply
+from supervisor.core.inventory import Device
+from supervisor.core.message import ExitRecord, State
+from supervisor.core.plan import Placement, Slice
+from supervisor.core.rescale import Plan, action_of
+from supervisor.core.spec import WorkerId, amount_bytes
+from supervisor.core.turn import Fleet
+from supervisor.core.worker import HOLDING, Worker
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """
+    What a snapshot needs beside the fleet.
+
+    Args:
+        rfc3339: A monotonic second as a wall time.
+        pid: Of the daemon.
+        version: Of the program.
+        file: The service file as it was given.
+        instance: Name of the instance, or empty.
+        envs: What each worker's last process was given of the contract's variables.
+    """
+
+    rfc3339: Callable[[float], str]
+    pid: int = 0
+    version: str = ""
+    file: str = ""
+    instance: str = ""
+    envs: Mapping[WorkerId, Mapping[str, str]] = field(default_factory=dict)
+
+
+def make_status(fleet: Fleet, view: View) -> Json:
+    """The whole state: daemon, services with their workers, devices."""
+    return {
+        "daemon": _daemon(fleet, view),
+        "services": [_service(fleet, view, name) for name in _service_names(fleet)],
+        "devices": _devices(fleet, view, _occupants(fleet)),
+    }
+
+
+def make_devices(fleet: Fleet, view: View) -> Json:
+    """The driver's state and every device, with who is on it."""
+    return {"gpu": _gpu(fleet, view), "devices": _devices(fleet, view, _occupants(fleet))}
+
+
+def make_plan_json(fleet: Fleet, plan: Plan, view: View) -> Json:
+    """A plan, device by device and worker by worker, and what taking it would do to what runs."""
+    rows = [_plan_row(fleet, worker, placement) for worker, placement in plan.items()]
+    rows += [
+        {**_plan_row(fleet, one.id, one.held), "placed": False, "reason": "not in the file", "action": "stop"}
+        for one in fleet.workers.values()
+        if one.id not in plan and one.held is not None
+    ]
+    occupants: dict[str, list[WorkerId]] = {}
+    for worker, placement in plan.items():
+        for share in placement.launch.slice if placement.launch else ():
+            occupants.setdefault(share.uuid, []).append(worker)
+    return {"gpu": _gpu(fleet, view), "devices": _devices(fleet, view, occupants), "workers": rows}
+
+
+def _daemon(fleet: Fleet, view: View) -> Json:
+    last = fleet.last_reload
+    return {
+        "pid": view.pid,
+        "version": view.version,
+        "file": view.file,
+        "instance": view.instance,
+        "state": str(fleet.state),
+        "since": view.rfc3339(fleet.started_at),
+        "generation": fleet.generation,
+        "reload": None
+        if last is None
+        else {"at": view.rfc3339(last.at), "ok": last.ok, "problems": list(last.problems)},
+        "gpu": _gpu(fleet, view),
+    }
+
+
+def _gpu(fleet: Fleet, view: View) -> Json:
+    gpu = fleet.gpu
+    if gpu.state is None:
+        return {"state": None, "detail": make_supply(fleet).detail, "since": view.rfc3339(fleet.started_at)}
+    return {"state": str(gpu.state), "detail": gpu.detail, "since": view.rfc3339(gpu.since)}
+
+
+def _service_names(fleet: Fleet) -> list[str]:
+    """In file order; then services that are on their way out."""
+    names = list(fleet.spec.services) if fleet.spec else []
+    return names + sorted({worker.service for worker in fleet.workers} - set(names))
+
+
+def _service(fleet: Fleet, view: View, name: str) -> Json:
+    workers = sorted((one for one in fleet.workers.values() if one.id.service == name), key=lambda one: one.id.index)
+    return {
+        "name": name,
+        "target": fleet.counts.get(name, 0),
+        "ready": sum(worker.state is State.READY for worker in workers),
+        "scaled": False,
+        "workers": [_worker(fleet, view, worker) for worker in workers],
+    }
+
+
+def _worker(fleet: Fleet, view: View, worker: Worker) -> Json:
+    shown = worker.held if worker.state in HOLDING else worker.target
+    launch = shown.launch if shown else None
+    recipe = shown.wanted.recipe if shown else None
+    return {
+        "worker": str(worker.id),
+        "index": worker.id.index,
+        "state": str(worker.state),
+        "pid": worker.pid,
+        "incarnation": worker.incarnation or None,
+        "since": view.rfc3339(worker.since),
+        "restarts": max(0, worker.starts - 1),
+        "reason": worker.reason or _fallback_reason(shown),
+        "fallback": "cpu" if shown is not None and shown.fallback else None,
+        "port": recipe.port if recipe else None,
+        "gpus": _gpus(fleet, launch.slice if launch else ()),
+        "env": dict(view.envs.get(worker.id, {})),
+        "last_exit": _last_exit(worker.last_exit, view),
+        "next_start": view.rfc3339(worker.deadline)
+        if worker.state is State.BACKOFF and worker.deadline is not None
+        else None,
+    }
+
+
+def _fallback_reason(placement: Placement | None) -> str:
+    if placement is None or not placement.fallback:
+        return ""
+    return "runs without a GPU (on_no_gpu: cpu)" + (f": {placement.reason}" if placement.reason else "")
+
+
+def _gpus(fleet: Fleet, devices: Slice) -> list[Json]:
+    known = fleet.inventory.by_uuid if fleet.inventory else {}
+    return [
+        {
+            "uuid": share.uuid,
+            "index": known[share.uuid].index if share.uuid in known else None,
+            "share": share.millis / 1000,
+        }
+        for share in devices
+    ]
+
+
+def _last_exit(record: ExitRecord | None, view: View) -> Json | None:
+    if record is None:
+        return None
+    return {
+        "code": record.code,
+        "signal": record.signal,
+        "cause": str(record.cause),
+        "detail": record.detail,
+        "at": view.rfc3339(record.at),
+        "tail": list(record.tail),
+    }
+
+
+def _occupants(fleet: Fleet) -> dict[str, list[WorkerId]]:
+    return {uuid: sorted(workers) for uuid, workers in fleet.occupied.items()}
+
+
+def _devices(fleet: Fleet, view: View, occupants: Mapping[str, list[WorkerId]]) -> list[Json]:
+    if fleet.inventory is None:
+        return []
+    return [_device(fleet, view, one, occupants.get(one.uuid, [])) for one in fleet.inventory.devices]
+
+
+def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -> Json:
+    assert fleet.inventory is not None
+    return {
+        "uuid": device.uuid,
+        "index": device.index,
+        "name": device.name,
+        "type": None,
+        "pci": device.pci,
+        "numa": device.numa,
+        "health": str(device.health),
+        "reason": device.reason,
+        "memory": {
+            "total": device.memory_total_bytes,
+            "free": device.memory_free_bytes,
+            "declared": _declared(fleet, device),
+            "read_at": view.rfc3339(fleet.inventory.asked_at),
+        },
+        "workers": [str(worker) for worker in workers],
+        "foreign": None,
+    }
+
+
+def _declared(fleet: Fleet, device: Device) -> int:
+    """Bytes that the workers on a device have declared."""
+    amounts = [
+        placement.wanted.request.gpu_memory
+        for worker in fleet.occupied.get(device.uuid, {})
+        if (placement := fleet.workers[worker].held) is not None
+    ]
+    total = device.memory_total_bytes or 0
+    return sum(amount_bytes(amount, total) for amount in amounts if amount is not None)
+
+
+def _plan_row(fleet: Fleet, worker: WorkerId, placement: Placement) -> Json:
+    launch = placement.launch
+    return {
+        "worker": str(worker),
+        "placed": launch is not None,
+        "gpus": _gpus(fleet, launch.slice if launch else ()),
+        "fallback": "cpu" if placement.fallback else None,
+        "reason": placement.reason,
+        "action": action_of(fleet.workers.get(worker), placement),
+    }

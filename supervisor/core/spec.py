@@ -1,0 +1,333 @@
+"""
+The service file's meaning: a document goes in, and a Spec or every problem of it comes out.
+
+Pure: the document was read elsewhere, and lines and columns are known there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from supervisor.core.names import TABLE_NAMES, VENDOR_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.problems import (
+    Path,
+    Place,
+    Problem,
+    Section,
+    SpecError,
+    choice,
+    leaf,
+    map_or_empty,
+    read_section,
+    shown,
+)
+from supervisor.core.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
+from supervisor.core.service import (
+    Policy,
+    Ready,
+    Recipe,
+    Request,
+    Resources,
+    Restart,
+    ServiceSpec,
+    Stop,
+    WorkerEntry,
+    WorkerId,
+    WorkerSpec,
+)
+from supervisor.core.service_keys import PORT_MAX, SERVICE, WORKERS_MAX, read_gpus, read_service
+
+__all__ = [
+    "TABLE_NAMES",
+    "Amount",
+    "DaemonSpec",
+    "Percent",
+    "Policy",
+    "Problem",
+    "Ready",
+    "Recipe",
+    "Request",
+    "Resources",
+    "Restart",
+    "ServiceSpec",
+    "Spec",
+    "SpecError",
+    "Stop",
+    "WorkerEntry",
+    "WorkerId",
+    "WorkerSpec",
+    "amount_bytes",
+    "expand_names",
+    "home_of",
+    "parse_spec",
+    "unknown_names",
+]
+
+_SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+
+
+class DaemonSpec(BaseModel):
+    """
+    What the file says of the daemon itself.
+
+    Args:
+        headroom: Memory of each device that is never declared; None = the larger of 512MiB and 2 %.
+        gpu_wait: Seconds that a driver which is not loaded yet is waited for.
+        log_format: None = console on a terminal, else json.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    headroom: Amount | None = None
+    gpu_wait: float = 30.0
+    log_format: Literal["console", "json"] | None = None
+
+
+class Spec(BaseModel):
+    """
+    A good service file.
+
+    Args:
+        services: By name, in the file's order.
+        gpus: The only devices to use, as the file names them; None = all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    services: dict[str, ServiceSpec] = Field(default_factory=dict)
+    gpus: tuple[str, ...] | None = None
+    daemon: DaemonSpec = DaemonSpec()
+
+    def expand(self, cpu_count: int) -> tuple[WorkerSpec, ...]:
+        """
+        Every worker that the file wants.
+
+        Args:
+            cpu_count: What ``workers: cpu_count`` means here; >= 1.
+
+        Returns:
+            In the file's order of services, then by index.
+
+        Raises:
+            SpecError: With that many workers two of them have one port, or there is no such port.
+        """
+        if problems := tuple(_port_problems(self.services, cpu_count)):
+            raise SpecError(problems)
+        return tuple(worker for name, service in self.services.items() for worker in service.expand(name, cpu_count))
+
+
+def parse_spec(document: object, *, base_dir: str) -> Spec:
+    """
+    What a document means.
+
+    Args:
+        document: Maps, lists and scalars as they stand in the file.
+        base_dir: Absolute; where the relative paths of the file begin.
+
+    Returns:
+        The Spec, ``defaults`` merged into every service.
+
+    Raises:
+        SpecError: With every problem there is. What comes from ``defaults`` is placed there, and said once.
+    """
+    top = Place(document, ())
+    good = read_section(top, FILE)
+    if (document is None or isinstance(document, Mapping)) and "services" not in map_or_empty(document):
+        top.refuse("a file needs services", "write services: {NAME: {command: ...}}", below=("services",))
+    services = dict(_read_services(top, base_dir))
+    for problem in (*_count_problems(services), *_port_problems(services, cpu_count=1)):
+        top.problems.append(problem)
+    if top.problems:
+        raise SpecError(tuple(dict.fromkeys(_at_home(problem, document) for problem in top.problems)))
+    return Spec.model_validate(good | {"services": services})
+
+
+def unknown_names(spec: Spec, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """
+    Each ``$(NAME)`` that no worker's environment will have.
+
+    Args:
+        spec: The file.
+        environ: The daemon's own environment.
+
+    Returns:
+        In the file's order, each name once per place.
+    """
+    inherited = {name for name in environ if is_inherited(name)}
+    problems: dict[Problem, None] = {}
+    for name, service in spec.services.items():
+        for index, entry in enumerate(service.variants()):
+            known = inherited | _provided(service, entry) | service.env.keys() | entry.env.keys()
+            for below, text in _texts(service, entry, index):
+                for missing in names_in(text):
+                    if missing not in known:
+                        problems[_unknown_name(("services", name, *below), missing)] = None
+    return tuple(problems)
+
+
+def home_of(path: Path, document: object) -> Path:
+    """Where a value of a service stands in the file: at the service, or at the defaults it comes from."""
+    home = ("defaults", *path[2:])
+    is_inherited_value = len(path) > 2 and path[0] == "services" and not _holds(document, path)
+    return home if is_inherited_value and _holds(document, home) else path
+
+
+# ---- services and their defaults -------------------------------------------------------------------------------------
+
+
+def _read_services(top: Place, base_dir: str) -> Iterator[tuple[str, ServiceSpec]]:
+    """Every service with what can be read of it."""
+    file = map_or_empty(top.value)
+    services = top.child("services", file.get("services"))
+    defaults = file.get("defaults")
+    for name, value in services.as_map().items():
+        if name.startswith("x-"):
+            continue
+        place = services.child(name, _with_defaults(value, defaults))
+        if _SERVICE_NAME.fullmatch(name) is None:
+            message = f"expected a name of up to 63 of a-z, 0-9, '-' and '_', got {shown(name)}"
+            hint = f"did you mean {name.lower()}?" if _SERVICE_NAME.fullmatch(name.lower()) else ""
+            place.refuse(message, hint, at_key=True)
+        if isinstance(place.value, Mapping) or place.value is None:
+            yield name, read_service(place, base_dir)
+        else:
+            place.as_map(SERVICE.example)
+
+
+def _with_defaults(own: object, defaults: object) -> object:
+    """A service with the defaults merged under it."""
+    if not isinstance(defaults, Mapping) or not (own is None or isinstance(own, Mapping)):
+        return own
+    ready, resources = map_or_empty(map_or_empty(own).get("ready")), map_or_empty(map_or_empty(own).get("resources"))
+    # A service's own probe replaces that of the defaults, and its gpu: 0 sends away what they say of GPUs: merged key
+    # by key, both would be contradictions that the service cannot get out of.
+    if ready.keys() & {"tcp", "after"}:
+        defaults = _without(defaults, "ready", {"tcp", "after"})
+    if resources.get("gpu", 1) == 0:
+        defaults = _without(defaults, "resources", {"gpus", "gpu_memory"})
+    return _merge(defaults, own)
+
+
+def _without(defaults: Mapping[str, object], section: str, keys: set[str]) -> Mapping[str, object]:
+    if not isinstance(inner := defaults.get(section), Mapping):
+        return defaults
+    return {**defaults, section: {key: value for key, value in inner.items() if key not in keys}}
+
+
+def _merge(lower: object, upper: object) -> object:
+    """Maps key by key, all the way down; anything else of *upper* replaces *lower*."""
+    if not isinstance(lower, Mapping):
+        return upper
+    if upper is None:
+        return lower
+    if not isinstance(upper, Mapping):
+        return upper
+    merged = {key: _merge(value, upper[key]) if key in upper else value for key, value in lower.items()}
+    return merged | {key: value for key, value in upper.items() if key not in lower}
+
+
+def _at_home(problem: Problem, document: object) -> Problem:
+    return replace(problem, path=home_of(problem.path, document))
+
+
+def _holds(document: object, path: Path) -> bool:
+    """Whether the document has this value."""
+    for part in path:
+        is_index = isinstance(document, list | tuple) and isinstance(part, int) and part < len(document)
+        if not is_index and not (isinstance(document, Mapping) and part in document):
+            return False
+        document = document[part]  # type: ignore[index]
+    return True
+
+
+# ---- what services have to share -------------------------------------------------------------------------------------
+
+
+def _count_problems(services: Mapping[str, ServiceSpec]) -> Iterator[Problem]:
+    total = sum(len(service.entries(1)) for service in services.values())
+    if total > WORKERS_MAX:
+        yield Problem(("services",), f"expected {WORKERS_MAX} workers at the most, got {total}")
+
+
+def _port_problems(services: Mapping[str, ServiceSpec], cpu_count: int) -> Iterator[Problem]:
+    """Ports beyond the last one, and ports that two workers would have; the first of them for each place."""
+    owners: dict[int, WorkerId] = {}
+    said: set[Path] = set()
+    for name, service in services.items():
+        for index, port, below in service.ports(cpu_count):
+            path, worker = ("services", name, *below), WorkerId(name, index)
+            owner = owners.setdefault(port, worker)
+            if path in said or (port <= PORT_MAX and owner == worker):
+                continue
+            said.add(path)
+            if port > PORT_MAX:
+                yield Problem(path, f"worker {worker} would get port {port}, beyond {PORT_MAX}")
+            else:
+                yield Problem(path, f"worker {worker} would get port {port}, which is {owner}'s")
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def _provided(service: ServiceSpec, entry: WorkerEntry) -> frozenset[str]:
+    """The names of the table that this worker finds; a vendor's variable may as well be taken away."""
+    absent = set(VENDOR_NAMES)
+    if service.port is None and entry.port is None:
+        absent.add("PORT")
+    if service.request(entry).gpu_memory is None:
+        absent.add("WORKER_GPU_MEMORY_MIB")
+    return TABLE_NAMES - absent
+
+
+def _texts(service: ServiceSpec, entry: WorkerEntry, index: int) -> Iterator[tuple[Path, str]]:
+    """Every text in which names are replaced, and where it stands below the service."""
+    for word in service.command:
+        yield ("command",), word
+    yield ("working_dir",), service.working_dir
+    for name, text in service.env.items():
+        if name not in entry.env:
+            yield ("env", name), text
+    for name, text in entry.env.items():
+        yield ("workers", index, "env", name), text
+
+
+def _unknown_name(path: Path, name: str) -> Problem:
+    return Problem(path, f"$({name}) has no value", f"write $$({name}) for the shell, or set {name} under env")
+
+
+# ---- file-wide keys --------------------------------------------------------------------------------------------------
+
+
+def _read_defaults(place: Place) -> None:
+    """Noted here are also problems of defaults that no service takes over; what is read is thrown away."""
+    read_section(place, SERVICE)
+
+
+def _read_daemon(place: Place) -> DaemonSpec:
+    return DaemonSpec.model_validate(read_section(place, DAEMON))
+
+
+DAEMON = Section(
+    keys={
+        "headroom": leaf(parse_amount),
+        "gpu_wait": leaf(parse_duration_s),
+        "log_format": leaf(choice("console", "json")),
+    },
+    not_yet=frozenset({"http", "http_token_file", "socket_group", "start_parallel", "poll", "exit_when_failed"}),
+    example="daemon: {gpu_wait: 30s}",
+)
+FILE = Section(
+    keys={
+        "services": lambda _: None,  # Read apart, since they need the defaults.
+        "defaults": _read_defaults,
+        "gpus": read_gpus,
+        "daemon": _read_daemon,
+    },
+    elsewhere=dict.fromkeys(SERVICE.keys, "it belongs to a service, or under defaults"),
+    example="services: {NAME: {command: ...}}",
+)

@@ -1,0 +1,290 @@
+"""
+The fleet as a value, and one turn of it: a working copy that collects changes and actions while an event is handled.
+
+Nothing outside a turn sees half of it: if it breaks, the fleet before it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from supervisor.core.environment import Host
+from supervisor.core.inventory import GpuState, Health, Inventory
+from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
+from supervisor.core.plan import Slice
+from supervisor.core.spec import Spec, WorkerId
+from supervisor.core.table import step
+from supervisor.core.worker import FREED, HOLDING, Worker, WorkerEvent
+
+
+class DaemonState(StrEnum):
+    """What the daemon as a whole is doing; CONTRACT section 4."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """State of the driver as the last reading gave it, in words, and since when (monotonic seconds)."""
+
+    state: GpuState | None = None
+    detail: str = ""
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """
+    A reload under way: it takes effect when both the file and the devices have been read.
+
+    Args:
+        at: Monotonic second at which it was asked for; a reading of the devices from before that does not count.
+        spec: The file, None until it was read.
+        cpu_count: Read with the file.
+        devices_read: Whether the driver has answered, or failed to.
+        again: Asked for once more since the file was asked for, so what comes may be old.
+    """
+
+    at: float
+    spec: Spec | None = None
+    cpu_count: int = 1
+    devices_read: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LastReload:
+    """How the last reload ended, and when (monotonic seconds)."""
+
+    at: float
+    ok: bool
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """
+    All workers and what is known of the machine. A value: `handle` makes the next one.
+
+    Args:
+        host: Facts that do not change while the daemon runs.
+        started_at: Monotonic seconds.
+        pool: The daemon's own restriction: UUIDs once a good inventory has resolved it, None for every GPU.
+        pool_tokens: The restriction as the daemon found it, None for every GPU.
+        spec: The file in force, None before the first.
+        generation: How many files have been in force.
+        occupied: Device UUID -> worker -> thousandths: what living or unreleased processes hold.
+        changed_at: Device UUID -> when a process last started or ended on it. Memory read before that is old.
+        remembered: Where workers without a reservation last were.
+        inventory: The last good reading, None before the first.
+        trusted: Whether it is still the driver's word: a failed reading leaves it in force for those who
+            have a slice, and places nobody new.
+        asked: When the driver was asked for a reading that is not in yet.
+        ask_again: Somebody needs one that is asked for after that.
+        failures: Failed readings in a row.
+        counts: Workers of each service.
+        wants_gpu: Whether anybody in the file does.
+        waiting: Workers in pending that have a place.
+        unplaced: Workers in pending that have none.
+        rolling: Services in which workers may run with an old launch.
+        deadline: The fleet's own: look at the driver again, or, while stopping, give up. None for never.
+        exiting: It has said Exit.
+        touched: Workers that the last event changed, for whoever keeps their deadlines.
+    """
+
+    host: Host = field(default_factory=Host)
+    started_at: float = 0.0
+    pool_tokens: tuple[str, ...] | None = None
+    pool: tuple[str, ...] | None = None
+    state: DaemonState = DaemonState.STARTING
+    spec: Spec | None = None
+    cpu_count: int = 1
+    generation: int = 0
+    workers: Mapping[WorkerId, Worker] = field(default_factory=dict)
+    occupied: Mapping[str, Mapping[WorkerId, int]] = field(default_factory=dict)
+    changed_at: Mapping[str, float] = field(default_factory=dict)
+    remembered: Mapping[WorkerId, Slice] = field(default_factory=dict)
+    incarnations: int = 0
+    inventory: Inventory | None = None
+    trusted: bool = False
+    gpu: Gpu = field(default_factory=Gpu)
+    asked: float | None = None
+    ask_again: bool = False
+    failures: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    wants_gpu: bool = False
+    waiting: frozenset[WorkerId] = frozenset()
+    unplaced: frozenset[WorkerId] = frozenset()
+    rolling: frozenset[str] = frozenset()
+    reload: Reload | None = None
+    last_reload: LastReload | None = None
+    deadline: float | None = None
+    exiting: bool = False
+    touched: frozenset[WorkerId] = frozenset()
+
+
+class Turn:
+    """
+    A working copy of the fleet for one event. Copies what it writes, so the fleet it came from stays as it was.
+
+    Attributes:
+        stale: The plan does not hold any more: a worker has no place that may now have one, or lost the one it had.
+    """
+
+    def __init__(self, fleet: Fleet, now: float) -> None:
+        self.now = now
+        self.fleet = fleet
+        self.actions: list[Action] = []
+        self.stale = False
+        self._workers: dict[WorkerId, Worker] | None = None
+        self._touched: set[WorkerId] = set()
+
+    @property
+    def workers(self) -> Mapping[WorkerId, Worker]:
+        """Workers as they are in this turn."""
+        return self.fleet.workers if self._workers is None else self._workers
+
+    @property
+    def waiting(self) -> list[WorkerId]:
+        """Workers in pending, in the order in which they may start."""
+        return sorted(self.fleet.waiting)
+
+    def set(self, **changes: object) -> None:
+        """Change fields of the fleet."""
+        self.fleet = replace(self.fleet, **changes)  # type: ignore[arg-type]  # Checked by the dataclass' names.
+
+    def do(self, *actions: Action) -> None:
+        """Add actions, in order. The driver is asked for one reading at a time."""
+        for action in actions:
+            if isinstance(action, ReadInventory):
+                self._ask(action)
+            else:
+                self.actions.append(action)
+
+    def tell(self, worker: WorkerId, event: WorkerEvent, *, cause: str = "") -> None:
+        """Let one worker take one step."""
+        before = self.workers[worker]
+        after, actions = step(before, event, self.now)
+        self.put(before, after, cause=cause or type(event).__name__)
+        self.do(*actions)
+
+    def put(self, before: Worker | None, after: Worker | None, *, cause: str) -> None:
+        """Take a worker's step into the books: devices, waiting list, report."""
+        one = after or before
+        assert one is not None
+        self._write(one.id, after)
+        self._book(before, after)
+        self._queue(before, after)
+        if after is None:
+            self.actions.append(Dismiss(one.id))
+        if (before.state if before else None) is not (after.state if after else None):
+            self.actions.append(Report(_transition(before, after, cause, self.now)))
+
+    def change(self, after: Worker) -> None:
+        """Change what is known of a worker without a step: a reason, a deadline."""
+        self._write(after.id, after)
+
+    def done(self) -> tuple[Fleet, tuple[Action, ...]]:
+        """The next fleet and what is to be done."""
+        self.set(workers=self.workers, touched=frozenset(self._touched))
+        return self.fleet, tuple(self.actions)
+
+    def _write(self, worker: WorkerId, after: Worker | None) -> None:
+        if self._workers is None:
+            self._workers = dict(self.fleet.workers)
+        if after is None:
+            self._workers.pop(worker, None)
+        else:
+            self._workers[worker] = after
+        self._touched.add(worker)
+
+    def _queue(self, before: Worker | None, after: Worker | None) -> None:
+        """Who waits for admission, who for a place, and whether that makes the plan stale."""
+        was, now = _queue_of(before), _queue_of(after)
+        one = after or before
+        assert one is not None
+        if was != now:
+            for name, queue in (("waiting", self.fleet.waiting), ("unplaced", self.fleet.unplaced)):
+                if name == now:
+                    self.set(**{name: queue | {one.id}})
+                elif name == was:
+                    self.set(**{name: queue - {one.id}})
+            self.stale |= now == "unplaced"
+        if now == "waiting" and was != now:
+            self.stale |= self._lost_its_place(one)
+        if self.fleet.unplaced and (after is None or after.state in FREED) and before and before.state not in FREED:
+            self.stale = True
+
+    def _lost_its_place(self, worker: Worker) -> bool:
+        """Whether a good reading does not show a device that is reserved for a worker, or shows it as sick."""
+        fleet = self.fleet
+        if not fleet.trusted or fleet.inventory is None or worker.target is None or worker.target.launch is None:
+            return False
+        devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
+        return any(device is None or device.health is not Health.OK for device in devices)
+
+    def _book(self, before: Worker | None, after: Worker | None) -> None:
+        """Occupied devices: what the process of a worker holds until its memory is back."""
+        old = before.occupied if before and before.state in HOLDING else ()
+        new = after.occupied if after and after.state in HOLDING else ()
+        one = after or before
+        assert one is not None
+        ended = before is not None and after is not None and before.pid != after.pid
+        if old == new and not (ended and old):
+            return
+        occupied = dict(self.fleet.occupied)
+        for share in old:
+            left = {worker: millis for worker, millis in occupied[share.uuid].items() if worker != one.id}
+            occupied[share.uuid] = left
+        for share in new:
+            occupied[share.uuid] = {**occupied.get(share.uuid, {}), one.id: share.millis}
+        changed = {**self.fleet.changed_at, **{share.uuid: self.now for share in (*old, *new)}}
+        remembered = {**self.fleet.remembered, one.id: new} if new else self.fleet.remembered
+        self.set(
+            occupied={uuid: who for uuid, who in occupied.items() if who}, changed_at=changed, remembered=remembered
+        )
+
+    def _ask(self, action: ReadInventory) -> None:
+        if self.fleet.asked is not None and not action.fresh:
+            self.set(ask_again=True)
+            return
+        self.set(asked=self.now)
+        self.actions.append(action)
+
+
+def _queue_of(worker: Worker | None) -> str:
+    if worker is None or worker.state is not State.PENDING or worker.target is None:
+        return ""
+    return "waiting" if worker.target.launch else "unplaced"
+
+
+def _transition(before: Worker | None, after: Worker | None, cause: str, now: float) -> Transition:
+    one = after or before
+    assert one is not None
+    fields: dict[str, object] = {}
+    if one.pid is not None:
+        fields["pid"] = one.pid
+    last = one.last_exit
+    if last is not None and before is not None and last is not before.last_exit:
+        fields |= {"exit_code": last.code, "signal": last.signal, "exit_cause": str(last.cause)}
+        if before.spawned_at is not None:
+            fields["uptime_s"] = round(now - before.spawned_at, 3)
+    if after is not None and after.state is State.BACKOFF and after.deadline is not None:
+        fields["retry_in_s"] = round(after.deadline - now, 3)
+    if one.occupied:
+        fields["devices"] = [share.uuid for share in one.occupied]
+    return Transition(
+        worker=one.id,
+        incarnation=one.incarnation,
+        before=before.state if before else None,
+        after=after.state if after else None,
+        cause=cause,
+        at=now,
+        reason=after.reason if after else "",
+        fields=fields,
+    )

@@ -1,0 +1,166 @@
+"""
+One worker: what is known of it, and what its fleet may say to it. Values only.
+
+What happens to it at each event stands in `table`, what each cell of that table does in `cells`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor.core.message import (
+    BecameReady,
+    BecameUnready,
+    Cause,
+    Exited,
+    ExitRecord,
+    Incarnation,
+    ShimLost,
+    Spawned,
+    SpawnFailed,
+    State,
+    TreeGone,
+)
+from supervisor.core.restart import NO_FAILURES, History, Verdict
+
+if TYPE_CHECKING:
+    from supervisor.core.plan import Placement, Slice
+    from supervisor.core.spec import Policy, WorkerId
+
+RUNNING = frozenset({State.STARTING, State.READY, State.UNREADY})
+"""States in which its process is meant to go on."""
+
+LIVING = RUNNING | {State.STOPPING, State.KILLING}
+"""States in which something of the worker's tree may live."""
+
+HOLDING = LIVING | {State.RELEASING}
+"""States in which the worker occupies its slice."""
+
+FREED = frozenset({State.EXITED, State.FAILED, State.STOPPED})
+"""States in which no slice is kept for the worker."""
+
+
+# ---- what the fleet says to a worker --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """It may start now, as this incarnation."""
+
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBack:
+    """What its dead process held on its GPUs is free again, or cannot be known."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """Its deadline has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The plan has this for it."""
+
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """The plan has no such worker any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relaunched:
+    """Its turn has come to give way to its new launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """An operator holds it down."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartAsked:
+    """An operator wants it up, with clean counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillAsked:
+    """The daemon has no more patience."""
+
+
+ProcessEvent = Spawned | SpawnFailed | BecameReady | BecameUnready | Exited | TreeGone | ShimLost
+FleetEvent = (
+    Admitted | MemoryBack | DeadlinePassed | Wanted | Unwanted | Relaunched | StopAsked | StartAsked | KillAsked
+)
+WorkerEvent = ProcessEvent | FleetEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """
+    One index of one service.
+
+    Args:
+        since: Monotonic second at which it came into its state.
+        target: What the plan wants, None when it wants it gone.
+        held: What the process that lives or whose memory is not back was started with.
+        deadline: Monotonic second at which this state must be left or looked at; None for never.
+        down: Held down by an operator.
+        relaunch: Going down in order to come back at once, with clean counts.
+        cause: Why we end its process, None while we do not.
+        verdict: What follows by its restart policy once nothing of its process is left.
+        history: Failures since it was last healthy.
+        starts: Processes ever started for this index.
+        killed: SIGKILL was asked for.
+        spawned_at: Monotonic second of its process' start, None before.
+        ready_at: Monotonic second since which it has been ready without a break, None while it is not.
+        was_ready, was_healthy: Whether this process ever was.
+        reason: What a person should know about why it is where it is, or empty.
+    """
+
+    id: WorkerId
+    state: State
+    since: float
+    target: Placement | None = None
+    held: Placement | None = None
+    incarnation: Incarnation = 0
+    pid: int | None = None
+    deadline: float | None = None
+    down: bool = False
+    relaunch: bool = False
+    cause: Cause | None = None
+    verdict: Verdict | None = None
+    history: History = NO_FAILURES
+    starts: int = 0
+    killed: bool = False
+    spawned_at: float | None = None
+    ready_at: float | None = None
+    was_ready: bool = False
+    was_healthy: bool = False
+    last_exit: ExitRecord | None = None
+    reason: str = ""
+
+    @property
+    def policy(self) -> Policy:
+        """Policies in force: the newest, or those of its last process when nothing is wanted any more."""
+        placement = self.target or self.held
+        assert placement is not None, "a worker is wanted or holds something"
+        return placement.wanted.policy
+
+    @property
+    def occupied(self) -> Slice:
+        """The GPUs that it occupies at this moment."""
+        launch = self.held.launch if self.held else None
+        return launch.slice if launch else ()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Its process was started with another launch than the one that is wanted."""
+        if self.held is None or self.target is None or self.state not in LIVING:
+            return False
+        return self.held.launch != self.target.launch

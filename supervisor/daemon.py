@@ -1,0 +1,330 @@
+"""
+The daemon: facts come in as events, the core decides, what it decides is done. `Daemon.supervise` is the main loop.
+
+Owns the wiring and nothing else: every effect is done by the part of `host` that owns it, every decision by `core`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+import structlog
+from aiohttp import web
+
+from supervisor import __version__, rendezvous, survey
+from supervisor.core.environment import Host, device_env
+from supervisor.core.fleet import handle
+from supervisor.core.message import (
+    Action,
+    Dismiss,
+    Event,
+    Exit,
+    Exited,
+    FinishReload,
+    InventoryRead,
+    KillTree,
+    Probe,
+    ReadInventory,
+    ReadSpec,
+    ReloadRequested,
+    Report,
+    Say,
+    ShutdownRequested,
+    Signal,
+    Spawn,
+    SpawnFailed,
+    SpecLoaded,
+    TimePassed,
+    TreeGone,
+)
+from supervisor.core.snapshot import View
+from supervisor.core.spec import WorkerId
+from supervisor.core.turn import Fleet
+from supervisor.errors import InvariantBrokenError
+from supervisor.face import DaemonFace
+from supervisor.front import api
+from supervisor.host.clock import Clock
+from supervisor.host.console import configure_logging, wants_colour
+from supervisor.host.devices import Devices
+from supervisor.host.files import SpecRefused
+from supervisor.host.logs import Outputs
+from supervisor.host.machine import installed_vendors
+from supervisor.host.probes import TcpProbes
+from supervisor.host.process import Processes
+from supervisor.host.sink import Sink
+from supervisor.host.sockets import BoundControl, bind_control
+from supervisor.inbox import Deadlines, Inbox
+from supervisor.reader import SpecReader
+from supervisor.report import log_transition
+
+log = structlog.get_logger()
+
+STORY_LENGTH = 64
+"""Events kept for the log line of a broken invariant."""
+
+
+def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool) -> int:
+    """
+    Run the daemon in the foreground until it is asked to end.
+
+    Args:
+        file: The service file.
+        instance: Name of this daemon among several of one user.
+        socket: Path of the control socket, None for the usual one.
+        pool_all: Ignore an inherited `CUDA_VISIBLE_DEVICES`.
+
+    Returns:
+        0 when everything ended as asked, 1 when something is stuck.
+
+    Raises:
+        SpecRefused: The file is bad (exit 78).
+        CannotError: It cannot start; 75 when another daemon has the socket.
+    """
+    reader = SpecReader(file, os.environ)
+    first = reader.read()
+    if not isinstance(first, SpecLoaded):
+        raise SpecRefused(first.problems)
+    pool = survey.find_pool(os.environ, pool_all=pool_all)
+    path = rendezvous.control_path(socket, instance, os.environ, os.geteuid())
+    control = bind_control(path)
+    try:
+        _raise_descriptor_limit()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_run(reader, first, control, pool, instance or ""))
+    finally:
+        control.close()
+
+
+async def _run(
+    reader: SpecReader, first: SpecLoaded, control: BoundControl, pool: tuple[str, ...] | None, instance: str
+) -> int:
+    sink = Sink(2)
+    is_terminal = sys.stderr.isatty()
+    configure_logging(
+        sink,
+        log_format=first.spec.daemon.log_format,
+        is_terminal=is_terminal,
+        colour=wants_colour(os.environ, is_terminal=is_terminal),
+    )
+    daemon = Daemon(reader, Clock(), sink, pool=pool, instance=instance)
+    try:
+        return await daemon.run(first, control)
+    finally:
+        sink.close()
+
+
+class Daemon:
+    """
+    One fleet and the machine under it.
+
+    Args:
+        reader: Reads the service file.
+        clock: Time.
+        sink: Where log lines and workers' output go.
+        pool: What an inherited restriction leaves to us, None for every GPU.
+        instance: Name of this daemon, or empty.
+    """
+
+    def __init__(
+        self, reader: SpecReader, clock: Clock, sink: Sink, *, pool: tuple[str, ...] | None, instance: str
+    ) -> None:
+        self.clock = clock
+        self.fleet = Fleet(
+            host=Host(dict(os.environ), installed_vendors()), started_at=clock.monotonic(), pool_tokens=pool
+        )
+        self.reader = reader
+        self.inbox = Inbox()
+        self.face = DaemonFace(self)
+        self._deadlines = Deadlines()
+        self._instance = instance
+        self._envs: dict[WorkerId, dict[str, str]] = {}
+        self._story: deque[Event] = deque(maxlen=STORY_LENGTH)
+        self._status: int | None = None
+        loop = asyncio.get_running_loop()
+        self._outputs = Outputs(loop, sink)
+        self._probes = TcpProbes(loop, self.post)
+        self._processes = Processes(self.post)
+        self._devices = Devices(self._processes, clock.monotonic, os.environ)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, first: SpecLoaded, control: BoundControl) -> int:
+        """Serve and supervise until the core says Exit; then leave nothing behind."""
+        self._watch_signals()
+        await self._processes.start()
+        server = web.AppRunner(api.make_app(self.face), access_log=None)
+        await server.setup()
+        await web.SockSite(server, control.socket).start()
+        log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(control.path))
+        self.post(first)
+        try:
+            return await self.supervise()
+        finally:
+            await self._close(server)
+            log.info("daemon.stopped", status=self._status)
+
+    async def supervise(self) -> int:
+        """The main loop: wait for events or the earliest deadline, decide, act."""
+        while self._status is None:
+            await self.inbox.wait(self._deadlines.earliest())
+            for event in self.inbox.take():
+                self._decide(event)
+            if (due := self._deadlines.take_due(self.clock.monotonic())) is not None:
+                self._decide(TimePassed(due))
+        return self._status
+
+    def post(self, event: Event) -> None:
+        """Let the main loop see an event. Called by every part that learns something."""
+        self.inbox.put(event)
+
+    @property
+    def view(self) -> View:
+        """What snapshots need beside the fleet."""
+        return View(
+            rfc3339=self.clock.rfc3339,
+            pid=os.getpid(),
+            version=__version__,
+            file=str(self.reader.file),
+            instance=self._instance,
+            envs=self._envs,
+        )
+
+    def _decide(self, event: Event) -> None:
+        event = self._complete(event)
+        self._story.append(event)
+        try:
+            fleet, actions = handle(self.fleet, event, self.clock.monotonic())
+        except InvariantBrokenError as error:
+            # Ending here would kill every model server for a bug of ours: minutes of loading each.
+            log.error(  # noqa: TRY400 - The story says more than the stack.
+                "daemon.invariant_broken", error=str(error), story=[repr(one) for one in self._story]
+            )
+            return
+        self.fleet = fleet
+        for worker_id in fleet.touched:
+            worker = fleet.workers.get(worker_id)
+            self._deadlines.set(worker_id, worker.deadline if worker else None)
+        self._deadlines.set(None, fleet.deadline)
+        for action in actions:
+            self._perform(action)
+        if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
+            self.face.notice()
+
+    def _complete(self, event: Event) -> Event:
+        """Add what only this side knows: a process' last words, its pipe emptied before it counts as dead."""
+        match event:
+            case Exited():
+                self._probes.forget(event.worker)
+                event = replace(event, tail=self._outputs.drain(event.worker, event.incarnation))
+                if event.alone:
+                    self._outputs.close(event.worker, event.incarnation)
+            case TreeGone() | SpawnFailed():
+                self._probes.forget(event.worker)
+                self._outputs.close(event.worker, event.incarnation)
+            case _:
+                pass
+        return event
+
+    def _perform(self, action: Action) -> None:  # noqa: C901, PLR0912 - One case for each action.
+        match action:
+            case Spawn():
+                self._spawn(action)
+            case Signal():
+                self._processes.signal(action)
+            case KillTree():
+                self._processes.kill_tree(action)
+            case Dismiss(worker=worker):
+                self._probes.forget(worker)
+                self._envs.pop(worker, None)
+                self._processes.dismiss(worker)
+            case Probe():
+                self._probes.watch(action)
+            case ReadSpec():
+                self.reader.read_in_thread(self.post)
+            case ReadInventory(fresh=fresh):
+                self._start(self._read_inventory(fresh=fresh))
+            case Report(transition=transition):
+                log_transition(transition)
+            case Say(event=name, fields=fields, is_warning=is_warning):
+                (log.warning if is_warning else log.info)(name, **fields)
+            case FinishReload():
+                self._finish_reload(action)
+            case Exit(status=status, stuck=stuck):
+                if stuck:
+                    log.error("daemon.stuck", workers=[str(worker) for worker in stuck])
+                self._status = status
+            case _:
+                assert_never(action)
+
+    def _spawn(self, action: Spawn) -> None:
+        try:
+            output = self._outputs.open(action.worker, action.incarnation)
+        except OSError as error:
+            words = f"no pipe for its output: {os.strerror(error.errno or 0)}"
+            self.post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
+            return
+        self._envs[action.worker] = device_env(action.env)
+        self._processes.spawn(action, {1: output, 2: output})
+
+    async def _read_inventory(self, *, fresh: bool) -> None:
+        reading, asked_at = await self._devices.read(fresh=fresh)
+        self.post(InventoryRead(reading, asked_at))
+
+    def _finish_reload(self, action: FinishReload) -> None:
+        difference = {str(worker): what for worker, what in (action.difference or {}).items()}
+        if action.ok:
+            log.info("spec.loaded", difference=difference)
+        else:
+            log.error("spec.rejected", problems=list(action.problems))
+        self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})
+
+    def _start(self, work: object) -> None:
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.post, ReloadRequested())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.post, ShutdownRequested())
+        # Their default would end the daemon; what they are for is not built yet.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, _refuse_signal, number)
+
+    async def _close(self, server: web.AppRunner) -> None:
+        self.face.close()
+        await server.cleanup()
+        await self._probes.close()
+        await self._devices.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._processes.close()
+        self._outputs.close_all()
+
+
+def _refuse_signal(number: signal.Signals) -> None:
+    log.warning("signal.ignored", signal=number.name, reason="not supported yet")
+
+
+def _raise_descriptor_limit() -> None:
+    """Soft to hard: a few descriptors for each worker, and workers inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop  # noqa: PLC0415 - Not on every platform.
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,110 @@
+"""What the surfaces see of the daemon: snapshots to read, and a few things to ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from supervisor.core.message import ReloadRequested, ShutdownRequested, SpecLoaded
+from supervisor.core.rescale import failures_since_reload, preview, unsettled
+from supervisor.core.snapshot import Json, make_devices, make_plan_json, make_status
+from supervisor.errors import ProblemsError
+from supervisor.reader import SpecReader
+
+if TYPE_CHECKING:
+    from supervisor.daemon import Daemon
+
+log = structlog.get_logger()
+
+STOPPING: Json = {"ok": False, "problems": ["the daemon is stopping"], "difference": {}}
+
+
+class DaemonFace:
+    """The daemon as `front` knows it; see `front.api.Face`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._changed: asyncio.Future[None] | None = None
+        self._reloads: list[asyncio.Future[Json]] = []
+        self._is_closed = False
+
+    def status(self) -> Json:
+        """The status JSON."""
+        return make_status(self._daemon.fleet, self._daemon.view)
+
+    def devices(self) -> Json:
+        """The devices JSON."""
+        return make_devices(self._daemon.fleet, self._daemon.view)
+
+    async def plan(self, file: str | None) -> Json:
+        """
+        What a file would do here, now.
+
+        Args:
+            file: Absolute path, None for the daemon's own.
+
+        Raises:
+            ProblemsError: The file is bad.
+        """
+        reader = self._daemon.reader if file is None else SpecReader(Path(file), self._daemon.fleet.host.environ)
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        reader.read_in_thread(lambda event: None if answer.done() else answer.set_result(event))
+        event = await answer
+        if not isinstance(event, SpecLoaded):
+            raise ProblemsError(getattr(event, "problems", ()))
+        fleet = self._daemon.fleet
+        return make_plan_json(fleet, preview(fleet, event.spec, event.cpu_count), self._daemon.view)
+
+    async def reload(self) -> Json:
+        """Ask for a reload and wait for its answer."""
+        if self._is_closed:
+            return STOPPING
+        answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._reloads.append(answer)
+        self._daemon.post(ReloadRequested())
+        return await answer
+
+    async def settled(self) -> Json:
+        """Wait until every worker has its new launch, or the roll-out was halted."""
+        while not self._is_closed and unsettled(self._daemon.fleet):
+            await self.changed()
+        problems = failures_since_reload(self._daemon.fleet)
+        return {"ok": not problems, "problems": list(problems)}
+
+    def shutdown(self) -> None:
+        """Ask the daemon to end."""
+        self._daemon.post(ShutdownRequested())
+
+    async def changed(self) -> None:
+        """Return after the next change."""
+        if self._is_closed:
+            return
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
+
+    def log_change(self, what: str, peer: dict[str, int]) -> None:
+        """Say who asked for a change."""
+        log.info("daemon.asked", what=what, **peer)
+
+    def notice(self) -> None:
+        """Something has changed: wake who waits for that."""
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
+    def finish_reload(self, answer: Json) -> None:
+        """Answer everybody who waits for a reload."""
+        waiting, self._reloads = self._reloads, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(answer)
+
+    def close(self) -> None:
+        """The daemon ends: nobody waits any more."""
+        self._is_closed = True
+        self.finish_reload(STOPPING)
+        self.notice()

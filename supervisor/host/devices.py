@@ -1,0 +1,257 @@
+"""
+Owns the prober from the daemon's side: starts it, asks it, gives up on it, replaces it.
+
+Maps no driver library and reads no device itself; what a reading means is the core's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from supervisor.core.inventory import Device, GpuState, Health, Reading
+from supervisor.host.prober_client import Prober, Spawner, wait_event
+
+_ABANDONED_MAX = 3  # Each keeps a process, a shim and its hold on the driver; more of them find out nothing new.
+_BACKOFF_FIRST_S = 1.0
+_BACKOFF_MAX_S = 60.0
+_DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+class _ProberFailedError(Exception):
+    """A prober that is of no use any more, in words, and what that makes of the GPUs' state."""
+
+    def __init__(self, state: GpuState, words: str) -> None:
+        super().__init__(words)
+        self.state = state
+
+
+class Devices:
+    """
+    Readings of the driver, each within its deadlines whatever the driver does.
+
+    Args:
+        processes: Where processes are started; has to be started itself, and outlives this.
+        now: Monotonic seconds.
+        environ: The prober's environment; the loader's search path in it decides which library it finds.
+        init_deadline_s: For nvmlInit, and for the start of the prober. The driver may take seconds for each GPU.
+        call_deadline_s: For every other call.
+        gone_deadline_s: How long a killed prober has before it counts as abandoned.
+    """
+
+    def __init__(
+        self,
+        processes: Spawner,
+        now: Callable[[], float],
+        environ: Mapping[str, str],
+        *,
+        init_deadline_s: float = 30.0,
+        call_deadline_s: float = 10.0,
+        gone_deadline_s: float = 2.0,
+    ) -> None:
+        self._processes = processes
+        self._now = now
+        self._environ = environ
+        self._init_deadline_s = init_deadline_s
+        self._call_deadline_s = call_deadline_s
+        self._gone_deadline_s = gone_deadline_s
+        self._number = 0
+        self._prober: Prober | None = None
+        self._retired: list[Prober] = []  # Killed, and alive when last looked at.
+        self._failures = 0  # Probers in a row that hung or died.
+        self._not_before = 0.0  # Second of the loop's time before which no prober starts, unless asked for a fresh one.
+        self._serving: asyncio.Future[tuple[Reading, float]] | None = None
+        self._waiting: asyncio.Future[tuple[Reading, float]] | None = None
+        self._wants_fresh = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def read(self, *, fresh: bool = False) -> tuple[Reading, float]:
+        """
+        Ask the driver for its devices.
+
+        The driver is asked one reading at a time. Who asks meanwhile gets the next one, together with all others who
+        wait for it: never one that was asked for before the call.
+
+        Args:
+            fresh: Through a new prober, since NVML sees only the devices of its initialisation; never held back.
+
+        Returns:
+            The reading, never an exception, and the monotonic second at which it was asked for.
+        """
+        if self._is_closed:
+            return self._refuse()
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            self._waiting = loop.create_future()
+        if fresh:
+            self._wants_fresh.set()
+        waiting = self._waiting
+        if self._runner is None:
+            self._runner = loop.create_task(self._run())
+        return await asyncio.shield(waiting)  # One who gives up must not take the answer from the others.
+
+    async def close(self) -> None:
+        """End the prober; who waits for a reading is told that there is none."""
+        self._is_closed = True
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+        self._turn_away()
+        self._retire()
+        await self._wait_retired()
+
+    async def _run(self) -> None:
+        """Serve readings until nobody waits for one."""
+        try:
+            while self._waiting is not None:
+                await self._hold_back()
+                self._serving, self._waiting = self._waiting, None
+                asked_at = self._now()
+                self._serving.set_result((await self._read_once(), asked_at))
+        finally:
+            self._runner = None
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Answer those who wait although nobody serves them any more."""
+        for future in (self._serving, self._waiting):
+            if future is not None and not future.done():
+                future.set_result(self._refuse())
+        self._waiting = None
+
+    def _refuse(self) -> tuple[Reading, float]:
+        return Reading(GpuState.ERROR, "the daemon is stopping"), self._now()
+
+    async def _hold_back(self) -> None:
+        """Wait until a prober may be started, or somebody wants a fresh one."""
+        if (self._prober is None or self._prober.has_ended) and not self._is_full():
+            await wait_event(self._wants_fresh, self._not_before - asyncio.get_running_loop().time())
+
+    def _is_full(self) -> bool:
+        return sum(not prober.is_gone for prober in self._retired) >= _ABANDONED_MAX
+
+    async def _read_once(self) -> Reading:
+        if self._wants_fresh.is_set() or (self._prober is not None and self._prober.has_ended):
+            self._wants_fresh.clear()
+            self._retire()
+        if self._prober is None:
+            await self._wait_retired()
+            if self._is_full():
+                words = f"{_ABANDONED_MAX} probers hang in the driver and cannot be killed"
+                return Reading(GpuState.UNRESPONSIVE, _add_driver_count(words))
+        try:
+            reading = await self._ask()
+        except OSError as error:
+            reading = Reading(GpuState.ERROR, f"cannot start the prober: {error.strerror}")
+            self._note_failure()
+        if reading.state in {GpuState.MISMATCH, GpuState.ERROR}:
+            # It may have mapped a library that does not fit the driver any more, or hold a state that does not mend.
+            self._retire()
+        return reading
+
+    async def _ask(self) -> Reading:
+        """One question to the prober, which is started if there is none; one that fails is retired."""
+        self._number += 1
+        if self._prober is None:
+            # Ids are used again, so that a driver that keeps failing leaves no trace of each try.
+            place = min({*range(_ABANDONED_MAX + 1)} - {prober.place for prober in self._retired})
+            self._prober = Prober(self._processes, place=place, number=self._number, environ=self._environ)
+        prober = self._prober
+        prober.ask(self._number)
+        try:
+            reading = await self._await_reading(prober)
+        except _ProberFailedError as error:
+            self._retire()
+            self._note_failure()
+            return Reading(error.state, str(error))
+        self._failures = 0
+        return reading
+
+    async def _await_reading(self, prober: Prober) -> Reading:
+        """Follow the prober from call to call."""
+        while True:
+            try:
+                line = await prober.wait_line(self._deadline_s(prober.calling))
+            except TimeoutError:
+                words = _add_driver_count(self._describe_silence(prober.calling))
+                raise _ProberFailedError(GpuState.UNRESPONSIVE, words) from None
+            if line is None:
+                raise _ProberFailedError(GpuState.ERROR, await prober.describe_end(self._gone_deadline_s))
+            try:
+                message = json.loads(line)
+                if "calling" not in message:
+                    return parse_reading(message["reading"])
+                prober.calling = str(message["calling"])
+            except (ValueError, TypeError, KeyError, AttributeError):
+                words = f"the prober answered what is no reading: {line[:200].decode(errors='replace')}"
+                raise _ProberFailedError(GpuState.ERROR, words) from None
+
+    def _deadline_s(self, calling: str) -> float:
+        return self._init_deadline_s if calling in {"", "nvmlInit"} else self._call_deadline_s
+
+    def _describe_silence(self, calling: str) -> str:
+        name, _, index = calling.partition(" ")
+        call = name or "the prober"
+        where = f" on device {index}" if index else ""
+        return f"{call}{where} has not answered for {self._deadline_s(calling):g} s"
+
+    def _retire(self) -> None:
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            prober.kill()
+            self._retired.append(prober)
+
+    async def _wait_retired(self) -> None:
+        """Give the killed ones their time; those that are left then are abandoned."""
+        loop = asyncio.get_running_loop()
+        for prober in self._retired:
+            await prober.wait_gone(prober.retired_at + self._gone_deadline_s - loop.time())
+        self._retired = [prober for prober in self._retired if not prober.is_gone]
+
+    def _note_failure(self) -> None:
+        """The next prober may start at once, those after it ever later, until one answers."""
+        self._failures += 1
+        exponent = min(self._failures - 2, 16)
+        delay_s = 0.0 if exponent < 0 else min(_BACKOFF_FIRST_S * 2.0**exponent, _BACKOFF_MAX_S)
+        self._not_before = asyncio.get_running_loop().time() + delay_s
+
+
+def parse_reading(answer: Mapping[str, Any]) -> Reading:
+    """
+    Make a reading of the prober's answer.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: It is none.
+    """
+    devices = tuple(
+        Device(
+            uuid=device["uuid"],
+            index=device["index"],
+            name=device["name"],
+            pci=device["pci"],
+            numa=device["numa"],
+            memory_total_bytes=device["memory_total"],
+            memory_free_bytes=device["memory_free"],
+            health=Health(device["health"]),
+            reason=device["reason"],
+        )
+        for device in answer["devices"]
+    )
+    # Devices without a readable identity cannot be among the devices; the detail is where a person finds them.
+    broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ())]
+    detail = answer["detail"] or "; ".join(broken)
+    return Reading(GpuState(answer["state"]), detail, devices)
+
+
+def _add_driver_count(words: str) -> str:
+    """Say what the kernel's driver lists: reading its directory takes none of the locks on which NVML hangs."""
+    try:
+        count = len(os.listdir(_DRIVER_GPUS))  # noqa: PTH208 - Only the number matters.
+    except OSError:
+        return words
+    return f"{words}; the kernel driver lists {count} GPU{'' if count == 1 else 's'}"

@@ -1,0 +1,172 @@
+"""
+The service file on disk: read, bounded, and every problem of it with its line.
+
+What the file means is decided in the core; nothing is written here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.core.problems import Problem, SpecError, show_path
+from supervisor.core.spec import Spec, home_of, parse_spec
+from supervisor.host.yaml_tree import Flaw, Mark, Node, mark_of, plain, read_tree
+
+FILE_MAX_BYTES = 1024 * 1024
+
+# What YAML allows nowhere: control characters but tab and line ends, and halves of surrogate pairs.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class SpecRefused(Exception):  # noqa: N818  (agreed name: the event it becomes is SpecRejected.)
+    """
+    A service file that cannot be used.
+
+    Args:
+        lines: ``FILE:LINE:COL: path: message`` for each problem, by position; a hint is a second line of the same item.
+    """
+
+    def __init__(self, lines: tuple[str, ...]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """
+    Where each value of a file stands.
+
+    Args:
+        file: As the person named it.
+        root: The file's values with their lines.
+        document: The same without.
+    """
+
+    file: str
+    root: Node
+    document: object
+
+    def find(self, problem: Problem) -> tuple[Mark, Problem]:
+        """Line and column of a problem, and the problem with its path set to where its value is written."""
+        path = home_of(problem.path, self.document)
+        moved = Problem(path, problem.message, problem.hint, problem.at_key)
+        return mark_of(self.root, path, at_key=problem.at_key), moved
+
+    def lines(self, problems: Iterable[Problem], flaws: Iterable[Flaw] = ()) -> tuple[str, ...]:
+        """Problems as lines for a person, by position; what one place (an anchor, the defaults) does is said once."""
+        found = [self.find(problem) for problem in problems]
+        found += [(flaw.mark, Problem(flaw.path, flaw.message, flaw.hint)) for flaw in flaws]
+        first: dict[tuple[Mark, str], str] = {}
+        for mark, problem in sorted(found, key=lambda each: each[0]):
+            first.setdefault((mark, problem.message), _line(self.file, mark, problem))
+        return tuple(first.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSpec:
+    """A good service file, and where each of its values stands."""
+
+    spec: Spec
+    positions: Positions
+
+    def locate(self, problem: Problem) -> str:
+        """A problem found later as a line like those of SpecRefused."""
+        return self.positions.lines([problem])[0]
+
+    def locate_all(self, problems: Iterable[Problem]) -> tuple[str, ...]:
+        """Several of them by position, each place and message once."""
+        return self.positions.lines(problems)
+
+
+def load_spec(path: Path) -> LoadedSpec:
+    """
+    Read a service file.
+
+    Args:
+        path: As the person gave it; it is shown like that. Relative paths in the file begin at its directory.
+
+    Returns:
+        What it means, and where its values stand.
+
+    Raises:
+        SpecRefused: It cannot be read or is not good, with every problem of it.
+    """
+    file = str(path)
+    root, flaws = read_tree(_decode(file, _read_bytes(file)))
+    if root is None or not isinstance(root.value, dict):
+        if not flaws:
+            flaws = [_no_map(root)]
+        raise SpecRefused(tuple(_line(file, flaw.mark, Problem(flaw.path, flaw.message, flaw.hint)) for flaw in flaws))
+    positions = Positions(file, root, plain(root))
+    try:
+        spec = parse_spec(positions.document, base_dir=str(path.absolute().parent))
+    except SpecError as error:
+        raise SpecRefused(positions.lines(error.problems, flaws)) from None
+    if flaws:
+        raise SpecRefused(positions.lines((), flaws))
+    return LoadedSpec(spec, positions)
+
+
+def _no_map(root: Node | None) -> Flaw:
+    hint = "write services: {NAME: {command: ...}}"
+    if root is None or root.value is None:
+        return Flaw((1, 1), "the file is empty", hint)
+    return Flaw(root.mark, "expected a map", hint)
+
+
+def _read_bytes(file: str) -> bytes:
+    """The whole file. Only a regular one: a pipe would block the daemon at its next reload."""
+    try:
+        # Opening a pipe waits for its other end, but for this flag.
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise _refused(file, "is a directory" if stat.S_ISDIR(mode) else "is no regular file")
+            content = _read_at_most(descriptor, FILE_MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name.
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise _refused(file, f"cannot read it: {cause.lower()}") from None
+    if len(content) > FILE_MAX_BYTES:
+        raise _refused(file, f"expected {FILE_MAX_BYTES} bytes at the most")
+    return content
+
+
+def _read_at_most(descriptor: int, count: int) -> bytes:
+    content = b""
+    while len(content) < count and (chunk := os.read(descriptor, count - len(content))):
+        content += chunk
+    return content
+
+
+def _decode(file: str, content: bytes) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode(errors="replace")
+        raise _refused(file, "expected UTF-8, got other bytes", _end_of(before)) from None
+    if forbidden := _FORBIDDEN.search(text):
+        name = "a NUL character" if forbidden[0] == "\0" else f"the control character {forbidden[0]!a}"
+        raise _refused(file, f"{name} cannot stand in YAML", _end_of(text[: forbidden.start()]))
+    return text
+
+
+def _end_of(text: str) -> Mark:
+    return text.count("\n") + 1, len(text) - text.rfind("\n")
+
+
+def _refused(file: str, message: str, mark: Mark = (1, 1)) -> SpecRefused:
+    return SpecRefused((_line(file, mark, Problem((), message)),))
+
+
+def _line(file: str, mark: Mark, problem: Problem) -> str:
+    where = f"{show_path(problem.path)}: " if problem.path else ""
+    hint = f"\n  hint: {problem.hint}" if problem.hint else ""
+    return f"{file}:{mark[0]}:{mark[1]}: {where}{problem.message}{hint}"

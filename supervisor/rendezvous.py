@@ -1,0 +1,222 @@
+"""
+Owns where a daemon and its clients meet: the path of the control socket.
+
+Both sides import it, so it must stay with the standard library and make, bind and remove nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from supervisor.errors import CannotError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAME = "gpu-supervisor"
+SOCKET_NAME = "control.sock"
+PATH_MAX = 107
+"""Bytes of a socket's path; sockaddr_un has 108, one of them ends it."""
+
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 4
+
+RUN = Path("/run")
+TMP = Path("/tmp")  # noqa: S108 - The owner of what is in it is checked.
+
+INSTANCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,62}")
+
+
+def control_path(
+    explicit: str | None,
+    instance: str | None,
+    environ: Mapping[str, str],
+    uid: int,
+    *,
+    run: Path = RUN,
+    tmp: Path = TMP,
+) -> Path:
+    """
+    Where a daemon makes its control socket.
+
+    Args:
+        explicit: ``--socket``, before everything else.
+        instance: ``--instance``, before the environment.
+        environ: For GPU_SUPERVISOR_SOCKET and XDG_RUNTIME_DIR.
+        uid: The effective user.
+        run: In place of ``/run``.
+        tmp: In place of ``/tmp``.
+
+    Returns:
+        An absolute path; its folder may not exist yet.
+
+    Raises:
+        CannotError: The path or the name of the instance is no good.
+    """
+    if given := _given(explicit, instance, environ):
+        return given
+    return _checked(_folders(environ, uid, run, tmp)[0] / _subfolder(instance) / SOCKET_NAME)
+
+
+def find_control(
+    explicit: str | None,
+    instance: str | None,
+    environ: Mapping[str, str],
+    uid: int,
+    *,
+    run: Path = RUN,
+    tmp: Path = TMP,
+) -> Path:
+    """
+    Where a client finds the daemon. Arguments as of `control_path`.
+
+    Every folder is searched that a daemon of this user may have used: one that a boot script started has no
+    XDG_RUNTIME_DIR where its user's shell has.
+
+    Returns:
+        The path given, whether or not somebody is there; else the socket of the daemon without a name; else that of
+        the only instance.
+
+    Raises:
+        CannotError: No daemon (4); several, which are named (2); somebody else's folder in our place (1).
+    """
+    if given := _given(explicit, instance, environ):
+        return given
+    folders = _folders(environ, uid, run, tmp)
+    for folder in folders:
+        if folder == private_folder(uid, tmp):
+            check_private(folder, uid)
+    wanted = [folder / _subfolder(instance) / SOCKET_NAME for folder in folders]
+    for path in wanted:
+        if _is_answering(path):
+            return path
+    if instance is not None:
+        raise no_daemon(wanted[0])
+    return _only([path for folder in folders for path in sorted(folder.glob(f"*/{SOCKET_NAME}"))], wanted[0])
+
+
+def no_daemon(path: Path, cause: str = "no daemon answers") -> CannotError:
+    """The error of a client that finds nobody at *path*."""
+    return CannotError(
+        "reach the daemon",
+        f"{cause} at {path}",
+        hint="start one with `gpu-supervisor run FILE`, or name its socket with --socket",
+        exit_code=EXIT_NO_DAEMON,
+    )
+
+
+def private_folder(uid: int, tmp: Path = TMP) -> Path:
+    """The folder of a user who has no runtime directory; its place is open to everybody, so it wants a check."""
+    return tmp / f"{NAME}-{uid}"
+
+
+def check_private(folder: Path, uid: int) -> None:
+    """
+    Refuse a private folder that somebody else may have made; one that does not exist is fine.
+
+    Raises:
+        CannotError: It is a link or no folder, belongs to another user, or others may enter it.
+    """
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CannotError(f"use {folder}", words(error)) from error
+    if stat.S_ISLNK(status.st_mode):
+        cause = "it is a symbolic link"
+    elif not stat.S_ISDIR(status.st_mode):
+        cause = "it is not a directory"
+    elif status.st_uid != uid:
+        cause = f"it belongs to user {status.st_uid}, not to {uid}"
+    elif status.st_mode & 0o077:
+        cause = f"others may enter it (mode {stat.S_IMODE(status.st_mode):04o}, must be 0700)"
+    else:
+        return
+    raise CannotError(f"use {folder}", cause, hint="somebody may have put it there; remove it, or give --socket")
+
+
+def words(error: OSError) -> str:
+    """Say an error of the system as part of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
+def _given(explicit: str | None, instance: str | None, environ: Mapping[str, str]) -> Path | None:
+    """Path that somebody named: by option, or, unless an instance is asked for, by environment."""
+    if explicit is not None:
+        if not explicit:
+            raise CannotError("use --socket", "it is empty", exit_code=EXIT_USAGE)
+        return _checked(Path(os.path.abspath(explicit)))  # noqa: PTH100 - Path.absolute keeps `..`.
+    from_environ = environ.get("GPU_SUPERVISOR_SOCKET", "") if instance is None else ""
+    return _checked(Path(os.path.abspath(from_environ))) if from_environ else None  # noqa: PTH100
+
+
+def _folders(environ: Mapping[str, str], uid: int, run: Path, tmp: Path) -> tuple[Path, ...]:
+    """Folders of this user's daemons, the one for a new daemon first."""
+    if uid == 0:
+        return (run / NAME,)
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    # After `su` the variable is that of another user; the specification demands the owner, so hold it to that.
+    try:
+        is_ours = runtime.startswith("/") and Path(runtime).stat().st_uid == uid
+    except OSError:
+        is_ours = False
+    private = private_folder(uid, tmp)
+    return (Path(runtime, NAME), private) if is_ours else (private,)
+
+
+def _subfolder(instance: str | None) -> str:
+    if instance is None:
+        return ""
+    if not INSTANCE.fullmatch(instance):
+        raise CannotError(
+            f'use instance "{instance}"',
+            "a name has 1 to 63 letters, digits and _ . @ : -, and begins with one of the first three",
+            exit_code=EXIT_USAGE,
+        )
+    return instance
+
+
+def _checked(path: Path) -> Path:
+    """Refuse what the kernel would refuse with a riddle."""
+    size = len(os.fsencode(path))
+    if size > PATH_MAX:
+        raise CannotError(
+            f"use {path} as a socket",
+            f"its path has {size} bytes, the system takes {PATH_MAX}",
+            hint="name a shorter one with --socket",
+            exit_code=EXIT_USAGE,
+        )
+    return path
+
+
+def _only(found: list[Path], usual: Path) -> Path:
+    """Pick the one that lives: a daemon that was killed leaves its socket."""
+    living = [path for path in found if _is_answering(path)]
+    if not living:
+        raise no_daemon(usual)
+    if len(living) > 1:
+        raise CannotError(
+            "choose a daemon",
+            f"{len(living)} are running: {', '.join(map(str, living))}",
+            hint="name one with --instance NAME or --socket PATH",
+            exit_code=EXIT_USAGE,
+        )
+    return living[0]
+
+
+def _is_answering(path: Path) -> bool:
+    """Whether somebody listens there, even if we may not speak to him: then the client's own try says so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            code = probe.connect_ex(str(path))
+        except OSError:  # Too long.
+            return False
+    return code in {0, errno.EAGAIN, errno.EACCES, errno.EPERM}

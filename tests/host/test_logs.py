@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.core.spec import WorkerId
+from supervisor.host.logs import LINE_MAX, TAIL_LINES, Lines, Outputs
+from supervisor.host.sink import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+    from typing import Any
+
+    Run = Callable[[Coroutine[Any, Any, None]], None]
+
+LLM = WorkerId("llm", 0)
+WEB = WorkerId("web", 3)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Both loops."""
+
+    def runner(main: Coroutine[Any, Any, None]) -> None:
+        factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(main)
+
+    return runner
+
+
+@pytest.fixture
+def stderr(tmp_path: Path) -> Path:
+    path = tmp_path / "stderr"
+    path.touch()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_leaks() -> Iterator[None]:
+    before = descriptors()
+    yield
+    assert before == descriptors()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for a condition, and fail when it does not come about."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def open_sink(path: Path) -> Sink:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        return Sink(fd)
+    finally:
+        os.close(fd)
+
+
+class CountedOutputs(Outputs):
+    """Counts how often the loop turned to a pipe."""
+
+    turns = 0
+
+    def _turn(self, pipe: Any) -> None:
+        self.turns += 1
+        super()._turn(pipe)
+
+
+# ---- lines ------------------------------------------------------------------------------------------------------------
+
+
+def test_lines_get_the_workers_name_in_front() -> None:
+    """Each line carries its worker, empty ones too."""
+    assert Lines("llm/0").feed(b"one\n\ntwo\n") == b"llm/0 | one\nllm/0 | \nllm/0 | two\n"
+
+
+def test_partial_line_waits_for_its_end() -> None:
+    """Half a line is not written before its other half."""
+    lines = Lines("llm/0")
+
+    assert lines.feed(b"load") == b""
+    assert lines.feed(b"ing\nre") == b"llm/0 | loading\n"
+    assert lines.finish() == b"llm/0 | re\n"
+    assert lines.finish() == b""
+
+
+def test_finished_partial_line_is_not_followed_by_an_empty_one() -> None:
+    """The line feed that comes after the flush ends nothing any more."""
+    lines = Lines("llm/0")
+    lines.feed(b"half")
+    lines.finish()
+
+    assert lines.feed(b"\nnext\n") == b"llm/0 | next\n"
+
+
+def test_carriage_returns_go_at_line_ends_only() -> None:
+    """Lines of terminals lose their carriage return, progress bars keep theirs inside."""
+    lines = Lines("a/0")
+
+    assert lines.feed(b"one\r\n1%\r2%\r\r\n") == b"a/0 | one\na/0 | 1%\r2%\n"
+    assert lines.feed(b"three\r") == b""
+    assert lines.feed(b"\n") == b"a/0 | three\n"
+
+
+@pytest.mark.parametrize("extra", [b"", b"x", b"x" * LINE_MAX, b"x" * LINE_MAX * 3 + b"yz"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("step", [1000, LINE_MAX, 1 << 20])
+def test_long_line_comes_in_bounded_pieces(extra: bytes, end: bytes, step: int) -> None:
+    """A line beyond the limit is cut, however it arrives, and loses nothing."""
+    line = b"a" * LINE_MAX + extra
+    text = line + end + b"next\n"
+    lines = Lines("a/0")
+
+    got = b"".join(lines.feed(text[start : start + step]) for start in range(0, len(text), step))
+
+    *pieces, following = [piece.removeprefix(b"a/0 | ") for piece in got.splitlines()]
+    assert line == b"".join(pieces)
+    assert -(-len(line) // LINE_MAX) == len(pieces)
+    assert max(map(len, pieces)) <= LINE_MAX
+    assert following == b"next"
+
+
+def test_long_line_is_cut_between_characters() -> None:
+    """No piece ends within a character of several bytes."""
+    text = "x" + "å€😀" * 10_000
+    lines = Lines("a/0")
+
+    got = lines.feed(text.encode()) + lines.finish()
+
+    assert text == "".join(piece.removeprefix("a/0 | ") for piece in got.decode().splitlines())
+
+
+def test_tail_has_the_last_lines_bounded() -> None:
+    """The tail keeps 20 lines of at most 2 KiB, partial one included, invalid UTF-8 replaced."""
+    lines = Lines("a/0")
+    lines.feed(b"".join(b"line %d\n" % number for number in range(100)))
+    lines.feed(b"y" * 5000 + b"\n\xffbad")
+    lines.finish()
+
+    tail = lines.tail()
+
+    assert len(tail) == TAIL_LINES
+    assert (tail[0], *tail[-3:]) == ("line 82", "line 99", "y" * 2048, "�bad")
+
+
+@given(st.lists(st.binary(max_size=30) | st.sampled_from([b"\n", b"\r\n", b"z" * LINE_MAX])))
+def test_lines_do_not_depend_on_how_the_text_arrives(chunks: list[bytes]) -> None:
+    """Any cut of the text into reads gives the same lines as one read, up to where long ones are cut."""
+    whole, parts = Lines("a/0"), Lines("a/0")
+
+    at_once = whole.feed(b"".join(chunks)) + whole.finish()
+    in_parts = b"".join(map(parts.feed, chunks)) + parts.finish()
+
+    assert at_once.replace(b"\r", b"") == in_parts.replace(b"\r", b"")
+    assert all(len(line) <= LINE_MAX + 6 for line in in_parts.split(b"\n"))
+
+
+# ---- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_output_of_processes_reaches_stderr_by_name(run: Run, stderr: Path) -> None:
+    """Two real processes write lines; each is named, whole, and the last ones are in the tail."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        processes = []
+        for worker, word in ((LLM, "alpha"), (WEB, "beta")):
+            fd = outputs.open(worker, 7)
+            processes.append(
+                subprocess.Popen(["sh", "-c", f"echo {word}; echo err >&2; printf end"], stdout=fd, stderr=fd)
+            )
+            os.close(fd)
+        for process in processes:
+            process.wait()
+
+        assert outputs.drain(LLM, 7) == ("alpha", "err", "end")
+        assert outputs.drain(WEB, 7) == ("beta", "err", "end")
+        outputs.close_all()
+        sink.close()
+
+    run(main())
+
+    said = stderr.read_text().splitlines()
+    assert [line for line in said if line.startswith("llm/0")] == ["llm/0 | alpha", "llm/0 | err", "llm/0 | end"]
+    assert [line for line in said if line.startswith("web/3")] == ["web/3 | beta", "web/3 | err", "web/3 | end"]
+
+
+def test_lines_are_written_while_the_worker_runs(run: Run, stderr: Path) -> None:
+    """A line is seen when it is complete, not when the process ends."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        fd = outputs.open(LLM, 1)
+        os.write(fd, b"loading\n50")
+
+        await until(lambda: stderr.read_bytes() == b"llm/0 | loading\n")
+
+        os.write(fd, b" %\n")
+        await until(lambda: stderr.read_bytes() == b"llm/0 | loading\nllm/0 | 50 %\n")
+        os.close(fd)
+        outputs.close(LLM, 1)
+        sink.close()
+
+    run(main())
+
+
+def test_write_end_is_as_a_worker_expects_it(run: Run, stderr: Path) -> None:
+    """It blocks, is not inherited by accident, and the pipe has the kernel's size."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        fd = outputs.open(LLM, 1)
+
+        assert os.get_blocking(fd)
+        assert not os.get_inheritable(fd)
+        assert fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) == 64 * 1024
+        os.close(fd)
+        outputs.close(LLM, 1)
+        sink.close()
+
+    run(main())
+
+
+def test_end_of_file_does_not_turn_the_loop(run: Run, stderr: Path) -> None:
+    """A worker that closes its output is let go at once, its partial line is written, its tail stays."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = CountedOutputs(asyncio.get_running_loop(), sink)
+        before = descriptors()
+        fd = outputs.open(LLM, 1)
+        os.write(fd, b"bye")
+        os.close(fd)
+
+        await until(lambda: descriptors() == before)
+        turns = outputs.turns
+        await asyncio.sleep(0.05)
+
+        assert turns == outputs.turns <= 2
+        assert stderr.read_bytes() == b"llm/0 | bye\n"
+        assert outputs.drain(LLM, 1) == ("bye",)
+        outputs.close(LLM, 1)
+        sink.close()
+
+    run(main())
+
+
+def test_close_does_not_wait_for_an_orphan(run: Run, stderr: Path) -> None:
+    """An orphan that holds the pipe keeps neither descriptor nor partial line from us."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        held = outputs.open(LLM, 1)
+        os.write(held, b"last words")
+
+        assert outputs.drain(LLM, 1) == ("last words",)
+        outputs.close(LLM, 1)
+
+        with pytest.raises(BrokenPipeError):
+            os.write(held, b"nobody")
+        assert outputs.drain(LLM, 1) == ()
+        outputs.close(LLM, 1)
+        os.close(held)
+        sink.close()
+
+    run(main())
+    assert stderr.read_bytes() == b"llm/0 | last words\n"
+
+
+def test_incarnations_of_a_worker_have_pipes_of_their_own(run: Run, stderr: Path) -> None:
+    """A new process may start while an orphan still holds the old one's pipe."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        old, new = outputs.open(LLM, 1), outputs.open(LLM, 2)
+        os.write(old, b"old\n")
+        os.write(new, b"new\n")
+
+        assert outputs.drain(LLM, 1) == ("old",)
+        outputs.close(LLM, 1)
+        assert outputs.drain(LLM, 2) == ("new",)
+        outputs.close_all()
+        os.close(old)
+        os.close(new)
+        sink.close()
+
+    run(main())
+
+
+def test_drain_of_a_pipe_that_is_filled_all_the_time_ends(run: Run, stderr: Path) -> None:
+    """An orphan that writes for ever does not hold the daemon."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        fd = outputs.open(LLM, 1)
+        with subprocess.Popen(["yes"], stdout=fd) as process:
+            os.close(fd)
+            assert len(outputs.drain(LLM, 1)) == TAIL_LINES or await_first(outputs)
+            outputs.close(LLM, 1)
+            process.kill()
+        sink.close()
+
+    def await_first(outputs: Outputs) -> bool:
+        while len(outputs.drain(LLM, 1)) < TAIL_LINES:
+            pass
+        return True
+
+    run(main())
+    assert stderr.stat().st_size < 16 << 20
+
+
+def test_descriptors_stay_flat_over_many_processes(run: Run, stderr: Path) -> None:
+    """A thousand restarts leave nothing open."""
+
+    async def main() -> None:
+        sink = open_sink(stderr)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        before = descriptors()
+        for incarnation in range(1000):
+            os.close(outputs.open(LLM, incarnation))
+            outputs.drain(LLM, incarnation)
+            outputs.close(LLM, incarnation)
+
+        assert before == descriptors()
+        sink.close()
+
+    run(main())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("letters", ["x", "\n"])
+def test_hundred_megabytes_leave_memory_flat(run: Run, letters: str) -> None:
+    """100 MB without a line feed, or 8 MB of nothing else, are harmless."""
+
+    async def main() -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        sink = Sink(null)
+        os.close(null)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        us = psutil.Process()
+        before = us.memory_info().rss
+        peak = 0
+        fd = outputs.open(LLM, 1)
+        size = 100_000_000 if letters == "x" else 8_000_000
+        command = f"head -c {size} /dev/zero | tr '\\0' '{letters}'"
+        with subprocess.Popen(["sh", "-c", command], stdout=fd) as process:
+            os.close(fd)
+
+            def is_over() -> bool:
+                nonlocal peak
+                peak = max(peak, us.memory_info().rss)
+                return process.poll() is not None
+
+            await until(is_over, timeout_s=60)
+        tail = outputs.drain(LLM, 1)
+
+        assert peak - before < 32 << 20
+        assert sum(map(len, tail)) <= TAIL_LINES * 2048
+        assert sink.moved >= size
+        outputs.close(LLM, 1)
+        sink.close()
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_slow_reader_slows_the_worker_and_loses_nothing(run: Run) -> None:
+    """While stderr moves, a worker that says more than it takes waits, and every line arrives."""
+
+    async def main() -> None:
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        sink = Sink(write_end)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        fd = outputs.open(LLM, 1)
+        count = 500_000
+        lines = 0
+        with subprocess.Popen(["seq", str(count)], stdout=fd) as process:
+            os.close(fd)
+            was_congested = False
+            async with asyncio.timeout(30):
+                while lines < count:
+                    was_congested |= sink.is_congested
+                    assert sink._queued <= 1 << 20
+                    try:
+                        lines += os.read(read_end, 65536).count(b"\n")
+                    except BlockingIOError:
+                        pass
+                    await asyncio.sleep(0)
+            assert process.wait() == 0
+
+        assert was_congested
+        assert count == lines
+        outputs.close_all()
+        sink.close()
+        os.close(read_end)
+        os.close(write_end)
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_stuck_stderr_blocks_neither_loop_nor_worker(run: Run) -> None:
+    """A terminal under Ctrl-S: workers wait a little, then their lines are dropped, and counted when it goes on."""
+
+    async def main() -> None:
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        sink = Sink(write_end)
+        outputs = CountedOutputs(asyncio.get_running_loop(), sink, stall_s=0.2)
+        fd = outputs.open(LLM, 1)
+        count = 1_000_000
+        with subprocess.Popen(["seq", str(count)], stdout=fd) as process:
+            os.close(fd)
+            await until(lambda: bool(outputs._paused))
+            turns = outputs.turns
+            await asyncio.sleep(0.05)
+            assert turns == outputs.turns
+            assert process.poll() is None
+
+            await until(lambda: process.poll() is not None)
+            outputs.close(LLM, 1)
+            assert sink._queued <= 1 << 20
+
+        got = b""
+
+        def read() -> bool:
+            nonlocal got
+            try:
+                got += os.read(read_end, 1 << 20)
+            except BlockingIOError:
+                pass
+            return b"lost" in got and got.endswith(b"\n")
+
+        await until(read)
+        *lines, note = got.splitlines()
+        assert [b"llm/0 | %d" % number for number in range(1, len(lines) + 1)] == lines
+        assert b"gpu-supervisor | %d lines lost, nobody took them" % (count - len(lines)) == note
+        sink.close()
+        os.close(read_end)
+        os.close(write_end)
+
+    run(main())
+
+
+def test_stderr_that_breaks_lets_paused_workers_go_on(run: Run) -> None:
+    """When the reader of stderr goes away for good, workers are read into nothing."""
+
+    async def main() -> None:
+        read_end, write_end = os.pipe()
+        sink = Sink(write_end)
+        outputs = Outputs(asyncio.get_running_loop(), sink)
+        fd = outputs.open(LLM, 1)
+        with subprocess.Popen(["seq", "1000000"], stdout=fd) as process:
+            os.close(fd)
+            await until(lambda: bool(outputs._paused))
+
+            os.close(read_end)
+
+            await until(lambda: process.poll() is not None)
+        outputs.close_all()
+        sink.close()
+        os.close(write_end)
+
+    run(main())
