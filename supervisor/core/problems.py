@@ -16,6 +16,8 @@ Path = tuple[str | int, ...]
 
 T = TypeVar("T")
 
+_HINTED_MAX = 100  # Unknown keys of one service beyond these get no hint: likeness takes a millisecond each.
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -130,7 +132,8 @@ def read_section(place: Place, section: Section) -> dict[str, object]:
         elif key in section.not_yet:
             place.refuse(f"{key} is not supported yet", below=(key,), at_key=True)
         else:
-            hint = section.elsewhere.get(key) or nearest(key, (*section.keys, *section.not_yet))
+            known = (*section.keys, *section.not_yet) if len(place.problems) < _HINTED_MAX else ()
+            hint = section.elsewhere.get(key) or nearest(key, known)
             place.refuse(f"unknown key {shown(key)}", hint, below=(key,), at_key=True)
     return good
 

@@ -6,7 +6,6 @@ Sizes are integers of bytes from the first digit on: no float ever stands betwee
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def parse_duration_s(value: object) -> float:
         if match is None or match[2] not in _UNIT_S:
             raise refused
         seconds = Fraction(match[1]) * _UNIT_S[match[2]]
-    elif isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise refused
     else:
         seconds = value

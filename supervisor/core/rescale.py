@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor.core.gpus import make_supply
@@ -166,7 +167,7 @@ def preview(
     spec: Spec,
     cpu_count: int,
     *,
-    workers: dict[WorkerId, Worker] | None = None,
+    workers: Mapping[WorkerId, Worker] | None = None,
     reloaded: bool = True,
 ) -> Plan:
     """The plan that a file would have on this fleet. Changes nothing."""

@@ -105,7 +105,7 @@ def _check_gpu_use(place: Place, service: ServiceSpec, written: Mapping[str, obj
         return
     hint = "write gpu: 1; a worker with gpu: 0 has no GPU memory and chooses no GPUs"
     entries = service.variants()
-    if all(service.request(entry).gpu == 0 for entry in entries):
+    if service.resources.gpu == 0 and all(service.request(entry).gpu == 0 for entry in entries):
         for key in map_or_empty(written.get("resources")):
             if key in {"gpus", "gpu_memory"}:
                 place.refuse(f"{key} needs gpu", hint, below=("resources", key))

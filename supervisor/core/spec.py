@@ -188,7 +188,7 @@ def _read_services(top: Place, base_dir: str) -> Iterator[tuple[str, ServiceSpec
     for name, value in services.as_map().items():
         if name.startswith("x-"):
             continue
-        place = services.child(name, _with_defaults(value, defaults))
+        place = Place(_with_defaults(value, defaults), (*services.path, name))
         if _SERVICE_NAME.fullmatch(name) is None:
             message = f"expected a name of up to 63 of a-z, 0-9, '-' and '_', got {shown(name)}"
             hint = f"did you mean {name.lower()}?" if _SERVICE_NAME.fullmatch(name.lower()) else ""
@@ -197,6 +197,7 @@ def _read_services(top: Place, base_dir: str) -> Iterator[tuple[str, ServiceSpec
             yield name, read_service(place, base_dir)
         else:
             place.as_map(SERVICE.example)
+        top.problems.extend(place.problems)
 
 
 def _with_defaults(own: object, defaults: object) -> object:

@@ -59,8 +59,9 @@ class Positions:
 
     def lines(self, problems: Iterable[Problem], flaws: Iterable[Flaw] = ()) -> tuple[str, ...]:
         """Problems as lines for a person, by position; what one place (an anchor, the defaults) does is said once."""
-        found = [self.find(problem) for problem in problems]
-        found += [(flaw.mark, Problem(flaw.path, flaw.message, flaw.hint)) for flaw in flaws]
+        flawed = {flaw.mark: Problem(flaw.path, flaw.message, flaw.hint) for flaw in flaws}
+        # A value that is flawed already as YAML was not read, so nothing more can be said of it.
+        found = [*flawed.items(), *(each for each in map(self.find, problems) if each[0] not in flawed)]
         first: dict[tuple[Mark, str], str] = {}
         for mark, problem in sorted(found, key=lambda each: each[0]):
             first.setdefault((mark, problem.message), _line(self.file, mark, problem))

@@ -23,7 +23,7 @@ def cpu_count(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) ->
         At least 1; a quota of 2.5 CPUs counts as 3.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(_quota(cgroup_root, own_cgroup))))
+    return max(1, math.ceil(min(allowed, _quota(cgroup_root, own_cgroup))))
 
 
 def installed_vendors(devices: Path = DEVICES) -> frozenset[str]:

@@ -145,7 +145,7 @@ class Prober:
         await wait_event(self._gone, deadline_s)
 
     def _take_event(self, event: Event) -> None:
-        if not isinstance(event, Exited | ShimLost | SpawnFailed | TreeGone) or event.incarnation != self._incarnation:
+        if not isinstance(event, Exited | ShimLost | SpawnFailed | TreeGone):
             return
         match event:
             case SpawnFailed():

@@ -196,7 +196,9 @@ async def _connect(
             finally:
                 loop.remove_writer(sock.fileno())
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code == 0 and sock.getsockname() == sock.getpeername():
+        if code == errno.ECONNRESET:
+            return 0  # It was taken, and thrown away before we looked; a refusal is another error.
+        if code == 0 and sock.getsockname()[:2] == address:
             # Nobody listens, but TCP let the socket meet itself, the port being one that it may pick for our end.
             # Reset it: a proper end would keep the worker off its own port for a minute (TIME_WAIT).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

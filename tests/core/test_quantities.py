@@ -43,8 +43,28 @@ def test_a_duration_is_its_seconds(written: object, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["", "s", "10x", "10 sec", "-1s", "1h30m", "1e3s", "٣s", "9" * 400 + "s", "3651d", None, True, [], {}]
-    + [-1, 10**400, float("inf"), float("nan"), float("-inf")],
+    [
+        "",
+        "s",
+        "10x",
+        "10 sec",
+        "-1s",
+        "1h30m",
+        "1e3s",
+        "٣s",
+        "9" * 400 + "s",
+        "3651d",
+        None,
+        True,
+        [],
+        {},
+        -1,
+        10**400,
+        float("inf"),
+        float("nan"),
+        float("-inf"),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_what_is_no_duration_is_refused(written: object) -> None:
     """Wrong units, signs, other digits, non-finite and huge numbers: all refused in the same way."""
@@ -92,8 +112,25 @@ def test_a_size_is_its_bytes(written: object, size: int) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["", "GiB", "-1GiB", "1.5", "10XB", "9999999999TiB", "50%", None, True, [], {}]
-    + [-1, 1.5, 10**400, float("inf"), float("nan")],
+    [
+        "",
+        "GiB",
+        "-1GiB",
+        "1.5",
+        "10XB",
+        "9999999999TiB",
+        "50%",
+        None,
+        True,
+        [],
+        {},
+        -1,
+        1.5,
+        10**400,
+        float("inf"),
+        float("nan"),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_what_is_no_size_is_refused(written: object) -> None:
     """Bytes are whole numbers, and the kernel's own limit is the largest."""
@@ -116,10 +153,10 @@ def test_sizes_round_trip(size: int) -> None:
     assert size == parse_size(size) == parse_size(str(size))
 
 
-@given(st.integers(0, 2**23), st.sampled_from(["KiB", "MiB", "GiB", "TiB"]))
+@given(st.integers(0, 2**23 - 1), st.sampled_from(["KiB", "MiB", "GiB", "TiB"]))
 def test_a_size_with_a_unit_is_exact(count: int, unit: str) -> None:
     """Multiples of large units do not lose a byte."""
-    assert parse_size(f"{count}{unit}") == min(count * 1024 ** ("KMGT".index(unit[0]) + 1), SIZE_MAX)
+    assert parse_size(f"{count}{unit}") == count * 1024 ** ("KMGT".index(unit[0]) + 1)
 
 
 @pytest.mark.parametrize(

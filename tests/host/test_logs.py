@@ -8,35 +8,25 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.spec import WorkerId
 from supervisor.host.logs import LINE_MAX, TAIL_LINES, Lines, Outputs
 from supervisor.host.sink import Sink
+from tests.host import looping
+from tests.host.looping import Run, descriptors, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
     from typing import Any
 
-    Run = Callable[[Coroutine[Any, Any, None]], None]
+
+run = looping.run
+no_leaks = looping.no_leaks
 
 LLM = WorkerId("llm", 0)
 WEB = WorkerId("web", 3)
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Both loops."""
-
-    def runner(main: Coroutine[Any, Any, None]) -> None:
-        factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as loop:
-            loop.run(main)
-
-    return runner
 
 
 @pytest.fixture
@@ -46,30 +36,33 @@ def stderr(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _no_descriptor_leaks() -> Iterator[None]:
-    before = descriptors()
-    yield
-    assert before == descriptors()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for a condition, and fail when it does not come about."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 def open_sink(path: Path) -> Sink:
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         return Sink(fd)
     finally:
         os.close(fd)
+
+
+def start(command: str, fd: int) -> subprocess.Popen[bytes]:
+    """A real process that writes into *fd*, and alone has it."""
+    try:
+        return subprocess.Popen(["sh", "-c", command], stdout=fd, stderr=fd)
+    finally:
+        os.close(fd)
+
+
+def said(stderr: Path) -> bytes:
+    """What has reached the daemon's stderr."""
+    return stderr.read_bytes()
+
+
+def read(fd: int) -> bytes:
+    """What a non-blocking descriptor has now."""
+    try:
+        return os.read(fd, 1 << 20)
+    except BlockingIOError:
+        return b""
 
 
 class CountedOutputs(Outputs):
@@ -82,7 +75,7 @@ class CountedOutputs(Outputs):
         super()._turn(pipe)
 
 
-# ---- lines ------------------------------------------------------------------------------------------------------------
+# ---- lines ----------------------------------------------------------------------------------------------------------
 
 
 def test_lines_get_the_workers_name_in_front() -> None:
@@ -171,7 +164,7 @@ def test_lines_do_not_depend_on_how_the_text_arrives(chunks: list[bytes]) -> Non
     assert all(len(line) <= LINE_MAX + 6 for line in in_parts.split(b"\n"))
 
 
-# ---- outputs ----------------------------------------------------------------------------------------------------------
+# ---- outputs --------------------------------------------------------------------------------------------------------
 
 
 def test_output_of_processes_reaches_stderr_by_name(run: Run, stderr: Path) -> None:
@@ -182,11 +175,7 @@ def test_output_of_processes_reaches_stderr_by_name(run: Run, stderr: Path) -> N
         outputs = Outputs(asyncio.get_running_loop(), sink)
         processes = []
         for worker, word in ((LLM, "alpha"), (WEB, "beta")):
-            fd = outputs.open(worker, 7)
-            processes.append(
-                subprocess.Popen(["sh", "-c", f"echo {word}; echo err >&2; printf end"], stdout=fd, stderr=fd)
-            )
-            os.close(fd)
+            processes.append(start(f"echo {word}; echo err >&2; printf end", outputs.open(worker, 7)))
         for process in processes:
             process.wait()
 
@@ -197,9 +186,9 @@ def test_output_of_processes_reaches_stderr_by_name(run: Run, stderr: Path) -> N
 
     run(main())
 
-    said = stderr.read_text().splitlines()
-    assert [line for line in said if line.startswith("llm/0")] == ["llm/0 | alpha", "llm/0 | err", "llm/0 | end"]
-    assert [line for line in said if line.startswith("web/3")] == ["web/3 | beta", "web/3 | err", "web/3 | end"]
+    lines = stderr.read_text().splitlines()
+    assert [line for line in lines if line.startswith("llm/0")] == ["llm/0 | alpha", "llm/0 | err", "llm/0 | end"]
+    assert [line for line in lines if line.startswith("web/3")] == ["web/3 | beta", "web/3 | err", "web/3 | end"]
 
 
 def test_lines_are_written_while_the_worker_runs(run: Run, stderr: Path) -> None:
@@ -211,10 +200,10 @@ def test_lines_are_written_while_the_worker_runs(run: Run, stderr: Path) -> None
         fd = outputs.open(LLM, 1)
         os.write(fd, b"loading\n50")
 
-        await until(lambda: stderr.read_bytes() == b"llm/0 | loading\n")
+        await until(lambda: said(stderr) == b"llm/0 | loading\n")
 
         os.write(fd, b" %\n")
-        await until(lambda: stderr.read_bytes() == b"llm/0 | loading\nllm/0 | 50 %\n")
+        await until(lambda: said(stderr) == b"llm/0 | loading\nllm/0 | 50 %\n")
         os.close(fd)
         outputs.close(LLM, 1)
         sink.close()
@@ -256,7 +245,7 @@ def test_end_of_file_does_not_turn_the_loop(run: Run, stderr: Path) -> None:
         await asyncio.sleep(0.05)
 
         assert turns == outputs.turns <= 2
-        assert stderr.read_bytes() == b"llm/0 | bye\n"
+        assert said(stderr) == b"llm/0 | bye\n"
         assert outputs.drain(LLM, 1) == ("bye",)
         outputs.close(LLM, 1)
         sink.close()
@@ -314,18 +303,11 @@ def test_drain_of_a_pipe_that_is_filled_all_the_time_ends(run: Run, stderr: Path
     async def main() -> None:
         sink = open_sink(stderr)
         outputs = Outputs(asyncio.get_running_loop(), sink)
-        fd = outputs.open(LLM, 1)
-        with subprocess.Popen(["yes"], stdout=fd) as process:
-            os.close(fd)
-            assert len(outputs.drain(LLM, 1)) == TAIL_LINES or await_first(outputs)
+        with start("exec yes", outputs.open(LLM, 1)) as process:
+            await until(lambda: len(outputs.drain(LLM, 1)) == TAIL_LINES)
             outputs.close(LLM, 1)
             process.kill()
         sink.close()
-
-    def await_first(outputs: Outputs) -> bool:
-        while len(outputs.drain(LLM, 1)) < TAIL_LINES:
-            pass
-        return True
 
     run(main())
     assert stderr.stat().st_size < 16 << 20
@@ -362,11 +344,9 @@ def test_hundred_megabytes_leave_memory_flat(run: Run, letters: str) -> None:
         us = psutil.Process()
         before = us.memory_info().rss
         peak = 0
-        fd = outputs.open(LLM, 1)
         size = 100_000_000 if letters == "x" else 8_000_000
         command = f"head -c {size} /dev/zero | tr '\\0' '{letters}'"
-        with subprocess.Popen(["sh", "-c", command], stdout=fd) as process:
-            os.close(fd)
+        with start(command, outputs.open(LLM, 1)) as process:
 
             def is_over() -> bool:
                 nonlocal peak
@@ -394,20 +374,15 @@ def test_slow_reader_slows_the_worker_and_loses_nothing(run: Run) -> None:
         os.set_blocking(read_end, False)
         sink = Sink(write_end)
         outputs = Outputs(asyncio.get_running_loop(), sink)
-        fd = outputs.open(LLM, 1)
         count = 500_000
         lines = 0
-        with subprocess.Popen(["seq", str(count)], stdout=fd) as process:
-            os.close(fd)
+        with start(f"exec seq {count}", outputs.open(LLM, 1)) as process:
             was_congested = False
             async with asyncio.timeout(30):
                 while lines < count:
                     was_congested |= sink.is_congested
                     assert sink._queued <= 1 << 20
-                    try:
-                        lines += os.read(read_end, 65536).count(b"\n")
-                    except BlockingIOError:
-                        pass
+                    lines += read(read_end).count(b"\n")
                     await asyncio.sleep(0)
             assert process.wait() == 0
 
@@ -430,10 +405,8 @@ def test_stuck_stderr_blocks_neither_loop_nor_worker(run: Run) -> None:
         os.set_blocking(read_end, False)
         sink = Sink(write_end)
         outputs = CountedOutputs(asyncio.get_running_loop(), sink, stall_s=0.2)
-        fd = outputs.open(LLM, 1)
         count = 1_000_000
-        with subprocess.Popen(["seq", str(count)], stdout=fd) as process:
-            os.close(fd)
+        with start(f"exec seq {count}", outputs.open(LLM, 1)) as process:
             await until(lambda: bool(outputs._paused))
             turns = outputs.turns
             await asyncio.sleep(0.05)
@@ -446,15 +419,12 @@ def test_stuck_stderr_blocks_neither_loop_nor_worker(run: Run) -> None:
 
         got = b""
 
-        def read() -> bool:
+        def is_told() -> bool:
             nonlocal got
-            try:
-                got += os.read(read_end, 1 << 20)
-            except BlockingIOError:
-                pass
+            got += read(read_end)
             return b"lost" in got and got.endswith(b"\n")
 
-        await until(read)
+        await until(is_told)
         *lines, note = got.splitlines()
         assert [b"llm/0 | %d" % number for number in range(1, len(lines) + 1)] == lines
         assert b"gpu-supervisor | %d lines lost, nobody took them" % (count - len(lines)) == note
@@ -472,9 +442,7 @@ def test_stderr_that_breaks_lets_paused_workers_go_on(run: Run) -> None:
         read_end, write_end = os.pipe()
         sink = Sink(write_end)
         outputs = Outputs(asyncio.get_running_loop(), sink)
-        fd = outputs.open(LLM, 1)
-        with subprocess.Popen(["seq", "1000000"], stdout=fd) as process:
-            os.close(fd)
+        with start("exec seq 1000000", outputs.open(LLM, 1)) as process:
             await until(lambda: bool(outputs._paused))
 
             os.close(read_end)

@@ -1,57 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
+import select
 import socket
+import struct
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import pytest
-import uvloop
 
 from supervisor.core.message import BecameReady, BecameUnready, Event, Probe
 from supervisor.core.spec import WorkerId
 from supervisor.host.probes import TcpProbes, connection_fault, wait_for_slot_s
+from tests.host import looping
+from tests.host.looping import Run, descriptors, until
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-    from typing import Any
-
-    Run = Callable[[Coroutine[Any, Any, None]], None]
+run = looping.run
+no_leaks = looping.no_leaks
 
 LLM = WorkerId("llm", 0)
 WEB = WorkerId("web", 3)
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Both loops."""
-
-    def runner(main: Coroutine[Any, Any, None]) -> None:
-        factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as loop:
-            loop.run(main)
-
-    return runner
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_leaks() -> Iterator[None]:
-    before = descriptors()
-    yield
-    assert before == descriptors()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Wait for a condition, and fail when it does not come about."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def listen(port: int = 0, host: str = "127.0.0.1", backlog: int = 100) -> socket.socket:
@@ -146,21 +114,20 @@ def test_worker_that_flaps_is_unready_after_three_failures_and_ready_again(run: 
 
 
 def test_one_failure_among_successes_is_no_loss(run: Run) -> None:
-    """Failures count only in a row: two of them, then a success, say nothing."""
+    """Failures count only in a row: as many of them with successes between say nothing."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         events: list[Event] = []
-        probes = make_probes(events, watch_s=0.3)
+        probes = make_probes(events, watch_s=0.1)
         with listen() as listener:
             port = port_of(listener)
             probes.watch(order(port))
             await until(lambda: len(events) == 1)
-        for _ in range(2):
-            # Down for a bit more than one period, so for one or two attempts; up for a bit more than one.
-            await asyncio.sleep(wait_for_slot_s(str(LLM), 0.3, loop.time()) + 0.05)
-            with listen(port):
-                await asyncio.sleep(0.32)
+        for _ in range(3):
+            await asyncio.sleep(wait_for_slot_s(str(LLM), 0.1, loop.time()) + 0.03)  # Down for one attempt.
+            with listen(port) as listener:
+                await until(lambda up=listener: bool(select.select([up], [], [], 0)[0]))  # type: ignore[misc]
 
         assert [BecameReady(LLM, 1)] == events
         await probes.close()
@@ -269,6 +236,28 @@ def test_close_leaves_no_descriptor_and_no_task(run: Run) -> None:
             assert open_before == descriptors()
             assert {asyncio.current_task()} == asyncio.all_tasks()
         assert before == descriptors()
+
+    run(main())
+
+
+def test_server_that_throws_connections_away_is_ready(run: Run) -> None:
+    """A connection that was taken and reset at once was taken."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with listen() as listener:
+            listener.setblocking(False)
+
+            def throw_away() -> None:
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+            loop.add_reader(listener.fileno(), throw_away)
+            faults = [await connection_fault(loop, port_of(listener), 1.0) for _ in range(200)]
+            loop.remove_reader(listener.fileno())
+
+        assert {""} == set(faults)
 
     run(main())
 

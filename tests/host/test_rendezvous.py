@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ from supervisor.rendezvous import control_path, find_control, private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 SOMEBODY = os.getuid() or 12345
 
@@ -56,9 +56,14 @@ def kill(path: Path) -> Path:
 
 
 def place(
-    home: Path, *, explicit: str | None = None, instance: str | None = None, uid: int = 0, **environ: str
+    home: Path,
+    *,
+    explicit: str | None = None,
+    instance: str | None = None,
+    uid: int = 0,
+    environ: Mapping[str, str] | None = None,
 ) -> Path:
-    return control_path(explicit, instance, environ, uid, run=home / "run", tmp=home / "tmp")
+    return control_path(explicit, instance, environ or {}, uid, run=home / "run", tmp=home / "tmp")
 
 
 def find(
@@ -76,7 +81,7 @@ def test_roots_daemon_is_in_run(home: Path) -> None:
     """Root's socket is in /run, an instance's in a folder of its name, whatever the runtime directory."""
     xdg = str(home / "xdg")
 
-    assert home / "run/gpu-supervisor/control.sock" == place(home, XDG_RUNTIME_DIR=xdg)
+    assert home / "run/gpu-supervisor/control.sock" == place(home, environ={"XDG_RUNTIME_DIR": xdg})
     assert home / "run/gpu-supervisor/blue/control.sock" == place(home, instance="blue")
 
 
@@ -84,8 +89,10 @@ def test_users_daemon_is_in_the_runtime_directory(home: Path) -> None:
     """A user's socket is in XDG_RUNTIME_DIR."""
     xdg = str(home / "xdg")
 
-    assert home / "xdg/gpu-supervisor/control.sock" == place(home, uid=SOMEBODY, XDG_RUNTIME_DIR=xdg)
-    assert home / "xdg/gpu-supervisor/b/control.sock" == place(home, uid=SOMEBODY, instance="b", XDG_RUNTIME_DIR=xdg)
+    assert home / "xdg/gpu-supervisor/control.sock" == place(home, uid=SOMEBODY, environ={"XDG_RUNTIME_DIR": xdg})
+    assert home / "xdg/gpu-supervisor/b/control.sock" == place(
+        home, uid=SOMEBODY, instance="b", environ={"XDG_RUNTIME_DIR": xdg}
+    )
 
 
 @pytest.mark.parametrize("runtime", ["", "relative", "/nowhere/at/all", "other"])
@@ -94,7 +101,7 @@ def test_users_daemon_without_a_runtime_directory_of_his_is_in_tmp(home: Path, r
     runtime = str(home) if runtime == "other" else runtime
     uid = 4242
 
-    path = place(home, uid=uid, XDG_RUNTIME_DIR=runtime)
+    path = place(home, uid=uid, environ={"XDG_RUNTIME_DIR": runtime})
 
     assert home / "tmp/gpu-supervisor-4242/control.sock" == path
 
@@ -103,12 +110,12 @@ def test_named_sockets_come_first(home: Path) -> None:
     """The option beats the instance, and the instance the environment."""
     environ = {"GPU_SUPERVISOR_SOCKET": "/srv/env.sock"}
 
-    assert str(place(home, explicit="/srv/x/../opt.sock", instance="b", **environ)) == "/srv/opt.sock"
-    assert home / "run/gpu-supervisor/b/control.sock" == place(home, instance="b", **environ)
-    assert str(place(home, **environ)) == "/srv/env.sock"
+    assert str(place(home, explicit="/srv/x/../opt.sock", instance="b", environ=environ)) == "/srv/opt.sock"
+    assert home / "run/gpu-supervisor/b/control.sock" == place(home, instance="b", environ=environ)
+    assert str(place(home, environ=environ)) == "/srv/env.sock"
     assert str(find(home, environ=environ)) == "/srv/env.sock"
-    assert os.path.abspath("here.sock") == str(find(home, explicit="here.sock"))
-    assert home / "run/gpu-supervisor/control.sock" == place(home, GPU_SUPERVISOR_SOCKET="")
+    assert Path.cwd() / "here.sock" == find(home, explicit="here.sock")
+    assert home / "run/gpu-supervisor/control.sock" == place(home, environ={"GPU_SUPERVISOR_SOCKET": ""})
 
 
 @pytest.mark.parametrize("instance", ["", "..", "a/b", "-x", "ä", "x" * 64])

@@ -10,49 +10,20 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-import uvloop
 
 from supervisor.host.clock import Clock
-from supervisor.host.sink import Sink, _Polled
+from supervisor.host.sink import Sink, _Relay
+from tests.host import looping
+from tests.host.looping import Run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
-    from typing import Any
 
-    Run = Callable[[Coroutine[Any, Any, None]], None]
+
+run = looping.run
+no_leaks = looping.no_leaks
 
 KINDS = ("pipe", "socket", "terminal", "shared pipe", "shared terminal")
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Both loops, as libuv treats descriptors in its own way."""
-
-    def runner(main: Coroutine[Any, Any, None]) -> None:
-        factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as loop:
-            loop.run(main)
-
-    return runner
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_leaks() -> Iterator[None]:
-    before = descriptors()
-    yield
-    assert before == descriptors()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Wait for a condition, and fail when it does not come about."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def make_channel(kind: str) -> tuple[int, int]:
@@ -70,7 +41,7 @@ def make_sink(kind: str, write_end: int, limit: int = 1 << 20) -> Sink:
     if kind.startswith("shared"):  # Such as the terminal of another user: it cannot be opened anew.
         assert sink._channel is not None
         sink._channel.close()
-        sink._channel = _Polled(os.dup(write_end))
+        sink._channel = _Relay(os.dup(write_end))
     return sink
 
 
@@ -126,7 +97,7 @@ def test_sink_keeps_everything_in_order_for_a_reader_that_pauses(run: Run, kind:
         await until(lambda: len(reader.lines()) == len(lines))
 
         assert lines == reader.lines()
-        assert not sink.is_congested
+        assert sink._queued == 0
         reader.stop()
         sink.close()
         os.close(read_end)

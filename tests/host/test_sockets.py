@@ -14,10 +14,13 @@ import pytest
 from supervisor.errors import CannotError
 from supervisor.host.sockets import bind_control
 from supervisor.rendezvous import private_folder
+from tests.host import looping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+no_leaks = looping.no_leaks
 
 OTHER = """
 import signal, sys
@@ -32,13 +35,6 @@ signal.pause()
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "control.sock"
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_leaks() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert before == len(os.listdir("/proc/self/fd"))
 
 
 @contextmanager

@@ -1,0 +1,63 @@
+# A fresh Debian or Ubuntu with python3 (3.11 or newer), python3-venv and make is enough; the tests need a C compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FILE ?= configs/demo.yaml
+SEEDS ?= 2000
+
+.PHONY: help run test check lint types sim mutants bench docs clean
+
+help:  ## What there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/installed  ## Run configs/demo.yaml (or FILE=...) in the foreground
+	@exec $(BIN)/gpu-supervisor run $(FILE)
+
+test: $(VENV)/installed-test compiler  ## Every test
+	$(BIN)/python -m pytest
+
+check: lint types  ## Lint and types
+
+lint: $(VENV)/installed-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-check
+	$(BIN)/mypy
+
+sim: $(VENV)/installed-test  ## SEEDS lives of a daemon in the simulator
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+mutants: $(VENV)/installed-test  ## Faults planted in the core, each to be caught by the simulator
+	$(BIN)/python -m tests.mutants
+
+bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, and wake-ups at rest
+	$(BIN)/python benchmarks/restart.py
+
+docs: $(VENV)/installed  ## Bring the generated parts of the README up to date
+	$(BIN)/python docs/generate.py
+
+clean:  ## Remove what was installed
+	rm -rf $(VENV)
+
+.PHONY: compiler
+compiler:
+	@command -v cc >/dev/null || { echo 'cannot build the test double of libnvidia-ml: no C compiler' >&2; \
+		echo 'hint: apt-get install gcc libc6-dev' >&2; exit 1; }
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'cannot install: $(PYTHON) is older than 3.11' >&2; echo 'hint: make PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'hint: apt-get install python3-venv' >&2; exit 1; }
+
+$(VENV)/installed: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-check: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test,check]'
+	@touch $@ $(VENV)/installed-test $(VENV)/installed

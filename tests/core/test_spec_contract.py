@@ -1,0 +1,106 @@
+"""Every key that the contract names for the service file."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.core.spec import parse_spec
+from tests.core.spec_documents import Document, problem_of, problems_of
+
+# ---- every key of the contract ---------------------------------------------------------------------------------------
+
+SERVICE_KEYS: dict[str, object] = {
+    "command": "x",
+    "workers": 1,
+    "resources": {},
+    "on_no_gpu": "wait",
+    "sharing": "timeslice",
+    "placement": "pack",
+    "pin": "auto",
+    "numa": "any",
+    "env": {},
+    "env_file": ".env",
+    "working_dir": ".",
+    "user": "a",
+    "group": "a",
+    "umask": "022",
+    "limits": {},
+    "nice": 1,
+    "oom_score_adj": 1,
+    "port": 8000,
+    "listen": {},
+    "after": [],
+    "ready": {},
+    "alive": {},
+    "stop": {},
+    "restart": {},
+    "recycle": {},
+    "update": {},
+    "logs": "inherit",
+    "python": "a:b",
+    "preload": [],
+}
+SECTION_KEYS: dict[str, dict[str, object]] = {
+    "resources": {"gpu": 1, "gpus": [0], "gpu_memory": 1, "gpu_type": "x", "cpu": 1, "memory": 1},
+    "ready": {"http": "/", "tcp": True, "exec": [], "notify": True, "after": 1, "timeout": 5, "interval": 1},
+    "stop": {"signal": 15, "timeout": 1, "group": True, "exec": []},
+    "restart": {"policy": "always", "delay": 1, "max_delay": 2, "start_limit": 1, "limit": 1, "parole": 1}
+    | {"permanent_exit": []},
+}
+ENTRY_KEYS: dict[str, object] = {"gpu": 1, "gpus": [0], "gpu_memory": 1, "cpu": 1, "memory": 1, "env": {}, "port": 1}
+DAEMON_KEYS: dict[str, object] = {
+    "http": "x",
+    "http_token_file": "x",
+    "socket_group": "x",
+    "headroom": 0,
+    "start_parallel": 2,
+    "gpu_wait": 1,
+    "poll": 5,
+    "log_format": "json",
+    "exit_when_failed": False,
+}
+WORKING = (
+    {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart"}
+    | {"resources.gpu", "resources.gpus", "resources.gpu_memory"}
+    | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval", "stop.signal", "stop.timeout"}
+    | {f"restart.{key}" for key in SECTION_KEYS["restart"] if key != "parole"}
+    | {"workers.gpu", "workers.gpus", "workers.gpu_memory", "workers.env", "workers.port"}
+    | {"daemon.headroom", "daemon.gpu_wait", "daemon.log_format"}
+)
+
+
+def contract_keys() -> list[tuple[str, Document]]:
+    """Each key of the contract's section 1 in a file that is good but for it."""
+
+    def file(service: Document, **top: object) -> Document:
+        return {"services": {"a": {"command": "x", **service}}, **top}
+
+    cases = [(key, file({key: value})) for key, value in SERVICE_KEYS.items()]
+    for section, keys in SECTION_KEYS.items():
+        beside: dict[str, Document] = {"resources": {"gpu": 1}}
+        cases += [
+            (f"{section}.{key}", file({"port": 1, section: beside.get(section, {}) | {key: value}}))
+            for key, value in keys.items()
+        ]
+    cases += [(f"workers.{key}", file({"workers": [{"gpu": 1, key: value}]})) for key, value in ENTRY_KEYS.items()]
+    cases += [(f"daemon.{key}", file({}, daemon={key: value})) for key, value in DAEMON_KEYS.items()]
+    return cases
+
+
+@pytest.mark.parametrize(("key", "document"), contract_keys(), ids=[key for key, _ in contract_keys()])
+def test_a_key_of_the_contract_works_or_is_refused_by_name(key: str, document: Document) -> None:
+    """Never accepted and ignored, never unknown."""
+    if key in WORKING:
+        parse_spec(document, base_dir="/")
+        return
+
+    (problem,) = problems_of(document).values()
+
+    assert problem.message == f"{key.rpartition('.')[2]} is not supported yet"
+    assert problem.at_key
+
+
+@pytest.mark.parametrize("count", ["per_gpu", "fit"])
+def test_counts_of_the_contract_are_refused_by_name(count: str) -> None:
+    """They count devices, which this version does not."""
+    assert problem_of(workers=count)[1].message == f"{count} is not supported yet"

@@ -1,0 +1,208 @@
+"""GPUs that are short, busy, out of bounds, or whose driver is in trouble."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.e2e.conftest import StartDaemon
+from tests.e2e.harness import environment_of
+from tests.nvml.fake import FakeBox
+
+GIB = 1 << 30
+
+
+def service(more: str = "", *, workers: int = 1, gpu: str = "1") -> str:
+    return f"""
+services:
+  llm:
+    command: sleep 1000
+    workers: {workers}
+    resources: {{gpu: {gpu}}}
+    ready: {{after: 50ms}}
+    restart: {{delay: 50ms}}
+    {more}
+"""
+
+
+def test_without_a_gpu_a_worker_waits_and_says_why(start: StartDaemon):
+    """`wait` is the default: never silently the CPU."""
+    daemon = start(service())
+
+    workers = daemon.wait(lambda now: "needs 1 GPU" in now["llm/0"]["reason"], "a reason")
+
+    assert workers["llm/0"]["state"] == "pending"
+    assert daemon.status()["daemon"]["gpu"]["state"] == "absent"
+
+
+def test_a_written_policy_runs_it_on_the_cpu_with_one_warning(start: StartDaemon):
+    """`on_no_gpu: cpu`: -1, shown in status, warned about once for the service."""
+    daemon = start(service("on_no_gpu: cpu", workers=3))
+
+    workers = daemon.wait_states(llm="ready")
+
+    assert {worker["fallback"] for worker in workers.values()} == {"cpu"}
+    assert environment_of(workers["llm/0"]["pid"])["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert daemon.output.count("plan.degraded") == 1
+
+
+def test_a_worker_on_the_cpu_stays_there_over_a_reload(start: StartDaemon, tmp_path: Path):
+    """Only `restart` moves it to a GPU that has come."""
+    box = FakeBox(tmp_path / "none", gpus=0)
+    daemon = start(service("on_no_gpu: cpu"), box=box)
+    before = daemon.wait_states(llm="ready")
+
+    box.add()
+    assert daemon.cli("reload").returncode == 0
+
+    assert daemon.workers()["llm/0"]["pid"] == before["llm/0"]["pid"]
+    assert len(daemon.status()["devices"]) == 1
+
+
+def test_fail_is_asked_again_at_a_reload(start: StartDaemon, tmp_path: Path):
+    """`on_no_gpu: fail`: failed with the arithmetic, and up once there is a GPU."""
+    box = FakeBox(tmp_path / "none", gpus=0)
+    daemon = start(service("on_no_gpu: fail"), box=box)
+    failed = daemon.wait_states(llm="failed")
+    assert "needs 1 GPU" in failed["llm/0"]["reason"]
+
+    box.add()
+    assert daemon.cli("reload").returncode == 0
+
+    daemon.wait_states(llm="ready")
+
+
+def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: FakeBox):
+    """UUIDs in the daemon's own CUDA_VISIBLE_DEVICES, in their order; `--pool all` ignores them."""
+    pool = {"CUDA_VISIBLE_DEVICES": f"{box.uuids[3]},{box.uuids[1]}"}
+    daemon = start(service(workers=3), box=box, env=pool)
+    everything = start(service(workers=3), box=box, env=pool, arguments=("--pool", "all"))
+
+    workers = daemon.wait(lambda now: now["llm/1"]["state"] == "ready", "two of three")
+    free = everything.wait_states(llm="ready")
+
+    assert [environment_of(workers[f"llm/{index}"]["pid"])["CUDA_VISIBLE_DEVICES"] for index in range(2)] == ["3", "1"]
+    assert workers["llm/2"]["state"] == "pending"
+    assert [one["gpus"][0]["index"] for one in free.values()] == [0, 1, 2]
+
+
+def test_positions_in_an_unknown_order_are_refused_as_a_pool(start: StartDaemon, box: FakeBox):
+    """Integers mean a device only with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    refused = start(service(), box=box, env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    taken = start(service(), box=box, env={"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+
+    assert refused.process.wait(20) == 78
+    assert "PCI_BUS_ID" in refused.output
+    assert taken.wait_states(llm="ready")["llm/0"]["gpus"][0]["index"] == 2
+
+
+def test_explicit_lists_are_booked_for_everybody(start: StartDaemon, box: FakeBox):
+    """Several services share one ledger: who names its GPUs gets them, others go round."""
+    daemon = start(
+        f"""
+services:
+  first: {{command: sleep 1000, workers: 2, resources: {{gpu: 1}}, ready: {{after: 50ms}}}}
+  named:
+    command: sleep 1000
+    workers:
+      - {{gpus: [0]}}
+      - {{gpus: ["{box.uuids[2]}"]}}
+    ready: {{after: 50ms}}
+""",
+        box=box,
+    )
+
+    workers = daemon.wait_states(first="ready", named="ready")
+
+    assert {name: one["gpus"][0]["index"] for name, one in workers.items()} == {
+        "first/0": 1,
+        "first/1": 3,
+        "named/0": 0,
+        "named/1": 2,
+    }
+
+
+def test_a_start_waits_until_its_memory_is_there(start: StartDaemon, box: FakeBox):
+    """`gpu_memory` is a gate before every start: the reason says the numbers."""
+    for uuid in box.uuids:
+        box.change(uuid, used=70 * GIB)
+    daemon = start(service().replace("{gpu: 1}", "{gpu: 1, gpu_memory: 20GiB}"), box=box)
+    waiting = daemon.wait(lambda now: "20480 MiB" in now["llm/0"]["reason"], "the arithmetic")
+    assert waiting["llm/0"]["state"] == "pending"
+
+    for uuid in box.uuids:
+        box.change(uuid, used=0)
+
+    daemon.wait_states(llm="ready")
+
+
+def test_an_nvml_that_hangs_stops_nothing(start: StartDaemon, box: FakeBox):
+    """Workers go on and restart on their slices, the API answers, a reload comes back; new placements wait."""
+    daemon = start(service(workers=2), box=box)
+    before = daemon.wait_states(llm="ready")
+
+    box.hang("nvmlDeviceGetMemoryInfo_v2")
+    box.hang("nvmlDeviceGetMemoryInfo")
+    reload = daemon.reload(service(workers=3))
+    os.kill(before["llm/1"]["pid"], signal.SIGKILL)
+    after = daemon.wait(lambda now: now["llm/1"]["restarts"] == 1 and now["llm/1"]["state"] == "ready", "llm/1 is back")
+
+    assert reload.returncode == 0
+    assert after["llm/0"]["pid"] == before["llm/0"]["pid"]
+    assert after["llm/1"]["gpus"] == before["llm/1"]["gpus"]
+    assert after["llm/2"]["state"] == "pending"
+    assert daemon.status()["daemon"]["gpu"]["state"] == "unresponsive"
+    assert "nvmlDeviceGetMemoryInfo" in daemon.status()["daemon"]["gpu"]["detail"]
+
+    box.heal()
+    assert daemon.cli("reload").returncode == 0
+    daemon.wait_states(llm="ready")
+
+
+def test_each_answer_of_the_driver_has_its_state_and_the_daemon_goes_on(start: StartDaemon, box: FakeBox):
+    """The last good inventory stays in force whatever NVML says at the next reload."""
+    daemon = start(service(), box=box)
+    before = daemon.wait_states(llm="ready")
+    seen = {}
+
+    for code in (9, 4, 18, 999):
+        box.init_code(code)
+        assert daemon.cli("reload").returncode == 0
+        seen[code] = daemon.status()["daemon"]["gpu"]["state"]
+    box.heal()
+    box.crash("nvmlDeviceGetName")
+    assert daemon.cli("reload").returncode == 0
+    seen[0] = daemon.status()["daemon"]["gpu"]["state"]
+
+    assert seen == {9: "not_loaded", 4: "no_permission", 18: "mismatch", 999: "error", 0: "error"}
+    assert daemon.workers()["llm/0"]["pid"] == before["llm/0"]["pid"]
+    assert len(daemon.status()["devices"]) == 4
+
+
+def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, box: FakeBox):
+    """Within `gpu_wait` nobody falls back to the CPU; after it `on_no_gpu` is asked."""
+    box.init_code(9)
+    patient = start("daemon: {gpu_wait: 60s}" + service("on_no_gpu: cpu"), box=box)
+    hasty = start("daemon: {gpu_wait: 1s}" + service("on_no_gpu: cpu"), box=box)
+
+    assert hasty.wait_states(llm="ready")["llm/0"]["fallback"] == "cpu"
+    assert patient.workers()["llm/0"]["state"] == "pending"
+    box.heal()
+
+    assert patient.wait_states(llm="ready")["llm/0"]["fallback"] is None
+
+
+def test_plan_and_devices_need_no_daemon(start: StartDaemon, box: FakeBox, tmp_path: Path):
+    """`plan` says where everybody would go and why not; exit 3 when somebody has no place."""
+    daemon = start(service(), box=box)
+    assert daemon.stop() == 0
+    daemon.write(service(workers=5))
+
+    plan = daemon.cli("plan", str(daemon.file))
+    devices = daemon.cli("devices")
+
+    assert plan.returncode == 3
+    assert "needs 1 GPU, 0 of 4 are free" in plan.stdout
+    assert devices.returncode == 0
+    assert all(uuid in devices.stdout for uuid in box.uuids)

@@ -1,0 +1,173 @@
+"""What a person types, and what comes of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+from tests.e2e.conftest import StartDaemon
+from tests.e2e.harness import ROOT, wait_for
+from tests.nvml.fake import FakeBox
+
+ONE = "services: {web: {command: sleep 1000, ready: {after: 50ms}}}"
+
+
+def test_status_waits_until_everybody_is_ready(start: StartDaemon):
+    """`--wait ready` comes back when they are, with exit 0."""
+    daemon = start(ONE)
+    wait_for(daemon.status, "the socket answers")
+
+    done = daemon.cli("status", "--wait", "ready", "--timeout", "15s")
+
+    assert done.returncode == 0
+    assert "web/0" in done.stdout
+    assert "ready" in done.stdout
+
+
+def test_status_json_stands_alone_on_stdout(start: StartDaemon, box: FakeBox):
+    """Programs read stdout; the keys are those of the contract."""
+    daemon = start(ONE, box=box)
+    daemon.wait_states(web="ready")
+
+    done = daemon.cli("status", "--json")
+    status = json.loads(done.stdout)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert status["daemon"]["file"] == str(daemon.file)
+    assert status["daemon"]["gpu"]["state"] == "ok"
+    assert status["services"][0]["workers"][0]["env"]["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert len(status["devices"]) == 4
+
+
+def test_secrets_of_env_are_nowhere_in_status(start: StartDaemon):
+    """Only the contract's own variables are shown."""
+    daemon = start("services: {web: {command: sleep 1000, env: {TOKEN: hunter2}, ready: {after: 50ms}}}")
+    daemon.wait_states(web="ready")
+
+    assert "hunter2" not in json.dumps(daemon.status())
+
+
+def test_shutdown_and_no_daemon_have_their_exit_codes(start: StartDaemon):
+    """0 when it went, 4 when there is none."""
+    daemon = start(ONE)
+    daemon.wait_states(web="ready")
+
+    done = daemon.cli("shutdown")
+
+    assert done.returncode == 0
+    assert daemon.process.wait(10) == 0
+    gone = daemon.cli("status")
+    assert gone.returncode == 4
+    assert "hint:" in gone.stderr
+
+
+def test_a_second_daemon_on_the_socket_is_told_who_has_it(start: StartDaemon):
+    """Exit 75 with the pid of the first, which goes on."""
+    first = start(ONE)
+    first.wait_states(web="ready")
+
+    second = start(ONE, arguments=("--socket", str(first.socket)))
+
+    assert second.process.wait(20) == 75
+    assert str(first.pid) in second.output
+    assert first.wait_states(web="ready")["web/0"]["restarts"] == 0
+
+
+def test_a_stale_socket_is_taken_over(start: StartDaemon, tmp_path: Path):
+    """What a killed daemon left does not stop the next."""
+    path = tmp_path / "control.sock"
+    old = start(ONE, arguments=("--socket", str(path)))
+    old.socket = path
+    old.wait_states(web="ready")
+    old.process.kill()
+    old.process.wait()
+    assert path.exists()
+
+    new = start(ONE, arguments=("--socket", str(path)))
+    new.socket = path
+
+    new.wait_states(web="ready")
+    assert new.status()["daemon"]["pid"] == new.pid
+
+
+def test_a_bad_file_is_refused_with_every_problem(start: StartDaemon):
+    """78, one line each, a hint; never a traceback."""
+    daemon = start("services:\n  web:\n    comand: x\n    workers: -1\n")
+
+    assert daemon.process.wait(20) == 78
+    assert f"{daemon.file}:3:5:" in daemon.output
+    assert f"{daemon.file}:4:14:" in daemon.output
+    assert "Traceback" not in daemon.output
+
+
+def test_check_accepts_the_files_that_are_shipped(start: StartDaemon):
+    """`configs/*.yaml` are good."""
+    daemon = start(ONE)
+
+    for file in sorted((ROOT / "configs").glob("*.yaml")):
+        done = daemon.cli("check", str(file))
+        assert (done.returncode, done.stderr) == (0, ""), file
+
+
+def test_plan_against_a_running_daemon_shows_the_difference(start: StartDaemon, box: FakeBox):
+    """Keep, replace, start and stop, before anything is done."""
+    daemon = start(
+        "services: {a: {command: sleep 1000, resources: {gpu: 1}}, b: {command: sleep 1000}, c: {command: sleep 1000}}",
+        box=box,
+    )
+    daemon.wait_states(a="ready", b="ready", c="ready")
+    daemon.write(
+        "services: {a: {command: sleep 1000, workers: 2, resources: {gpu: 1}}, b: {command: sleep 2000}}",
+    )
+
+    plan = daemon.ask("/v1/plan")
+    done = daemon.cli("plan", str(daemon.file), "--json")
+
+    actions = {row["worker"]: row["action"] for row in plan["workers"]}
+    assert actions == {"a/0": "keep", "a/1": "start", "b/0": "replace", "c/0": "stop"}
+    assert json.loads(done.stdout)["workers"] == plan["workers"]
+
+
+def test_a_client_that_stalls_holds_up_nobody(start: StartDaemon):
+    """Half a request, and the next one is answered."""
+    daemon = start(ONE)
+    daemon.wait_states(web="ready")
+
+    with socket.socket(socket.AF_UNIX) as stalled:
+        stalled.connect(str(daemon.socket))
+        stalled.sendall(b"GET /v1/sta")
+        assert daemon.status()["daemon"]["state"] == "running"
+
+
+def test_signals_for_what_is_not_built_yet_end_nobody(start: StartDaemon):
+    """SIGUSR1 and SIGUSR2 are said to be ignored."""
+    daemon = start(ONE)
+    daemon.wait_states(web="ready")
+
+    daemon.send(signal.SIGUSR1)
+    daemon.send(signal.SIGUSR2)
+
+    wait_for(lambda: daemon.output.count("signal.ignored") == 2 or None, "two log lines")
+    assert daemon.worker("web/0")["restarts"] == 0
+
+
+def test_reload_wait_comes_back_when_everything_is_rolled_out(start: StartDaemon):
+    """0 when it went well, 3 when the new launch does not work and the others stayed."""
+    file = "services: {web: {command: COMMAND, workers: 2, ready: {after: 50ms}, restart: {start_limit: 1}}}"
+    daemon = start(file.replace("COMMAND", "sleep 1000"))
+    daemon.wait_states(web="ready")
+
+    daemon.write(file.replace("COMMAND", "sleep 2000"))
+    good = daemon.cli("reload", "--wait")
+    pids = {name: one["pid"] for name, one in daemon.workers().items()}
+    daemon.write(file.replace("COMMAND", "'false'"))
+    bad = daemon.cli("reload", "--wait")
+
+    assert good.returncode == 0
+    assert bad.returncode == 3
+    workers = daemon.workers()
+    assert workers["web/0"]["state"] == "failed"
+    assert (workers["web/1"]["state"], workers["web/1"]["pid"]) == ("ready", pids["web/1"])
+    assert "web/0 failed" in daemon.status()["daemon"]["reload"]["problems"][0]
