@@ -213,7 +213,8 @@ class Daemon:
             worker = fleet.workers.get(worker_id)
             self._deadlines.set(worker_id, worker.deadline if worker else None)
         self._deadlines.set(None, fleet.deadline)
-        for action in actions:
+        # A worker should not wait for the log line about its start.
+        for action in sorted(actions, key=_is_word):
             self._perform(action)
         if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
             self.face.notice()
@@ -310,6 +311,10 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._processes.close()
         self._outputs.close_all()
+
+
+def _is_word(action: Action) -> bool:
+    return isinstance(action, Report | Say)
 
 
 def _refuse_signal(number: signal.Signals) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.core.environment import Moment, render
+from supervisor.core.evolve import evolve
 from supervisor.core.gpus import shortage
 from supervisor.core.inventory import GpuState
 from supervisor.core.message import ReadInventory, Spawn
@@ -25,7 +24,7 @@ def admit(turn: Turn) -> None:
         if holders := _holders(turn, worker_id, launch):
             _make_way(turn, worker, holders)
         elif (wait := _wait_for_memory(turn, worker, launch)) is not None:
-            _wait(turn, worker, wait, look=True)
+            _wait(turn, worker, wait, look=turn.fleet.gpu.state is GpuState.OK)
         else:
             _start(turn, worker, launch)
 
@@ -69,11 +68,11 @@ def _wait_for_memory(turn: Turn, worker: Worker, launch: Launch) -> str | None:
 
 
 def _wait(turn: Turn, worker: Worker, reason: str, *, look: bool) -> None:
-    deadline = worker.deadline
+    deadline = worker.deadline if look else None
     if look and (deadline is None or deadline <= turn.now):
         deadline = turn.now + LOOK_S
     if (worker.reason, worker.deadline) != (reason, deadline):
-        turn.change(replace(worker, reason=reason, deadline=deadline))
+        turn.change(evolve(worker, reason=reason, deadline=deadline))
 
 
 def _start(turn: Turn, worker: Worker, launch: Launch) -> None:

@@ -4,47 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from supervisor.core.names import expand_names
+from supervisor.core.names import TABLE_NAMES, expand_names, is_inherited, names_in
 from supervisor.core.spec import amount_bytes
 
 if TYPE_CHECKING:
     from supervisor.core.inventory import Device
     from supervisor.core.plan import Launch
     from supervisor.core.spec import WorkerId
-
-# Words to the daemon itself, or of the launcher that started it: wrong for every worker.
-NOT_INHERITED = frozenset(
-    {
-        "INVOCATION_ID",
-        "JOURNAL_STREAM",
-        "LISTEN_FDNAMES",
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LOCAL_RANK",
-        "NOTIFY_SOCKET",
-        "RANK",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-        "WORLD_SIZE",
-    }
-)
-
-# One variable decides which GPUs a process sees. ROCm applies two of them one after the other, and a container
-# runtime's NVIDIA_VISIBLE_DEVICES means nothing inside, so everything that is not set here is removed.
-VISIBILITY = frozenset(
-    {
-        "CUDA_DEVICE_ORDER",
-        "CUDA_VISIBLE_DEVICES",
-        "GPU_DEVICE_ORDINAL",
-        "HIP_VISIBLE_DEVICES",
-        "NVIDIA_VISIBLE_DEVICES",
-        "ONEAPI_DEVICE_SELECTOR",
-        "ROCR_VISIBLE_DEVICES",
-        "ZE_AFFINITY_MASK",
-    }
-)
 
 MIB = 1024 * 1024
 
@@ -57,10 +26,16 @@ class Host:
     Args:
         environ: The daemon's environment.
         vendors: Other GPU vendors whose stack is installed: ``amd``.
+        inherited: What of the environment a worker finds.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     vendors: frozenset[str] = frozenset()
+    inherited: Mapping[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        inherited = {name: value for name, value in self.environ.items() if is_inherited(name)}
+        object.__setattr__(self, "inherited", MappingProxyType(inherited))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +76,8 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
         moment: Everything about it that may differ at the next start.
         host: The daemon's surroundings.
     """
-    inherited = {
-        name: value for name, value in host.environ.items() if name not in NOT_INHERITED and name not in VISIBILITY
-    }
     table = {**_gpu_row(launch, moment, host), **_worker_rows(launch, moment), **_port_row(launch)}
-    names = _resolve(dict(launch.recipe.env), {"PYTHONUNBUFFERED": "1", **inherited, **table})
+    names = _resolve(dict(launch.recipe.env), {"PYTHONUNBUFFERED": "1", **host.inherited, **table})
     return Rendered(
         argv=tuple(expand_names(word, names) for word in launch.recipe.command),
         env=names,
@@ -115,8 +87,7 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
 
 def device_env(env: Mapping[str, str]) -> dict[str, str]:
     """The part of a worker's environment that may be shown: the contract's table, without anybody's secrets."""
-    shown = VISIBILITY | {"PORT", "SERVICE_NAME", "PYTHONUNBUFFERED"}
-    return {name: env[name] for name in sorted(env) if name in shown or name.split("_")[0] == "WORKER"}
+    return {name: env[name] for name in sorted(env) if name in TABLE_NAMES or name == "CUDA_DEVICE_ORDER"}
 
 
 def _gpu_row(launch: Launch, moment: Moment, host: Host) -> dict[str, str]:
@@ -170,19 +141,18 @@ def _resolve(own: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
     so that ``PATH: /opt/bin:$(PATH)`` means what it says.
     """
     done = dict(base)
-    resolving: set[str] = set()
-    finished: set[str] = set()
-
-    def resolve(name: str) -> None:
-        resolving.add(name)
-        for other in own:
-            if other not in finished and other not in resolving and f"$({other})" in own[name]:
-                resolve(other)
-        resolving.discard(name)
-        finished.add(name)
-        done[name] = expand_names(own[name], done)
-
-    for name in own:
-        if name not in finished:
-            resolve(name)
+    open_ones = set(own)
+    for first in own:
+        # A walk with a stack of its own: a chain of thousands must not exhaust Python's.
+        way = [first] if first in open_ones else []
+        open_ones.discard(first)
+        while way:
+            name = way[-1]
+            inner = [one for one in names_in(own[name]) if one in open_ones]
+            if inner:
+                way.append(inner[0])
+                open_ones.discard(inner[0])
+            else:
+                done[name] = expand_names(own[name], done)
+                way.pop()
     return done

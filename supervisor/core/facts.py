@@ -7,8 +7,8 @@ A worker and an event in; the worker after it, and what is to be done, out.
 from __future__ import annotations
 
 import signal as signals
-from dataclasses import replace
 
+from supervisor.core.evolve import evolve
 from supervisor.core.message import (
     BecameReady,
     BecameUnready,
@@ -28,6 +28,7 @@ from supervisor.core.message import (
 )
 from supervisor.core.moves import LOOK_S, Step, enter, follow, to_killing, to_pending, to_releasing, to_stopping
 from supervisor.core.restart import GiveUp, RestartAt, Run, decide_restart, is_healthy
+from supervisor.core.spec import Ready
 from supervisor.core.worker import Admitted, DeadlinePassed, KillAsked, MemoryBack, Worker
 
 CRASH_GRACE_S = 5.0
@@ -53,7 +54,7 @@ REFUSED_ERRNOS = frozenset({0, 11, 12, 23, 24})
 
 def start(worker: Worker, event: Admitted, now: float) -> Step:
     """Admitted: it is on its way from now on."""
-    started = replace(
+    started = evolve(
         worker,
         held=worker.target,
         incarnation=event.incarnation,
@@ -66,15 +67,15 @@ def start(worker: Worker, event: Admitted, now: float) -> Step:
         pid=None,
     )
     # The clock runs from here, so that a spawn that hangs is bounded too.
-    return enter(started, State.STARTING, now, deadline=now + worker.policy.ready.timeout_s), ()
+    return enter(started, State.STARTING, now, deadline=now + _ready_of(started).timeout_s), ()
 
 
 def spawned(worker: Worker, event: Spawned, now: float) -> Step:
     """The process runs: look for its readiness."""
-    ready = worker.policy.ready
-    running = replace(worker, pid=event.pid, spawned_at=now)
+    ready = _ready_of(worker)
+    running = evolve(worker, pid=event.pid, spawned_at=now)
     if ready.kind == "after":
-        return replace(running, deadline=now + ready.after_s), ()
+        return evolve(running, deadline=now + ready.after_s), ()
     assert worker.held is not None
     port = worker.held.wanted.recipe.port
     assert port is not None, "the spec refuses a tcp probe without a port"
@@ -84,32 +85,32 @@ def spawned(worker: Worker, event: Spawned, now: float) -> Step:
 def spawned_too_late(worker: Worker, event: Spawned, now: float) -> Step:
     """A stop that came before the process did is sent now."""
     stop = Signal(worker.id, worker.incarnation, worker.policy.stop.signal, "main")
-    return replace(worker, pid=event.pid, spawned_at=now), (stop,)
+    return evolve(worker, pid=event.pid, spawned_at=now), (stop,)
 
 
 def spawned_while_killing(worker: Worker, event: Spawned, now: float) -> Step:
     """The kill is behind the spawn in the shim's queue."""
-    return replace(worker, pid=event.pid, spawned_at=now), ()
+    return evolve(worker, pid=event.pid, spawned_at=now), ()
 
 
 def spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
     """No process came of it: permanent, refused by the machine, or a failure like any other."""
     record = ExitRecord(code=None, signal=None, cause=Cause.SPAWN, detail=event.detail, at=now)
-    worker = replace(worker, last_exit=record, pid=None)
+    worker = evolve(worker, last_exit=record, pid=None)
     if worker.cause is not None and worker.cause is not Cause.START_TIMEOUT:
         return follow(worker, now)
     if event.errno in PERMANENT_ERRNOS:
-        return follow(replace(worker, verdict=GiveUp(event.detail)), now)
+        return follow(evolve(worker, verdict=GiveUp(event.detail)), now)
     if event.errno in REFUSED_ERRNOS:
-        return follow(replace(worker, verdict=RestartAt(now + SPAWN_RETRY_S)), now)
+        return follow(evolve(worker, verdict=RestartAt(now + SPAWN_RETRY_S)), now)
     return follow(_charged(worker, Run(code=None, failed_to_start=True), now), now)
 
 
 def became_ready(worker: Worker, _event: BecameReady | DeadlinePassed, now: float) -> Step:
     """Ready, by its probe or by having lived long enough."""
     took = now - (worker.spawned_at if worker.spawned_at is not None else now)
-    history = worker.history if worker.was_ready else replace(worker.history, time_to_ready_s=took)
-    after = replace(enter(worker, State.READY, now), ready_at=now, was_ready=True, history=history)
+    history = worker.history if worker.was_ready else evolve(worker.history, time_to_ready_s=took)
+    after = evolve(enter(worker, State.READY, now), ready_at=now, was_ready=True, history=history)
     return after, ()
 
 
@@ -117,12 +118,18 @@ def became_unready(worker: Worker, event: BecameUnready, now: float) -> Step:
     """Readiness lost makes `unready`, never a restart."""
     healthy = worker.was_healthy or _is_healthy(worker, now)
     after = enter(worker, State.UNREADY, now, reason=event.detail)
-    return replace(after, was_healthy=healthy, ready_at=None), ()
+    return evolve(after, was_healthy=healthy, ready_at=None), ()
+
+
+def _ready_of(worker: Worker) -> Ready:
+    """How this process gets ready: as it was started with, since its port and its probe are."""
+    assert worker.held is not None
+    return worker.held.wanted.policy.ready
 
 
 def _is_healthy(worker: Worker, now: float) -> bool:
     """Contract, Restarts: with `after` as the only probe, readiness says nothing, so a long life must do."""
-    ready = worker.policy.ready
+    ready = _ready_of(worker)
     if ready.kind == "after":
         return worker.spawned_at is not None and now - worker.spawned_at >= ready.timeout_s
     return worker.ready_at is not None and is_healthy(now - worker.ready_at, worker.history.time_to_ready_s or 0.0)
@@ -132,7 +139,7 @@ def _charged(worker: Worker, run: Run, now: float) -> Worker:
     verdict, history = decide_restart(
         worker.policy.restart, worker.history, run, worker=worker.id, incarnation=worker.incarnation, now=now
     )
-    return replace(worker, verdict=verdict, history=history)
+    return evolve(worker, verdict=verdict, history=history)
 
 
 def exited(worker: Worker, event: Exited, now: float) -> Step:
@@ -186,7 +193,7 @@ def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
         at=now,
         tail=event.tail,
     )
-    return replace(worker, last_exit=record, pid=None)
+    return evolve(worker, last_exit=record, pid=None)
 
 
 def _signal_name(number: int) -> str:
@@ -206,12 +213,12 @@ def shim_lost(worker: Worker, _event: ShimLost, now: float) -> Step:
     lost = ExitRecord(code=None, signal=None, cause=Cause.LOST, detail="its shim was killed", at=now)
     after = to_killing(worker, now, deadline=now + KILL_REPORT_S, reason=lost.detail)
     verdict = worker.verdict or RestartAt(now)
-    return replace(after, pid=None, last_exit=lost, verdict=verdict, killed=True), ()
+    return evolve(after, pid=None, last_exit=lost, verdict=verdict, killed=True), ()
 
 
 def shim_lost_while_killing(worker: Worker, _event: ShimLost, now: float) -> Step:
     """What it was doing the keeper does now."""
-    return replace(worker, pid=None, killed=True), ()
+    return evolve(worker, pid=None, killed=True), ()
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
@@ -219,10 +226,10 @@ def shim_lost_while_killing(worker: Worker, _event: ShimLost, now: float) -> Ste
 
 def start_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
     """Not ready in time; or, with `after`, long enough alive."""
-    ready = worker.policy.ready
+    ready = _ready_of(worker)
     if ready.kind == "after" and worker.spawned_at is not None:
         return became_ready(worker, event, now)
-    reason = f"not ready within {ready.timeout_s:g} s" if worker.spawned_at else "its start hangs"
+    reason = f"not ready within {ready.timeout_s:g} s" if worker.spawned_at is not None else "its start hangs"
     return to_stopping(worker, now, Cause.START_TIMEOUT, reason)
 
 
@@ -236,7 +243,7 @@ def kill(worker: Worker, _event: KillAsked, now: float) -> Step:
     reason = worker.reason if worker.state is State.KILLING else "did not end in time, SIGKILL"
     after = to_killing(worker, now, deadline=now + KILL_REPORT_S, reason=reason)
     since = worker.since if worker.state is State.KILLING else now
-    return replace(after, since=since, killed=True), (KillTree(worker.id, worker.incarnation),)
+    return evolve(after, since=since, killed=True), (KillTree(worker.id, worker.incarnation),)
 
 
 def kill_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
@@ -244,13 +251,13 @@ def kill_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
     if not worker.killed:
         return kill(worker, KillAsked(), now)
     hangs = f"still not gone after {now - worker.since:.0f} s in spite of SIGKILL: it hangs in the kernel"
-    after, actions = kill(replace(worker, reason=hangs), KillAsked(), now)
+    after, actions = kill(evolve(worker, reason=hangs), KillAsked(), now)
     return after, (*actions, Say("worker.unkillable", {"worker": str(worker.id), "reason": hangs}, is_warning=True))
 
 
 def look_at_memory(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
     """In pending: memory that is only busy is asked for again."""
-    return replace(worker, deadline=now + LOOK_S), (ReadInventory(),)
+    return evolve(worker, deadline=now + LOOK_S), (ReadInventory(),)
 
 
 def release_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
@@ -263,9 +270,10 @@ def release_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step
             Say("worker.dirty", {"worker": str(worker.id), "waited_s": round(waited, 1)}, is_warning=True),
         )
     actions = (ReadInventory(),)
-    if RELEASE_WARN_S <= waited < RELEASE_WARN_S + LOOK_S:
+    last_look = worker.since if worker.deadline is None else worker.deadline - LOOK_S
+    if last_look - worker.since < RELEASE_WARN_S <= waited:
         actions += (Say("worker.releasing", {"worker": str(worker.id), "waited_s": round(waited, 1)}, is_warning=True),)
-    return replace(worker, deadline=now + LOOK_S), actions
+    return evolve(worker, deadline=now + LOOK_S), actions
 
 
 def memory_back(worker: Worker, _event: MemoryBack, now: float) -> Step:

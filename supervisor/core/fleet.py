@@ -129,7 +129,8 @@ def _shut_down(turn: Turn) -> None:
     if turn.fleet.state is DaemonState.STOPPING:
         for worker_id in list(turn.workers):
             turn.tell(worker_id, KillAsked())
-        turn.set(deadline=min(turn.fleet.deadline or turn.now, turn.now) + STOP_MARGIN_S)
+        if turn.fleet.deadline is not None:
+            turn.set(deadline=min(turn.fleet.deadline, turn.now + STOP_MARGIN_S))
         return
     rescale.abandon(turn)
     graces = [worker.policy.stop.timeout_s for worker in turn.workers.values() if worker.state in LIVING]

@@ -29,7 +29,7 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
         turn.set(asked=None)
     _note_state(turn, event.reading)
     inventory, trusted = _judge(turn.fleet, event, turn.now)
-    turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading))
+    turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading, trusted=trusted))
     if inventory is not None and before.pool is None and before.pool_tokens is not None and inventory.devices:
         turn.set(pool=resolve_pool(before.pool_tokens, inventory.devices))
     if _identities(before.inventory) != _identities(inventory) or trusted != before.trusted:
@@ -39,7 +39,7 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
     if before.ask_again:
         turn.set(ask_again=False)
         turn.do(ReadInventory())
-    _schedule(turn)
+    schedule_retry(turn)
     for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
         if is_memory_back(turn.fleet, worker):
             turn.tell(worker.id, MemoryBack())
@@ -206,11 +206,13 @@ def _gpu_wait_s(fleet: Fleet) -> float:
     return fleet.spec.daemon.gpu_wait if fleet.spec else 30.0
 
 
-def _failures(fleet: Fleet, reading: Reading) -> int:
-    return 0 if reading.state in {GpuState.OK, GpuState.ABSENT} else fleet.failures + 1
+def _failures(fleet: Fleet, reading: Reading, *, trusted: bool) -> int:
+    """A library that was there and is not any more is trouble too."""
+    is_known = reading.state is GpuState.OK or (reading.state is GpuState.ABSENT and trusted)
+    return 0 if is_known else fleet.failures + 1
 
 
-def _schedule(turn: Turn) -> None:
+def schedule_retry(turn: Turn) -> None:
     """Ask a driver in trouble again, while somebody in the file wants a GPU."""
     fleet = turn.fleet
     if fleet.state is DaemonState.STOPPING:

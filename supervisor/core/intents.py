@@ -6,8 +6,7 @@ In a worker that is going down an intent changes only what follows, and the last
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from supervisor.core.evolve import evolve
 from supervisor.core.message import Cause, State
 from supervisor.core.moves import Step, renewed, to_pending, to_stopped, to_stopping
 from supervisor.core.worker import Relaunched, StartAsked, StopAsked, Unwanted, Wanted, Worker
@@ -18,30 +17,30 @@ def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
     old = worker.target.launch if worker.target else None
     if event.placement.launch == old and not event.placement.refused:
         reason = worker.reason if old is not None else event.placement.reason
-        return replace(worker, target=event.placement, reason=reason), ()
-    after, actions = to_pending(replace(worker, target=event.placement), now)
+        return evolve(worker, target=event.placement, reason=reason), ()
+    after, actions = to_pending(evolve(worker, target=event.placement), now)
     assert after is not None
-    return replace(after, since=worker.since if after.state is State.PENDING else now), actions
+    return evolve(after, since=worker.since if after.state is State.PENDING else now), actions
 
 
 def retarget(worker: Worker, event: Wanted, _now: float) -> Step:
     """A living worker only learns what is wanted; whether and when it is replaced is the fleet's word."""
-    return replace(worker, target=event.placement), ()
+    return evolve(worker, target=event.placement), ()
 
 
 def retarget_going(worker: Worker, event: Wanted, _now: float) -> Step:
     """A worker that goes down comes back with what is wanted now; another launch clears its counts."""
     held = worker.held.launch if worker.held else None
     changed = worker.target is None or event.placement.launch != held
-    return replace(worker, target=event.placement, relaunch=worker.relaunch or changed), ()
+    return evolve(worker, target=event.placement, relaunch=worker.relaunch or changed), ()
 
 
 def retarget_waiting(worker: Worker, event: Wanted, now: float) -> Step:
     """In backoff a changed launch starts at once, with clean counts."""
     assert worker.target is not None
     if event.placement.launch == worker.target.launch:
-        return replace(worker, target=event.placement), ()
-    return to_pending(renewed(replace(worker, target=event.placement)), now)
+        return evolve(worker, target=event.placement), ()
+    return to_pending(renewed(evolve(worker, target=event.placement)), now)
 
 
 def retarget_ended(worker: Worker, event: Wanted, now: float) -> Step:
@@ -50,15 +49,15 @@ def retarget_ended(worker: Worker, event: Wanted, now: float) -> Step:
     old, new = worker.target, event.placement
     same = (old.wanted.recipe, old.wanted.request) == (new.wanted.recipe, new.wanted.request)
     if same and not old.refused:
-        return replace(worker, target=replace(new, launch=None)), ()
+        return evolve(worker, target=evolve(new, launch=None)), ()
     if new.refused and worker.state is State.FAILED:
-        return replace(worker, target=new, reason=new.reason), ()
-    return to_pending(renewed(replace(worker, target=new)), now)
+        return evolve(worker, target=new, reason=new.reason), ()
+    return to_pending(renewed(evolve(worker, target=new)), now)
 
 
 def retarget_stopped(worker: Worker, event: Wanted, _now: float) -> Step:
     """Held down, it only learns what it would be."""
-    return replace(worker, target=replace(event.placement, launch=None, refused=False)), ()
+    return evolve(worker, target=evolve(event.placement, launch=None, refused=False)), ()
 
 
 def forget(_worker: Worker, _event: Unwanted, _now: float) -> Step:
@@ -70,47 +69,47 @@ def stop_unwanted(worker: Worker, _event: Unwanted, now: float) -> Step:
     """The plan has no such index any more."""
     after, actions = to_stopping(worker, now, Cause.OPERATOR, "not wanted any more")
     assert after is not None
-    return replace(after, target=None), actions
+    return evolve(after, target=None), actions
 
 
 def unwant(worker: Worker, _event: Unwanted, _now: float) -> Step:
     """What follows its end is nothing."""
-    return replace(worker, target=None, relaunch=False), ()
+    return evolve(worker, target=None, relaunch=False), ()
 
 
 def stop_outdated(worker: Worker, _event: Relaunched, now: float) -> Step:
     """It goes down in order to come back with its new launch."""
     after, actions = to_stopping(worker, now, Cause.ROLLOUT, "making way for its new launch")
     assert after is not None
-    return replace(after, relaunch=True), actions
+    return evolve(after, relaunch=True), actions
 
 
 def mark_relaunch(worker: Worker, _event: Relaunched, _now: float) -> Step:
     """It is going down already."""
-    return replace(worker, relaunch=worker.target is not None), ()
+    return evolve(worker, relaunch=worker.target is not None), ()
 
 
 def stop_for_operator(worker: Worker, _event: StopAsked, now: float) -> Step:
     """Stopped until it is started."""
-    return to_stopping(replace(worker, down=True), now, Cause.OPERATOR, "stopped by the operator")
+    return to_stopping(evolve(worker, down=True), now, Cause.OPERATOR, "stopped by the operator")
 
 
 def hold(worker: Worker, _event: StopAsked, _now: float) -> Step:
     """What follows its end is `stopped`."""
-    return replace(worker, down=True), ()
+    return evolve(worker, down=True), ()
 
 
 def park(worker: Worker, _event: StopAsked, now: float) -> Step:
     """It has no process: `stopped` at once."""
-    return to_stopped(replace(worker, down=True), now)
+    return to_stopped(evolve(worker, down=True), now)
 
 
 def start_again(worker: Worker, _event: StartAsked, now: float) -> Step:
     """Up again, with clean counts."""
     assert worker.target is not None
     # Whether there is a GPU for it now is asked again.
-    target = replace(worker.target, refused=False)
-    return to_pending(renewed(replace(worker, target=target, down=False)), now)
+    target = evolve(worker.target, refused=False)
+    return to_pending(renewed(evolve(worker, target=target, down=False)), now)
 
 
 def clear_counts(worker: Worker, _event: StartAsked, _now: float) -> Step:
@@ -120,4 +119,4 @@ def clear_counts(worker: Worker, _event: StartAsked, _now: float) -> Step:
 
 def come_back(worker: Worker, _event: StartAsked, _now: float) -> Step:
     """What follows its end is a start."""
-    return replace(worker, down=False, relaunch=worker.target is not None), ()
+    return evolve(worker, down=False, relaunch=worker.target is not None), ()

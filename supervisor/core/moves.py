@@ -6,8 +6,7 @@ Used by the cells of the state table (`facts`, `intents`); a fleet uses `new_wor
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from supervisor.core.evolve import evolve
 from supervisor.core.message import Action, Cause, ReadInventory, Signal, State
 from supervisor.core.plan import Placement
 from supervisor.core.restart import Done, GiveUp, History, RestartAt
@@ -24,19 +23,19 @@ Step = tuple[Worker | None, tuple[Action, ...]]
 def new_worker(worker: WorkerId, placement: Placement, now: float, *, down: bool = False) -> Worker:
     """A worker that the plan wants for the first time."""
     born = Worker(worker, State.PENDING, now, down=down)
-    after, _ = (to_stopped if down else to_pending)(replace(born, target=placement), now)
+    after, _ = (to_stopped if down else to_pending)(evolve(born, target=placement), now)
     assert after is not None
     return after
 
 
 def enter(worker: Worker, state: State, now: float, *, deadline: float | None = None, reason: str = "") -> Worker:
     """In a new state, with a new deadline and reason."""
-    return replace(worker, state=state, since=now, deadline=deadline, reason=reason)
+    return evolve(worker, state=state, since=now, deadline=deadline, reason=reason)
 
 
 def to_pending(worker: Worker, now: float) -> Step:
     """Wait for admission, unless the plan says that there is no use."""
-    worker = replace(
+    worker = evolve(
         worker, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False, spawned_at=None
     )
     assert worker.target is not None
@@ -53,13 +52,13 @@ def to_stopped(worker: Worker, now: float) -> Step:
 def freed(worker: Worker) -> Worker:
     """Without a slice, held or reserved: others may have it."""
     assert worker.target is not None
-    target = replace(worker.target, launch=None)
-    return replace(worker, target=target, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False)
+    target = evolve(worker.target, launch=None)
+    return evolve(worker, target=target, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False)
 
 
 def renewed(worker: Worker) -> Worker:
     """With clean counts."""
-    return replace(worker, history=History(time_to_ready_s=worker.history.time_to_ready_s))
+    return evolve(worker, history=History(time_to_ready_s=worker.history.time_to_ready_s))
 
 
 def follow(worker: Worker, now: float) -> Step:
@@ -73,7 +72,7 @@ def follow(worker: Worker, now: float) -> Step:
     match worker.verdict:
         case RestartAt(at) if at > now:
             reason = _last_words(worker)
-            waiting = replace(worker, held=None, pid=None, killed=False, cause=None)
+            waiting = evolve(worker, held=None, pid=None, killed=False, cause=None)
             return enter(waiting, State.BACKOFF, now, deadline=at, reason=reason), ()
         case GiveUp(reason):
             return enter(freed(worker), State.FAILED, now, reason=reason), ()
@@ -94,7 +93,7 @@ def _last_words(worker: Worker) -> str:
 
 def to_releasing(worker: Worker, now: float) -> Step:
     """The tree is gone: wait for its memory where there is a declared amount to wait for."""
-    worker = replace(worker, pid=None)
+    worker = evolve(worker, pid=None)
     if not worker.occupied or worker.held is None or worker.held.wanted.request.gpu_memory is None:
         return follow(worker, now)
     reason = "waiting for the memory of its ended process to come back"
@@ -106,7 +105,7 @@ def to_stopping(worker: Worker, now: float, cause: Cause, reason: str) -> Step:
     stop = worker.policy.stop
     after = enter(worker, State.STOPPING, now, deadline=now + stop.timeout_s, reason=reason)
     actions = () if worker.pid is None else (Signal(worker.id, worker.incarnation, stop.signal, "main"),)
-    return replace(after, cause=cause), actions
+    return evolve(after, cause=cause), actions
 
 
 def to_killing(worker: Worker, now: float, *, deadline: float, reason: str) -> Worker:

@@ -79,11 +79,11 @@ def is_inherited(name: str) -> bool:
     """
     Whether a worker finds this variable of the daemon's own environment.
 
-    Not what belongs to the daemon's own life (its notify socket, its journal, its rank), and no vendor's GPUs.
+    Not what belongs to the daemon's own life (its notify socket, its journal, its rank), no vendor's GPUs, and not
+    what a supervisor above this one said to it as a worker.
     """
-    return name not in _NOT_INHERITED | VENDOR_NAMES | {"CUDA_DEVICE_ORDER"} and not name.startswith(
-        ("WATCHDOG_", "LISTEN_")
-    )
+    own = _NOT_INHERITED | VENDOR_NAMES | _WORKER_NAMES | {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
+    return name not in own and not name.startswith(("WATCHDOG_", "LISTEN_"))
 
 
 def reserved_hint(name: str) -> str:

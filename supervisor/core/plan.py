@@ -32,7 +32,7 @@ class Launch:
     slice: Slice = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Placement:
     """
     What the plan has for one worker.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 
-from supervisor.core.gpus import make_supply
+from supervisor.core.evolve import evolve
+from supervisor.core.gpus import make_supply, schedule_retry
 from supervisor.core.message import FinishReload, ReadInventory, ReadSpec, Say, SpecLoaded, State
 from supervisor.core.moves import new_worker
 from supervisor.core.plan import Current, Placement, make_plan
@@ -28,7 +28,7 @@ def request(turn: Turn) -> None:
     if fleet.state is DaemonState.STOPPING:
         turn.do(FinishReload(ok=False, problems=("the daemon is stopping",)))
     elif fleet.reload is not None:
-        turn.set(reload=replace(fleet.reload, again=True))
+        turn.set(reload=evolve(fleet.reload, again=True))
     else:
         turn.set(state=DaemonState.RELOADING, reload=Reload(at=turn.now))
         turn.do(ReadSpec(), ReadInventory(fresh=True))
@@ -43,7 +43,7 @@ def take_spec(turn: Turn, event: SpecLoaded) -> None:
         _apply(turn, event.spec, event.cpu_count)
         turn.do(ReadInventory())
         return
-    turn.set(reload=replace(reload, spec=event.spec, cpu_count=event.cpu_count))
+    turn.set(reload=evolve(reload, spec=event.spec, cpu_count=event.cpu_count))
     _complete(turn)
 
 
@@ -61,7 +61,7 @@ def devices_read(turn: Turn, asked_at: float) -> None:
     """The driver has answered, or failed to: a reload that waited for it goes on."""
     reload = turn.fleet.reload
     if reload is not None and asked_at >= reload.at:
-        turn.set(reload=replace(reload, devices_read=True))
+        turn.set(reload=evolve(reload, devices_read=True))
         _complete(turn)
 
 
@@ -86,7 +86,7 @@ def _complete(turn: Turn) -> None:
 def _read_again(turn: Turn) -> None:
     """The newest file wins: it may have changed after it was read."""
     assert turn.fleet.reload is not None
-    turn.set(reload=replace(turn.fleet.reload, spec=None, again=False))
+    turn.set(reload=evolve(turn.fleet.reload, spec=None, again=False))
     turn.do(ReadSpec())
 
 
@@ -130,6 +130,8 @@ def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
         counts=Counter(worker.service for worker in plan),
         wants_gpu=any(placement.wanted.request.gpu != 0 for placement in plan.values()),
     )
+    if turn.fleet.deadline is None and turn.fleet.asked is None:
+        schedule_retry(turn)
     for worker_id in gone:
         if turn.workers[worker_id].target is not None:
             turn.tell(worker_id, Unwanted())
@@ -140,7 +142,9 @@ def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
         elif worker.target != placement:
             turn.tell(worker_id, Wanted(placement))
     _tell_fallbacks(turn, plan, before)
-    turn.set(rolling=turn.fleet.rolling | {one.id.service for one in turn.workers.values() if one.is_outdated})
+    if reloaded:
+        # Other reasons to plan anew do not take up a roll-out again that was halted.
+        turn.set(rolling=turn.fleet.rolling | {one.id.service for one in turn.workers.values() if one.is_outdated})
     turn.stale = False
     return {worker: action for worker, action in sorted(actions.items()) if action != "keep"}
 
@@ -189,7 +193,8 @@ def action_of(worker: Worker | None, placement: Placement) -> str:
         if worker.held.launch == placement.launch:
             return "keep"
         return "replace" if placement.launch else "stop"
-    if worker.target == placement or (placement.launch is None and worker.state in FREED):
+    same_place = placement.launch is not None and worker.target.launch == placement.launch
+    if same_place or worker.target == placement or (placement.launch is None and worker.state in FREED):
         return "keep"
     return "start" if placement.launch else "wait"
 
@@ -202,7 +207,7 @@ def _idle(worker: Worker, wanted: WorkerSpec, *, reloaded: bool) -> Placement | 
     same = (target.wanted.recipe, target.wanted.request) == (wanted.recipe, wanted.request)
     if worker.state is not State.STOPPED and (not same or (reloaded and target.refused)):
         return None
-    return replace(target, wanted=wanted, launch=None)
+    return evolve(target, wanted=wanted, launch=None)
 
 
 def _current(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec) -> Current | None:
@@ -232,13 +237,13 @@ def roll(turn: Turn) -> None:
         indices = [WorkerId(service, index) for index in range(turn.fleet.counts.get(service, 0))]
         workers = [turn.workers[worker] for worker in indices if worker in turn.workers]
         outdated = [worker for worker in workers if worker.is_outdated]
+        running = [worker for worker in outdated if worker.state in RUNNING]
         failed = [worker for worker in workers if _failed_since(worker, turn.fleet.last_reload)]
         if not outdated:
             turn.set(rolling=turn.fleet.rolling - {service})
         elif failed:
             _halt(turn, service, failed[0], len(outdated))
-        elif all(_is_settled(worker) for worker in workers if worker not in outdated):
-            running = [worker for worker in outdated if worker.state in RUNNING]
+        elif all(_is_settled(worker) for worker in workers if worker not in running):
             for worker in running[:1]:
                 turn.tell(worker.id, Relaunched())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Done:
 Verdict = RestartAt | GiveUp | Done
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class History:
     """
     Failures of one worker since it was last healthy.
@@ -88,7 +88,9 @@ def backoff_s(policy: Restart, failures: int, worker: WorkerId, incarnation: int
     """
     # 2 ** failures of a worker that fails for weeks would overflow a float.
     delay = min(policy.max_delay_s, policy.delay_s * 2 ** min(failures - 1, 32))
-    spread = zlib.crc32(f"{worker}#{incarnation}".encode()) / 0xFFFFFFFF
+    # Not a checksum: names that differ in a digit or two would get delays that are all but the same.
+    digest = hashlib.sha256(f"{worker}#{incarnation}".encode()).digest()
+    spread = int.from_bytes(digest[:4], "big") / 0xFFFFFFFF
     return float(delay * (1 - JITTER + 2 * JITTER * spread))
 
 

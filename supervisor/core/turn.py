@@ -7,10 +7,11 @@ Nothing outside a turn sees half of it: if it breaks, the fleet before it stands
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from supervisor.core.environment import Host
+from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, Health, Inventory
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
 from supervisor.core.plan import Slice
@@ -37,7 +38,7 @@ class Gpu:
     since: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reload:
     """
     A reload under way: it takes effect when both the file and the devices have been read.
@@ -66,7 +67,7 @@ class LastReload:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fleet:
     """
     All workers and what is known of the machine. A value: `handle` makes the next one.
@@ -141,6 +142,7 @@ class Turn:
         self.fleet = fleet
         self.actions: list[Action] = []
         self.stale = False
+        self._is_own = False
         self._workers: dict[WorkerId, Worker] | None = None
         self._touched: set[WorkerId] = set()
 
@@ -156,7 +158,11 @@ class Turn:
 
     def set(self, **changes: object) -> None:
         """Change fields of the fleet."""
-        self.fleet = replace(self.fleet, **changes)  # type: ignore[arg-type]  # Checked by the dataclass' names.
+        if not self._is_own:
+            self.fleet, self._is_own = evolve(self.fleet), True
+        for name, value in changes.items():
+            # Frozen for everybody else; this copy is nobody else's yet.
+            object.__setattr__(self.fleet, name, value)
 
     def do(self, *actions: Action) -> None:
         """Add actions, in order. The driver is asked for one reading at a time."""
@@ -221,9 +227,9 @@ class Turn:
             self.stale = True
 
     def _lost_its_place(self, worker: Worker) -> bool:
-        """Whether a good reading does not show a device that is reserved for a worker, or shows it as sick."""
+        """Whether the last good reading does not show a device that is reserved for a worker, or shows it as sick."""
         fleet = self.fleet
-        if not fleet.trusted or fleet.inventory is None or worker.target is None or worker.target.launch is None:
+        if fleet.inventory is None or worker.target is None or worker.target.launch is None:
             return False
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
         return any(device is None or device.health is not Health.OK for device in devices)
@@ -250,6 +256,8 @@ class Turn:
         )
 
     def _ask(self, action: ReadInventory) -> None:
+        if self.fleet.failures and not action.fresh:
+            return  # Asked again on its own schedule, however many wait for it.
         if self.fleet.asked is not None and not action.fresh:
             self.set(ask_again=True)
             return

@@ -100,7 +100,7 @@ FleetEvent = (
 WorkerEvent = ProcessEvent | FleetEvent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Worker:
     """
     One index of one service.

@@ -126,6 +126,8 @@ class Keeper:
         poll.register(shim.SIGNALS, select.POLLIN)
         start = time.monotonic()
         self.settle()
+        for pid in self.shims:
+            os.kill(pid, signal.SIGCONT)  # A stopped one does not see the end.
         while self.shims or self.strays.found:
             elapsed = time.monotonic() - start
             if elapsed > GIVE_UP_S:

@@ -231,7 +231,7 @@ def _describe_exit(exited: Exited) -> str:
 async def wait_event(event: asyncio.Event, deadline_s: float) -> None:
     """Wait for *event*, but no longer than *deadline_s* seconds; the caller looks which it was."""
     if deadline_s > 0 and not event.is_set():
-        try:
-            await asyncio.wait_for(event.wait(), deadline_s)
-        except TimeoutError:
-            return
+        # Not wait_for: before Python 3.12 it may swallow the cancellation by which close() ends all waiting.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await event.wait()

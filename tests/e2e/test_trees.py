@@ -68,7 +68,12 @@ services:
     daemon.wait(lambda now: now["tree/0"]["restarts"] == 1 and now["tree/0"]["state"] == "ready", "the replacement")
 
     assert not is_alive(orphan)
-    assert [line for line in daemon.output.splitlines() if "start beside" in line] == ["tree/0 | start beside []"] * 2
+    starts = wait_for(lambda: lines if len(lines := starts_in(daemon.output)) == 2 else None, "both say how they began")
+    assert starts == ["tree/0 | start beside []"] * 2
+
+
+def starts_in(output: str) -> list[str]:
+    return [line for line in output.splitlines() if "start beside" in line]
 
 
 def test_a_slot_with_a_living_orphan_says_so(start: StartDaemon, tmp_path: Path):

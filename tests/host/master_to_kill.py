@@ -43,7 +43,8 @@ async def main(stuck: str, directory: Path) -> None:
             victim = shims[0] if stuck == "shim" else keeper
             os.kill(victim, signal.SIGSTOP)
             await eventually(lambda: state_of(victim) == "T")
-        print(json.dumps([keeper, *shims, *pids]), flush=True)
+        sys.stdout.write(json.dumps([keeper, *shims, *pids]) + "\n")
+        sys.stdout.flush()
         await asyncio.Event().wait()
 
 

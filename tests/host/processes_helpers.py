@@ -146,6 +146,13 @@ class Rig:
             exited = await self.told(Exited, incarnation)
             return exited, await pipe.read_all()
 
+    def is_finished(self, incarnation: Incarnation) -> bool:
+        """Whether all is gone, by one event or the other, and by one only."""
+        alone = [e.alone for e in self.events if isinstance(e, Exited) and e.incarnation == incarnation]
+        gone = [e for e in self.events if isinstance(e, TreeGone) and e.incarnation == incarnation]
+        assert len(gone) <= (alone == [False])
+        return alone == [True] or len(gone) == 1
+
     def _take(self, event: Event) -> None:
         assert isinstance(event, Told)
         self.events.append(event)
@@ -249,6 +256,14 @@ def state_of(pid: int) -> str:
 
 def title_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
+
+
+def environ_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0").split(b"\0")
+
+
+def link_of(pid: int, name: str) -> str:
+    return str(Path(f"/proc/{pid}/{name}").readlink())
 
 
 def open_fds(pid: int | str = "self") -> set[int]:

@@ -16,10 +16,22 @@ import pytest
 from supervisor.core.message import Exited, ShimLost, Spawned, TreeGone
 from supervisor.core.spec import WorkerId
 from supervisor.host.tree import read_children
-from tests.host.processes_helpers import A, B, Pipe, Rig, Watch, eventually, in_loop, parent_of, state_of, title_of
+from tests.host.processes_helpers import (
+    PYTHON,
+    A,
+    B,
+    Pipe,
+    Rig,
+    Watch,
+    eventually,
+    in_loop,
+    parent_of,
+    state_of,
+    title_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 TREE = "setsid sleep 1000 & (setsid sleep 1000 &) & sleep 1000 & wait"
 
@@ -70,10 +82,10 @@ async def test_killed_shim_takes_its_tree_and_nobody_else() -> None:
 
         await rig.told(TreeGone, incarnation)
         assert all(watch.is_over for watch in watches)
-        assert ["Spawned", "ShimLost", "TreeGone"] == rig.about(incarnation)
+        assert rig.about(incarnation) == ["Spawned", "ShimLost", "TreeGone"]
         assert (await rig.run(A, "true"))[0].code == 0
         assert not any(watch.is_over for watch in others)
-        assert ["Spawned"] == rig.about(neighbour)
+        assert rig.about(neighbour) == ["Spawned"]
         close_all(watches + others)
 
 
@@ -103,10 +115,11 @@ async def test_many_shims_killed_at_once() -> None:
         for incarnation, watches in trees:
             await rig.told(TreeGone, incarnation)
             assert all(watch.is_over for watch in watches)
-            assert ["Spawned", "ShimLost", "TreeGone"] == rig.about(incarnation)
+            assert rig.about(incarnation) == ["Spawned", "ShimLost", "TreeGone"]
             close_all(watches)
 
 
+@pytest.mark.slow
 @in_loop
 async def test_stopped_shim_is_continued() -> None:
     """No answer within the patience: SIGCONT first, which is all that a stopped one needs."""
@@ -120,9 +133,10 @@ async def test_stopped_shim_is_continued() -> None:
 
         exited = await rig.told(Exited, incarnation)
         assert exited.signal == signal.SIGTERM
-        assert ["Spawned", "Exited"] == rig.about(incarnation)
+        assert rig.about(incarnation) == ["Spawned", "Exited"]
 
 
+@pytest.mark.slow
 @in_loop
 async def test_shim_that_stays_stopped_is_killed() -> None:
     """Stopped again and again: after a second more it is killed, its worker is lost."""
@@ -131,7 +145,7 @@ async def test_shim_that_stays_stopped_is_killed() -> None:
         shim = parent_of(watches[0].pid)
         # A tracer keeps it from running whatever is sent, as a debugger left behind would.
         with Pipe() as pipe:
-            tracer = subprocess.Popen([sys.executable, "-I", "-S", "-c", TRACER, str(shim)], stdout=pipe.take_end())
+            tracer = start([*PYTHON, TRACER, str(shim)], stdout=pipe.take_end())
             if await pipe.read_line() != "attached":
                 tracer.wait()
                 close_all(watches)
@@ -147,6 +161,13 @@ async def test_shim_that_stays_stopped_is_killed() -> None:
         close_all(watches)
 
 
+def start(
+    argv: Sequence[str], *, stdout: int | None = None, start_new_session: bool = False
+) -> subprocess.Popen[bytes]:
+    """A child of ours that Processes did not make."""
+    return subprocess.Popen(argv, stdout=stdout, start_new_session=start_new_session)
+
+
 TRACER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -157,6 +178,7 @@ while ok and os.WIFSTOPPED(os.waitpid(int(sys.argv[1]), 0)[1]):
 """
 
 
+@pytest.mark.slow
 @in_loop
 async def test_full_socket_of_a_shim_blocks_nobody() -> None:
     """Orders pile up for one that does not read, its neighbour works, and none is lost in the end."""
@@ -169,7 +191,7 @@ async def test_full_socket_of_a_shim_blocks_nobody() -> None:
         rig.kill(A, incarnation)
 
         assert (await rig.run(B, "true"))[0].code == 0
-        assert ["Spawned"] == rig.about(incarnation)
+        assert rig.about(incarnation) == ["Spawned"]
         os.kill(shim, signal.SIGCONT)
         assert (await rig.told(Exited, incarnation)).signal == signal.SIGKILL
 
@@ -190,7 +212,8 @@ async def test_killed_keeper_is_replaced_and_its_shims_work_on() -> None:
         assert parent_of(other) not in {keeper, os.getpid()}
         assert not any(watch.is_over for watch in watches)
         rig.kill(A, incarnation)
-        await rig.until(lambda: rig.about(incarnation)[1:] != [] and all(watch.is_over for watch in watches))
+        await rig.until(lambda: rig.is_finished(incarnation))
+        assert all(watch.is_over for watch in watches)
         assert "ShimLost" not in rig.about(incarnation)
         again = rig.spawn(A, "sleep", "1000")
         assert parent_of((await rig.told(Spawned, again)).pid) == shim
@@ -198,7 +221,7 @@ async def test_killed_keeper_is_replaced_and_its_shims_work_on() -> None:
         # The adopted shim is our child now: its end is seen here.
         os.kill(shim, signal.SIGKILL)
         await rig.told(TreeGone, again)
-        assert ["Spawned", "ShimLost", "TreeGone"] == rig.about(again)
+        assert rig.about(again) == ["Spawned", "ShimLost", "TreeGone"]
         assert (await rig.run(A, "true"))[0].code == 0
         close_all(watches)
 
@@ -206,9 +229,9 @@ async def test_killed_keeper_is_replaced_and_its_shims_work_on() -> None:
 @in_loop
 async def test_what_falls_to_the_master_is_ended_and_its_own_children_are_not() -> None:
     """Shim and keeper die together: the tree lands on the master, beside children that it has always had."""
-    early = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    early = start(["sleep", "1000"], start_new_session=True)
     async with Rig() as rig:
-        late = subprocess.Popen(["sleep", "1000"])
+        late = start(["sleep", "1000"])
         incarnation, watches = await start_tree(rig, A)
         shim = parent_of(watches[0].pid)
         keeper = parent_of(shim)
@@ -222,7 +245,7 @@ async def test_what_falls_to_the_master_is_ended_and_its_own_children_are_not() 
 
         await rig.told(TreeGone, incarnation)
         assert all(watch.is_over for watch in watches)
-        assert ["Spawned", "ShimLost", "TreeGone"] == rig.about(incarnation)
+        assert rig.about(incarnation) == ["Spawned", "ShimLost", "TreeGone"]
         assert (early.poll(), late.poll()) == (None, None)
         assert (await rig.run(A, "true"))[0].code == 0
         close_all(watches)
@@ -231,6 +254,7 @@ async def test_what_falls_to_the_master_is_ended_and_its_own_children_are_not() 
         child.wait()
 
 
+@pytest.mark.slow
 @in_loop
 async def test_stopped_keeper_is_continued_when_something_waits_for_it() -> None:
     """A first start through a stopped keeper hangs until it is to be killed; then the keeper is continued."""
@@ -278,10 +302,11 @@ async def test_keeper_killed_again_and_again() -> None:
                 os.kill(keeper, signal.SIGKILL)
                 assert await watch.over()
             assert await eventually(lambda: rig.processes._keeper is not None and rig.processes._is_keeper_ready)
-        assert ["Spawned"] == rig.about(incarnation)
+        assert rig.about(incarnation) == ["Spawned"]
         assert parent_of(parent_of(pid)) == os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stuck", ["nothing", "shim", "keeper", "exec"])
 @in_loop
 async def test_nothing_outlives_a_killed_master(stuck: str, tmp_path: Path) -> None:

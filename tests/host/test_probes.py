@@ -113,6 +113,7 @@ def test_worker_that_flaps_is_unready_after_three_failures_and_ready_again(run: 
     run(main())
 
 
+@pytest.mark.slow
 def test_one_failure_among_successes_is_no_loss(run: Run) -> None:
     """Failures count only in a row: as many of them with successes between say nothing."""
 

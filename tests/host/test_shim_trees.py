@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from supervisor.core.message import Exited, Spawned, TreeGone
 from supervisor.host.tree import Strays
-from tests.host.processes_helpers import DEADLINE_S, ENV, PYTHON, A, B, Pipe, Rig, Watch, eventually, in_loop, state_of
+from tests.host.processes_helpers import (
+    DEADLINE_S,
+    ENV,
+    PYTHON,
+    A,
+    B,
+    Pipe,
+    Rig,
+    Watch,
+    environ_of,
+    eventually,
+    in_loop,
+    state_of,
+)
 
 PRELUDE = """
 import ctypes, os, signal, sys, time
@@ -51,29 +63,21 @@ async def test_no_descendant_survives(kind: str, main_ends: bool) -> None:
             incarnation = rig.spawn(A, *PYTHON, text, env={"MARK": "me", **ENV}, fds={1: pipe.take_end()})
             with Watch(int(await pipe.read_line())) as left:
                 if kind == "title rewritten":
-                    assert b"MARK" not in Path(f"/proc/{left.pid}/environ").read_bytes()
+                    assert environ_of(left.pid) == [b""]
                 if kind == "stopped":
                     assert await eventually(lambda: state_of(left.pid) == "T")
                 if main_ends:
                     assert not (await rig.told(Exited, incarnation)).alone
-                assert not left.is_over
+                assert not await left.over(0)
 
                 rig.kill(A, incarnation)
 
-                await rig.until(lambda: is_finished(rig, incarnation))
-                assert left.is_over
+                await rig.until(lambda: rig.is_finished(incarnation))
+                assert await left.over(0)
                 assert await pipe.read_all() == b""
 
         # The shim is as good as new.
         assert (await rig.run(A, "true"))[0].alone
-
-
-def is_finished(rig: Rig, incarnation: int) -> bool:
-    """Gone by one event or the other, and by one only."""
-    alone = [e.alone for e in rig.events if isinstance(e, Exited) and e.incarnation == incarnation]
-    gone = [e for e in rig.events if isinstance(e, TreeGone) and e.incarnation == incarnation]
-    assert len(gone) <= (alone == [False])
-    return alone == [True] or len(gone) == 1
 
 
 @in_loop
@@ -87,7 +91,7 @@ async def test_tree_that_ends_by_itself_is_told_gone() -> None:
             assert (await rig.told(Exited, incarnation)).code == 3
             await rig.told(TreeGone, incarnation)
 
-    assert ["Spawned", "Exited", "TreeGone"] == rig.about(incarnation)
+    assert rig.about(incarnation) == ["Spawned", "Exited", "TreeGone"]
 
 
 RELAY = """
@@ -115,7 +119,7 @@ async def test_tree_that_forks_while_it_is_killed_does_not_win() -> None:
 
             rig.kill(A, incarnation)
 
-            await rig.until(lambda: is_finished(rig, incarnation), DEADLINE_S)
+            await rig.until(lambda: rig.is_finished(incarnation), DEADLINE_S)
             # The end of file says that not one process holds the other end.
             assert await pipe.read_all() == b""
 
@@ -137,7 +141,7 @@ async def test_wide_and_deep_tree_is_killed() -> None:
 
             rig.kill(A, incarnation)
 
-            await rig.until(lambda: is_finished(rig, incarnation))
+            await rig.until(lambda: rig.is_finished(incarnation))
             assert await pipe.read_all() == b""
 
 
@@ -151,7 +155,7 @@ async def test_killing_one_tree_touches_no_other() -> None:
             pids[worker] = (incarnation, (await rig.told(Spawned, incarnation)).pid)
         with Watch(pids[B][1]) as neighbour:
             rig.kill(A, pids[A][0])
-            await rig.until(lambda: is_finished(rig, pids[A][0]))
+            await rig.until(lambda: rig.is_finished(pids[A][0]))
             assert not neighbour.is_over
             os.kill(pids[B][1], signal.SIGTERM)
             await rig.told(Exited, pids[B][0])

@@ -75,7 +75,7 @@ async def test_failed_start_names_its_cause(name: str, tmp_path: Path) -> None:
     assert case.number == failed.errno
     assert failed.detail.startswith(fill(case.detail)), failed.detail
     assert again.code == 0
-    assert ["SpawnFailed"] == rig.about(incarnation)
+    assert rig.about(incarnation) == ["SpawnFailed"]
 
 
 def make_files(directory: Path) -> None:

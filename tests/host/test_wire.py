@@ -45,13 +45,13 @@ def test_sending_never_blocks_and_nothing_is_lost(ends: tuple[Channel, Channel])
     """Messages far beyond the socket's buffer wait in the queue, with their descriptors."""
     for number in range(4):
         ends[0].send({"number": number, "text": "x" * (2 << 20)}, (os.open(os.devnull, os.O_RDONLY),))
-    assert ends[0].is_pending
+    assert has_queue(ends[0])
 
     got = carry(ends[0], ends[1], 4)
 
-    assert [0, 1, 2, 3] == [message["number"] for message, _ in got]
+    assert [message["number"] for message, _ in got] == [0, 1, 2, 3]
     assert {2 << 20} == {len(message["text"]) for message, _ in got}
-    assert not ends[0].is_pending
+    assert not has_queue(ends[0])
     for _, fds in got:
         assert fds is not None
         os.close(fds[0])
@@ -68,7 +68,7 @@ def test_descriptors_belong_to_their_message_and_are_not_inheritable(ends: tuple
 
     got = carry(ends[0], ends[1], 4)
 
-    assert [0, 2, 1, 0] == [len(fds or ()) for _, fds in got]
+    assert [len(fds or ()) for _, fds in got] == [0, 2, 1, 0]
     fds = [fd for _, some in got for fd in some or ()]
     assert not any(map(os.get_inheritable, fds))
     os.write(fds[0], b"x")
@@ -77,6 +77,10 @@ def test_descriptors_belong_to_their_message_and_are_not_inheritable(ends: tuple
         assert fd in fds or not is_open(fd)
     for fd in (*fds, spare):
         os.close(fd)
+
+
+def has_queue(channel: Channel) -> bool:
+    return channel.is_pending
 
 
 def is_open(fd: int) -> bool:
@@ -102,7 +106,7 @@ def test_descriptors_that_do_not_fit_are_reported_and_the_next_come_right(ends: 
     ends[0].send({"n": 2}, (os.open(os.devnull, os.O_RDONLY),))
     second = ends[1].receive()
 
-    assert [({"n": 1}, None)] == first
+    assert first == [({"n": 1}, None)]
     assert second[0][1] is not None
     os.close(second[0][1][0])
 
@@ -120,7 +124,7 @@ def test_what_was_said_before_the_end_is_read(ends: tuple[Channel, Channel]) -> 
     ends[0].close()
     ends[1].send({"n": 2}, (os.open(os.devnull, os.O_RDONLY),))
 
-    assert [({"n": 1}, ())] == ends[1].receive()
+    assert ends[1].receive() == [({"n": 1}, ())]
     assert ends[1].receive() == []
     assert ends[1].ended
 

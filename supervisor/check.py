@@ -1,0 +1,75 @@
+"""
+What `check` finds in a service file: its problems, and what this machine lacks for it.
+
+Starts nothing, and asks no driver, no daemon and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.core.environment import Host, Moment, render
+from supervisor.core.names import names_in
+from supervisor.core.plan import Launch
+from supervisor.core.spec import Problem, SpecError, WorkerSpec, unknown_names
+from supervisor.host.files import SpecRefused, load_spec
+from supervisor.host.machine import cpu_count, installed_vendors, missing_command
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """
+    A file that a daemon would take here.
+
+    Args:
+        services: How many.
+        workers: How many, all services together.
+        warnings: What this machine or this environment lacks for it, whole lines.
+    """
+
+    services: int
+    workers: int
+    warnings: tuple[str, ...]
+
+
+def check(file: Path, environ: Mapping[str, str]) -> Checked:
+    """
+    Read a file and look whether this machine has what it names.
+
+    Args:
+        file: As the person named it.
+        environ: The environment that a daemon would have.
+
+    Raises:
+        SpecRefused: With every problem of the file.
+    """
+    loaded = load_spec(file)
+    try:
+        workers = loaded.spec.expand(cpu_count())
+    except SpecError as error:
+        raise SpecRefused(loaded.locate_all(error.problems)) from None
+    findings = [*unknown_names(loaded.spec, environ), *_lacks(workers, Host(environ, installed_vendors()))]
+    warnings = loaded.locate_all(Problem(one.path, f"warning: {one.message}", one.hint) for one in findings)
+    return Checked(len(loaded.spec.services), len(workers), warnings)
+
+
+def _lacks(workers: tuple[WorkerSpec, ...], host: Host) -> Iterator[Problem]:
+    """Directories and commands that are not there, each once for a service."""
+    seen = set()
+    for worker in workers:
+        rendered = render(Launch(worker.recipe), Moment(worker.id, 1, 0, 1, {}), host)
+        question = (rendered.argv[0], rendered.env.get("PATH", ""), rendered.working_dir)
+        # A name without a value has been found already; what else is wrong with such a text cannot be told.
+        if (worker.id.service, question) in seen or any(map(names_in, question)):
+            continue
+        seen.add((worker.id.service, question))
+        yield from _lack(worker.id.service, *question)
+
+
+def _lack(service: str, command: str, path: str, working_dir: str) -> Iterator[Problem]:
+    if not Path(working_dir).is_dir():
+        yield Problem(("services", service, "working_dir"), f"no such directory here: {working_dir}")
+    elif reason := missing_command(command, path, working_dir):
+        yield Problem(("services", service, "command"), f"{reason} (on this machine)")

@@ -1,0 +1,289 @@
+"""
+The command line: words into calls, and answers onto standard output.
+
+Imports only click and the standard library at once; a command imports what it needs when it runs, so that `status`
+feels instant. Errors are said elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor import __version__
+from supervisor.errors import CannotError
+from supervisor.grammar import NOT_YET, PROGRAM, Commands, Where, as_json, at_daemon, refuse
+from supervisor.outcome import (
+    EXIT_BAD_FILE,
+    EXIT_NO_DAEMON,
+    EXIT_NOT_ALL,
+    EXIT_USAGE,
+    FileRefusedError,
+    complain,
+    say,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from supervisor.front.client import Client
+    from supervisor.front.show import Page
+    from supervisor.front.verdict import Wait
+
+RELOAD_S = 120.0
+"""The daemon gives the driver 30 s to begin and 10 s for a call, and has answered 2 s later; this is for many calls."""
+
+PLAN_S = 30.0
+"""The daemon reads a file for it, which may lie on a slow disk."""
+
+
+@click.group(cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--socket", metavar="PATH", help="Control socket of the daemon.")
+@click.option("--instance", metavar="NAME", help="Name of the daemon, among several.")
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, socket: str | None, instance: str | None) -> None:
+    """Run workers on GPUs, give each its share, and keep them running."""
+    context.obj = Where(socket, instance)
+
+
+@cli.command()
+@click.argument("file")
+@click.option("--pool", type=click.Choice(["all"]), help="Use every GPU, whatever CUDA_VISIBLE_DEVICES says.")
+@at_daemon
+def run(where: Where, file: str, pool: str | None) -> int:
+    """Run the daemon for FILE in the foreground."""
+    from supervisor import daemon  # noqa: PLC0415
+    from supervisor.host.files import SpecRefused  # noqa: PLC0415
+
+    try:
+        return daemon.run(Path(file), instance=where.instance, socket=where.socket, pool_all=pool == "all")
+    except SpecRefused as refused:
+        raise FileRefusedError(f"run {file}", refused.lines) from None
+
+
+@cli.command()
+@click.argument("file")
+@click.option("--strict", is_flag=True, help="Fail also for what this machine lacks.")
+def check(file: str, *, strict: bool) -> int:
+    """Say every problem of FILE."""
+    from supervisor import check as checking  # noqa: PLC0415
+    from supervisor.host.files import SpecRefused  # noqa: PLC0415
+
+    try:
+        found = checking.check(Path(file), os.environ)
+    except SpecRefused as refused:
+        raise FileRefusedError(None, refused.lines) from None
+    for warning in found.warnings:
+        say(warning)
+    if strict and found.warnings:
+        return EXIT_BAD_FILE
+    click.echo(f"{file}: ok, {_count(found.services, 'service')}, {_count(found.workers, 'worker')}")
+    return 0
+
+
+@cli.command()
+@click.argument("file")
+@as_json
+@at_daemon
+def plan(where: Where, file: str, *, is_json: bool) -> int:
+    """Show what FILE would do here, and why; and what of it the running daemon would change."""
+    from supervisor.front.show import plan_page  # noqa: PLC0415
+    from supervisor.front.verdict import has_no_place  # noqa: PLC0415
+
+    answer = _plan(where, file)
+    _put(answer, lambda: plan_page(answer), is_json=is_json)
+    return EXIT_NOT_ALL if any(has_no_place(row) for row in answer["workers"]) else 0
+
+
+@cli.command()
+@as_json
+@at_daemon
+def devices(where: Where, *, is_json: bool) -> int:
+    """Show the GPUs, their health, and who is on them."""
+    from supervisor.front.show import devices_page  # noqa: PLC0415
+
+    client = _client_or_none(where)
+    if client is None:
+        from supervisor import survey  # noqa: PLC0415
+
+        answer = survey.devices(os.environ)
+    else:
+        answer = client.get("/v1/devices", thing="show the devices")
+    _put(answer, lambda: devices_page(answer), is_json=is_json)
+    return 0
+
+
+@cli.command()
+@click.argument("target", metavar="[SERVICE[/N]]", required=False)
+@click.option("--wait", type=click.Choice(["ready", "stopped"]), help="Return when all are, or one has failed.")
+@click.option("--timeout", metavar="D", help="For how long to wait: 500ms 10s 5m 2h. Without: no limit.")
+@as_json
+@at_daemon
+def status(where: Where, target: str | None, wait: Wait | None, timeout: str | None, *, is_json: bool) -> int:
+    """Show services and workers, their states, and why."""
+    from supervisor.front.show import last_words_page, status_page  # noqa: PLC0415
+    from supervisor.front.verdict import is_met, workers_of  # noqa: PLC0415
+
+    timeout_s = _timeout_s(timeout, wait)
+    answer = _status(where.client(), target, wait, timeout_s)
+
+    def page() -> Page:
+        is_one = target is not None and "/" in target
+        words = [line for worker in workers_of(answer) if is_one for line in last_words_page(worker)]
+        return (*status_page(answer, _now()), *words)
+
+    _put(answer, page, is_json=is_json)
+    return 0 if is_met(answer, wait) else EXIT_NOT_ALL
+
+
+@cli.command()
+@click.option("--wait", is_flag=True, help="Return when every worker has what the file wants of it.")
+@as_json
+@at_daemon
+def reload(where: Where, *, wait: bool, is_json: bool) -> int:
+    """Read the file again and show what changes. A bad file changes nothing."""
+    from supervisor.front.client import AnswerError  # noqa: PLC0415
+    from supervisor.front.show import difference_page  # noqa: PLC0415
+
+    client = where.client()
+    try:
+        params = {"wait": "1"} if wait else {}
+        answer = client.post("/v1/reload", params, thing="reload", timeout_s=None if wait else RELOAD_S)
+    except AnswerError as error:
+        if error.status != 400:
+            raise
+        if is_json:
+            _put_json(error.answer)
+        raise FileRefusedError("reload", error.problems) from None
+    _put(answer, lambda: difference_page(answer["difference"]), is_json=is_json)
+    if answer["ok"]:
+        return 0
+    cause = "; ".join(answer["problems"])
+    return complain(CannotError("roll the file out", cause, exit_code=EXIT_NOT_ALL))
+
+
+@cli.command()
+@at_daemon
+def shutdown(where: Where) -> None:
+    """End the daemon and its workers, and return when they are gone."""
+    where.client().shut_down()
+
+
+@cli.command()
+def version() -> None:
+    """Show the version."""
+    click.echo(f"{PROGRAM} {__version__}")
+
+
+for _name in NOT_YET:
+    cli.add_command(refuse(_name))
+
+
+# ---- asking ---------------------------------------------------------------------------------------------------------
+
+
+def _client_or_none(where: Where) -> Client | None:
+    """A client of the daemon; None, and a word about it if one was named, when none is there."""
+    try:
+        client = where.client()
+        client.get("/v1/healthz")
+    except CannotError as error:
+        if error.exit_code != EXIT_NO_DAEMON:
+            raise
+        if where.is_given:
+            say(f"{error}; this is the machine as it is without one")
+        return None
+    return client
+
+
+def _plan(where: Where, file: str) -> dict[str, Any]:
+    client = _client_or_none(where)
+    if client is None:
+        return _survey(file)
+    from supervisor.front.client import AnswerError  # noqa: PLC0415
+
+    try:
+        # The daemon's directory need not be ours.
+        params = {"file": str(Path(file).absolute())}
+        return client.get("/v1/plan", params, thing=f"plan {file}", timeout_s=PLAN_S)
+    except AnswerError as error:
+        if error.status != 400:
+            raise
+        raise FileRefusedError(f"plan {file}", error.problems) from None
+
+
+def _survey(file: str) -> dict[str, Any]:
+    """The plan for a machine without a daemon."""
+    from supervisor import survey  # noqa: PLC0415
+    from supervisor.host.files import SpecRefused  # noqa: PLC0415
+
+    try:
+        return survey.plan(Path(file), os.environ, pool_all=False)
+    except SpecRefused as refused:
+        raise FileRefusedError(f"plan {file}", refused.lines) from None
+
+
+def _status(client: Client, target: str | None, wait: str | None, timeout_s: float | None) -> dict[str, Any]:
+    params = {"target": target, "wait": wait, "timeout": None if timeout_s is None else f"{timeout_s:.3f}"}
+    given = {name: value for name, value in params.items() if value is not None}
+    thing = f"show the status of {target}" if target else "show the status"
+    if wait is None:
+        return client.get("/v1/status", given, thing=thing)
+    patience_s = None if timeout_s is None else timeout_s + 15.0
+    return client.get("/v1/status", given, thing=thing, timeout_s=patience_s)
+
+
+def _timeout_s(text: str | None, wait: str | None) -> float | None:
+    """The seconds of --timeout, in the file's own notation of durations."""
+    if text is None:
+        return None
+    from supervisor.core.problems import BadValueError  # noqa: PLC0415
+    from supervisor.core.quantities import parse_duration_s  # noqa: PLC0415
+
+    if wait is None:
+        cause = "there is nothing to wait for"
+        raise CannotError("use --timeout", cause, hint="give --wait ready or --wait stopped", exit_code=EXIT_USAGE)
+    try:
+        return parse_duration_s(text)
+    except BadValueError as error:
+        raise CannotError("use --timeout", str(error), hint=error.hint, exit_code=EXIT_USAGE) from None
+
+
+# ---- showing --------------------------------------------------------------------------------------------------------
+
+
+def _put(answer: Mapping[str, Any], page: Callable[[], Page], *, is_json: bool) -> None:
+    """Show an answer as people or as programs want it."""
+    if is_json:
+        _put_json(answer)
+        return
+    import shutil  # noqa: PLC0415
+
+    from supervisor.front.show import draw  # noqa: PLC0415
+
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else None
+    # https://no-color.org: a NO_COLOR that is set and not empty forbids it.
+    colour = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    draw(page(), sys.stdout, width=width, colour=colour)
+
+
+def _put_json(answer: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(answer, indent=2))
+
+
+def _now() -> datetime:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    return datetime.now(UTC)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

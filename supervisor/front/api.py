@@ -1,0 +1,351 @@
+"""
+HTTP over the control socket: requests become questions to the daemon's face, answers and problems become JSON.
+
+Decides nothing about workers and keeps nothing of them; whatever a request changes goes through the face and is logged
+with who asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from supervisor.core.problems import nearest, show_words
+from supervisor.core.quantities import DURATION_MAX_S
+from supervisor.errors import CannotError, ProblemsError
+from supervisor.front.verdict import WAITS, Json, UnknownNameError, Wait, is_over, select
+
+log = structlog.get_logger()
+
+BODY_MAX_BYTES = 64 * 1024
+GATHER_S = 0.1
+"""Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
+
+NOT_YET = (
+    "/v1/events",
+    "/v1/logs",
+    "/v1/metrics",
+    "/v1/openapi.json",
+    "/v1/readyz",
+    "/v1/restart",
+    "/v1/scale",
+    "/v1/start",
+    "/v1/stop",
+    "/v1/upgrade",
+)
+"""Routes that the contract has and this version has not."""
+
+Word = TypeVar("Word", bound=str)
+
+_PEER = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid.
+
+
+class Face(Protocol):
+    """What the daemon lets its surfaces see and ask for."""
+
+    def status(self) -> Json:
+        """The status JSON."""
+
+    def devices(self) -> Json:
+        """The devices JSON."""
+
+    async def plan(self, file: str | None) -> Json:
+        """
+        What a file would do here.
+
+        Args:
+            file: Absolute path, None for the daemon's own.
+
+        Raises:
+            ProblemsError: The file is bad.
+        """
+
+    async def reload(self) -> Json:
+        """Read file and devices again; ``{"ok", "problems", "difference"}``."""
+
+    async def settled(self) -> Json:
+        """Wait until no roll-out is under way; ``{"ok", "problems"}``."""
+
+    def shutdown(self) -> None:
+        """Ask the daemon to end. Returns at once."""
+
+    async def changed(self) -> None:
+        """Return after the next change of any worker."""
+
+    def log_change(self, what: str, peer: dict[str, int]) -> None:
+        """Say who asked for a change."""
+
+
+def make_app(face: Face) -> web.Application:
+    """
+    The routes of the control socket.
+
+    Args:
+        face: Of the daemon.
+
+    Returns:
+        An application that ends its waiting requests when it is shut down, and those whose client has gone at once.
+    """
+    api = _Api(face)
+    app = web.Application(
+        middlewares=[api.guard],
+        client_max_size=BODY_MAX_BYTES,
+        handler_args={"handler_cancellation": True},
+    )
+    app.add_routes(
+        [
+            web.get("/v1/status", api.status),
+            web.get("/v1/devices", api.devices),
+            web.get("/v1/plan", api.plan),
+            web.get("/v1/healthz", api.healthz),
+            web.post("/v1/reload", api.reload),
+            web.post("/v1/shutdown", api.shutdown),
+            *(web.route(hdrs.METH_ANY, path, _refuse_route) for path in NOT_YET),
+        ]
+    )
+    app.on_shutdown.append(api.end_waits)
+    return app
+
+
+class _Api:
+    """The handlers, and what they have in common."""
+
+    def __init__(self, face: Face) -> None:
+        self._face = face
+        self._limits: set[asyncio.Timeout] = set()
+
+    async def status(self, request: web.Request) -> web.Response:
+        query = _Query(request)
+        wait = query.choice("wait", WAITS)
+        timeout_s = query.seconds("timeout")
+        target = query.text("target")
+        if timeout_s is not None and wait is None:
+            query.refuse("timeout: goes with wait=ready or wait=stopped")
+        query.finish()
+        if wait is not None:
+            await self._wait(wait, target, timeout_s)
+        return _json(self._look(target, wait))
+
+    async def devices(self, request: web.Request) -> web.Response:
+        _Query(request).finish()
+        return _json(self._face.devices())
+
+    async def plan(self, request: web.Request) -> web.Response:
+        query = _Query(request)
+        file = query.text("file")
+        if file is not None and not file.startswith("/"):
+            query.refuse(f'file: expected an absolute path, got "{file}"')
+        query.finish()
+        return _json(await self._face.plan(file))
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        _Query(request).finish()
+        return _json({"ok": True})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        query = _Query(request)
+        wait = query.flag("wait")
+        query.finish()
+        self._face.log_change("reload", _peer(request))
+        answer = await self._face.reload()
+        if answer["ok"] and wait:
+            settled = await self._face.settled()
+            return self._stopping() or _json({**answer, **settled})
+        if not answer["ok"]:
+            return self._stopping() or _json(answer, status=400)
+        return _json(answer)
+
+    async def shutdown(self, request: web.Request) -> web.Response:
+        _Query(request).finish()
+        daemon = self._face.status()["daemon"]
+        self._face.log_change("shutdown", _peer(request))
+        # Asked a second time the daemon kills what is left; a client that merely wants it gone does not mean that.
+        if daemon["state"] != "stopping":
+            self._face.shutdown()
+        return _json({"ok": True, "pid": daemon["pid"]})
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn everything that goes wrong into problems in JSON, and end with the application."""
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                await _refuse_body(request)
+                return await handler(request)
+        except ProblemsError as error:
+            return _problems(400, *error.lines)
+        except UnknownNameError as error:
+            return _problems(404, str(error), hint=error.hint)
+        except CannotError as error:
+            return _problems({2: 404, 78: 400}.get(error.exit_code, 409), str(error), hint=error.hint)
+        except web.HTTPException as error:
+            return _answer_http(request, error)
+        except Exception as error:
+            if limit.expired():
+                return _problems(409, "the daemon is stopping")
+            log.exception("api.failed", method=request.method, path=request.path, error=type(error).__name__)
+            return _problems(500, "internal error; the daemon's log has the details")
+        finally:
+            self._limits.discard(limit)
+
+    async def end_waits(self, _app: web.Application) -> None:
+        """Nobody may hold up the end of the daemon, be it a waiting client or one that never sends its body."""
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(now)
+
+    async def _wait(self, wait: Wait, target: str | None, timeout_s: float | None) -> None:
+        """Return when what is waited for has come or cannot come any more, or when time is up."""
+        status = select(self._face.status(), target)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not is_over(status, wait):
+                    await self._face.changed()
+                    await asyncio.sleep(GATHER_S)
+                    status = self._look(target, wait)
+
+    def _look(self, target: str | None, wait: Wait | None) -> Json:
+        status = self._face.status()
+        try:
+            return select(status, target)
+        except UnknownNameError:
+            if wait != "stopped":
+                raise
+            # A worker that a reload took away has stopped for good.
+            return {**status, "services": []}
+
+    def _stopping(self) -> web.Response | None:
+        is_stopping = self._face.status()["daemon"]["state"] == "stopping"
+        return _problems(409, "the daemon is stopping") if is_stopping else None
+
+
+class _Query:
+    """
+    The parameters of a request. Every problem is noted; `finish` raises them all.
+
+    Args:
+        request: Its query is read; parameters nobody asked for are problems too.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self._values = request.query
+        self._asked: list[str] = []
+        self._problems: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        self._asked.append(name)
+        values = self._values.getall(name, [])
+        if len(values) > 1:
+            self.refuse(f"{name}: given {len(values)} times")
+        if values and not values[0]:
+            self.refuse(f"{name}: is empty")
+        return values[0] if values else None
+
+    def choice(self, name: str, words: tuple[Word, ...]) -> Word | None:
+        """One of *words*."""
+        value = self.text(name)
+        for word in words:
+            if value == word:
+                return word
+        if value:
+            self.refuse(f'{name}: expected {show_words(words)}, got "{value}"')
+        return None
+
+    def flag(self, name: str) -> bool:
+        """``1`` or ``0``."""
+        return self.choice(name, ("0", "1")) == "1"
+
+    def seconds(self, name: str) -> float | None:
+        """A number of seconds."""
+        value = self.text(name)
+        if not value:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if 0 <= seconds <= DURATION_MAX_S:
+            return seconds
+        self.refuse(f'{name}: expected seconds from 0 to {DURATION_MAX_S:.0f}, got "{value}"')
+        return None
+
+    def refuse(self, problem: str) -> None:
+        """Note a problem."""
+        self._problems.append(problem)
+
+    def finish(self) -> None:
+        """
+        End the reading.
+
+        Raises:
+            ProblemsError: Something was wrong.
+        """
+        for name in dict.fromkeys(self._values):
+            if name not in self._asked:
+                hint = nearest(name, self._asked)
+                self.refuse(f'unknown parameter "{name[:60]}"' + (f"; {hint}" if hint else ""))
+        if self._problems:
+            raise ProblemsError(tuple(self._problems))
+
+
+async def _refuse_body(request: web.Request) -> None:
+    """No route takes a body: one that says something would be accepted and ignored."""
+    # Read also to bound it: aiohttp refuses at client_max_size.
+    if request.can_read_body and (await request.read()).strip() not in {b"", b"{}"}:
+        raise ProblemsError((f"{request.method} {request.path} takes no body; give parameters in the query",))
+
+
+async def _refuse_route(request: web.Request) -> web.Response:
+    return _problems(501, f"{request.path} is not supported yet")
+
+
+def _answer_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Refusals of aiohttp itself in our words."""
+    match error:
+        case web.HTTPMethodNotAllowed():
+            allowed = sorted(error.allowed_methods)
+            answer = _problems(405, f"{request.path} takes {' and '.join(allowed)}, not {request.method[:20]}")
+            answer.headers[hdrs.ALLOW] = ", ".join(allowed)
+            return answer
+        case web.HTTPNotFound():
+            resources = request.app.router.resources()
+            return _problems(404, f"there is no {request.path[:200]}", hint=nearest(request.path, _paths(resources)))
+        case web.HTTPRequestEntityTooLarge():
+            return _problems(413, f"a body has at most {BODY_MAX_BYTES} bytes")
+        case _:
+            return _problems(error.status, error.reason.lower())
+
+
+def _paths(resources: Iterable[web.AbstractResource]) -> list[str]:
+    return [resource.canonical for resource in resources if resource.canonical not in NOT_YET]
+
+
+def _peer(request: web.Request) -> dict[str, int]:
+    """Who is at the other end; empty where the system does not say."""
+    connection: Any = request.transport and request.transport.get_extra_info("socket")
+    option = getattr(socket, "SO_PEERCRED", None)
+    if connection is None or option is None or connection.family != socket.AF_UNIX:
+        return {}
+    pid, uid, gid = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, option, _PEER.size))
+    return {"pid": pid, "uid": uid, "gid": gid}
+
+
+def _problems(status: int, *lines: str, hint: str = "") -> web.Response:
+    body: dict[str, Any] = {"problems": list(lines)}
+    return _json({**body, "hint": hint} if hint else body, status=status)
+
+
+def _json(body: Mapping[str, Any], *, status: int = 200) -> web.Response:
+    return web.Response(text=json.dumps(body) + "\n", status=status, content_type="application/json")

@@ -1,0 +1,232 @@
+"""
+The client's side of the control socket: one request, one bounded answer, and in words what went wrong.
+
+Standard library only, since it is on the way of every command and those must feel instant. Judges no answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from supervisor.errors import CannotError
+from supervisor.rendezvous import no_daemon, words
+
+Json = dict[str, Any]
+
+ANSWER_MAX_BYTES = 64 * 1024 * 1024
+"""Far beyond the status of the most workers a file may have, last words included."""
+
+ANSWER_S = 10.0
+"""The daemon answers from memory within milliseconds; one that does not is stopped or in trouble."""
+
+_PEER = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid.
+_TIME = struct.Struct("ll")  # struct timeval.
+
+
+class AnswerError(CannotError):
+    """
+    The daemon's answer is a refusal.
+
+    Args:
+        thing: What was asked for, as an infinitive.
+        status: Of HTTP.
+        answer: The JSON, with ``problems``.
+    """
+
+    def __init__(self, thing: str, status: int, answer: Json) -> None:
+        self.status = status
+        self.answer = answer
+        self.problems = tuple(str(problem) for problem in answer["problems"])
+        hint = str(answer.get("hint", ""))
+        super().__init__(thing, "; ".join(self.problems), hint=hint, exit_code=2 if status == 404 else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """
+    Asks one daemon. Every request is a connection of its own.
+
+    Args:
+        path: Of its control socket.
+    """
+
+    path: Path
+
+    def get(
+        self,
+        route: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        thing: str = "ask the daemon",
+        timeout_s: float | None = ANSWER_S,
+    ) -> Json:
+        """
+        Ask for something.
+
+        Args:
+            route: ``/v1/status``.
+            params: Of the query.
+            thing: What for, as an infinitive, for the error.
+            timeout_s: Seconds of silence to bear, None = no limit.
+
+        Raises:
+            AnswerError: The daemon refuses.
+            CannotError: There is no daemon (4), or no answer that can be used.
+        """
+        return self._ask("GET", route, params, thing, timeout_s)
+
+    def post(
+        self,
+        route: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        thing: str = "ask the daemon",
+        timeout_s: float | None = ANSWER_S,
+    ) -> Json:
+        """Ask for a change; as `get`."""
+        return self._ask("POST", route, params, thing, timeout_s)
+
+    def shut_down(self) -> None:
+        """
+        Ask the daemon to end, and return when it has.
+
+        Raises:
+            AnswerError: The daemon refuses.
+            CannotError: There is no daemon (4), or no answer that can be used.
+        """
+        with closing(_Connection(self.path, ANSWER_S)) as connection:
+            connection.connect()
+            peer = _peer_pid(connection.sock)
+            with _pidfd(peer) as process:
+                answer = self._exchange(connection, "POST", "/v1/shutdown", "shut down")
+                # A listening socket may have been made by somebody else, who does not end: believe both or none.
+                if process is not None and answer.get("pid") == peer:
+                    _wait_readable(process)
+                elif connection.sock is not None:
+                    _wait_closed(connection.sock)
+
+    def _ask(
+        self, method: str, route: str, params: Mapping[str, str] | None, thing: str, timeout_s: float | None
+    ) -> Json:
+        # Names of files need not be UTF-8.
+        query = urlencode(params or {}, errors="surrogateescape")
+        with closing(_Connection(self.path, timeout_s)) as connection:
+            return self._exchange(connection, method, f"{route}?{query}" if query else route, thing)
+
+    def _exchange(self, connection: _Connection, method: str, url: str, thing: str) -> Json:
+        try:
+            connection.request(method, url)
+            response = connection.getresponse()
+            content = response.read(ANSWER_MAX_BYTES + 1)
+        except TimeoutError:
+            cause = f"the daemon at {self.path} does not answer"
+            raise CannotError(thing, cause, hint="its process may be stopped or very busy") from None
+        except (ConnectionResetError, BrokenPipeError):
+            raise no_daemon(self.path, "the daemon ended before it answered") from None
+        except (http.client.HTTPException, OSError) as error:
+            raise CannotError(thing, f"the daemon at {self.path} gave no good answer: {error}") from error
+        return _understand(response.status, content, thing, self.path)
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = _connect(self._path, ANSWER_S)
+        self.sock.settimeout(self.timeout)
+
+
+def _connect(path: Path, patience_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # With a timeout of Python's own, the socket would not block, and a full backlog be an error at once.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.pack(int(patience_s), 0))
+        connection.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        connection.close()
+        raise no_daemon(path) from None
+    except OSError as error:
+        connection.close()
+        raise _unreachable(path, error) from error
+    return connection
+
+
+def _unreachable(path: Path, error: OSError) -> CannotError:
+    if isinstance(error, PermissionError):
+        return CannotError(
+            "reach the daemon", f"permission denied on {path}", hint="ask as the user who runs it, or as root"
+        )
+    if isinstance(error, BlockingIOError):
+        cause = f"the daemon at {path} takes no connections"
+        return CannotError("reach the daemon", cause, hint="its process may be stopped or very busy")
+    return CannotError("reach the daemon", f"{words(error)}: {path}")
+
+
+def _understand(status: int, content: bytes, thing: str, path: Path) -> Json:
+    """The JSON of a good answer; a refusal raises."""
+    if len(content) > ANSWER_MAX_BYTES:
+        raise CannotError(thing, f"the answer of {path} has more than {ANSWER_MAX_BYTES} bytes")
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise CannotError(
+            thing, f"the answer of {path} (HTTP {status}) is no JSON object", hint="is it a gpu-supervisor's socket?"
+        )
+    if 200 <= status < 300:
+        return answer
+    if not isinstance(answer.get("problems"), list) or not answer["problems"]:
+        answer["problems"] = [f"the daemon refuses (HTTP {status})"]
+    raise AnswerError(thing, status, answer)
+
+
+def _peer_pid(connection: socket.socket) -> int:
+    """Process at the other end; 0 where the system does not say, or where it lives in another pid namespace."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return 0
+    pid, _, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, option, _PEER.size))
+    return int(pid)
+
+
+@contextmanager
+def _pidfd(pid: int) -> Iterator[int | None]:
+    """A descriptor of the process, None where there is no such thing."""
+    try:
+        descriptor = os.pidfd_open(pid) if pid > 0 and hasattr(os, "pidfd_open") else None
+    except OSError:
+        descriptor = None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _wait_readable(descriptor: int) -> None:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    waiting.poll()
+
+
+def _wait_closed(connection: socket.socket) -> None:
+    connection.settimeout(None)
+    with suppress(OSError):
+        while connection.recv(4096):
+            pass

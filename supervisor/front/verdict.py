@@ -1,0 +1,109 @@
+"""
+What a status says: whether all is well, whether what somebody waits for has come, and which part of it was asked for.
+
+Works on the status JSON alone, so that the daemon's side and the client's judge alike; imports only the standard
+library at once, since every command comes by here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Json = dict[str, Any]
+Wait = Literal["ready", "stopped"]
+WAITS: tuple[Wait, ...] = ("ready", "stopped")
+
+FINE = frozenset({"ready", "stopped", "exited"})
+DOWN = frozenset({"stopped", "exited"})
+
+
+class UnknownNameError(LookupError):
+    """
+    A service or worker that is not there.
+
+    Args:
+        message: Which, and what there is instead.
+        hint: The nearest name, or empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def select(status: Json, target: str | None) -> Json:
+    """
+    A status with only the services that were asked for.
+
+    Args:
+        status: The whole.
+        target: ``llm`` or ``llm/0``; None = everything.
+
+    Raises:
+        UnknownNameError: There is no such service or worker.
+    """
+    if target is None:
+        return status
+    name, slash, _ = target.partition("/")
+    services = {service["name"]: service for service in status["services"]}
+    if name not in services:
+        raise UnknownNameError(f'there is no service "{name}"', _nearest(name, list(services)))
+    service = services[name]
+    if slash:
+        workers = {worker["worker"]: worker for worker in service["workers"]}
+        if target not in workers:
+            raise UnknownNameError(f'there is no worker "{target}"', _range(name, list(workers)))
+        service = {**service, "workers": [workers[target]]}
+    return {**status, "services": [service]}
+
+
+def workers_of(status: Json) -> list[Json]:
+    """The workers of every service, in the order of the file."""
+    return [worker for service in status["services"] for worker in service["workers"]]
+
+
+def is_fine(status: Json) -> bool:
+    """Whether each worker is ready, or stopped by the operator, or done."""
+    # Before the file has been taken nothing is known, which is not the same as nothing to run.
+    is_known = bool(status["services"]) or status["daemon"]["state"] != "starting"
+    return is_known and all(worker["state"] in FINE for worker in workers_of(status))
+
+
+def is_met(status: Json, wait: Wait | None) -> bool:
+    """Whether that is so which was waited for; without a wait whether all is well."""
+    if wait == "stopped":
+        return all(worker["state"] in DOWN for worker in workers_of(status))
+    # While a reload is being read, the workers are still judged by the old file.
+    is_judged = wait is None or status["daemon"]["state"] not in {"reloading", "stopping"}
+    return is_judged and is_fine(status)
+
+
+def is_over(status: Json, wait: Wait) -> bool:
+    """Whether there is nothing more to wait for: it has come, or it will not."""
+    state = status["daemon"]["state"]
+    # A reload asks a failed worker again, so its failure counts only once the reload is through.
+    has_failed = state != "reloading" and any(worker["state"] == "failed" for worker in workers_of(status))
+    return is_met(status, wait) or has_failed or (wait == "ready" and state == "stopping")
+
+
+def has_no_place(row: Json) -> bool:
+    """
+    Whether a row of a plan is a worker that the file wants and that has no place.
+
+    A row is also without a place when the file does not want the worker any more, and when it has ended and stays so.
+    """
+    if row["placed"] or row["reason"] == "not in the file":
+        return False
+    return row["action"] == "wait" or bool(row["reason"])
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    from supervisor.core.problems import nearest  # noqa: PLC0415 - Only for an error; see the module.
+
+    return nearest(name, known) or (f"there is {', '.join(known[:8])}" if known else "the file has no services")
+
+
+def _range(name: str, workers: list[str]) -> str:
+    if not workers:
+        return f"{name} has no workers"
+    return f"{name} has {workers[0]}" + (f" to {workers[-1]}" if len(workers) > 1 else "")

@@ -1,0 +1,59 @@
+"""Holds every rule against every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tests.sim import rules_restart, rules_spot, rules_start, rules_state, rules_step
+from tests.sim.notes import Notes
+from tests.sim.trouble import Rule, Step, TroubleError
+
+if TYPE_CHECKING:
+    from supervisor.core.turn import Fleet
+    from tests.sim.world import World
+
+SPOT_EVERY = 23
+"""Steps from one look at what costs more to the next; a prime, so that it falls on all kinds of events."""
+
+ACT_RULES = (*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES)
+STATE_RULES = rules_state.RULES
+
+
+class Checks:
+    """
+    The rules, and what was seen so far.
+
+    Args:
+        world: What they are about.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.notes = Notes()
+        self._world = world
+
+    @property
+    def is_spot(self) -> bool:
+        """Whether the costly rules are asked at this step."""
+        return self._world.steps % SPOT_EVERY == 0
+
+    def fingerprint(self, fleet: Fleet) -> str:
+        """Of a fleet, which must not change any more."""
+        return repr(fleet) if self.is_spot else ""
+
+    def before_acting(self, step: Step) -> None:
+        """What the step did, before it has any effect."""
+        self.notes.hear(step)
+        self._ask(ACT_RULES, step)
+
+    def after_acting(self, step: Step) -> None:
+        """What holds after it."""
+        self.notes.take(step)
+        self._ask(STATE_RULES, step)
+        if self.is_spot:
+            self._ask(rules_spot.RULES, step)
+
+    def _ask(self, rules: Iterable[Rule], step: Step) -> None:
+        for rule in rules:
+            for complaint in rule(self._world, step):
+                raise TroubleError(rule.__name__, complaint)

@@ -1,0 +1,167 @@
+"""What was seen of the daemon so far: kept apart from its own books, so that these can be held against it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor.core.inventory import Device, GpuState
+from supervisor.core.message import (
+    Exited,
+    InventoryRead,
+    KillTree,
+    Report,
+    ShimLost,
+    ShutdownRequested,
+    Signal,
+    Spawned,
+    SpawnFailed,
+    StartRequested,
+    State,
+    StopRequested,
+    TreeGone,
+)
+from supervisor.core.plan import Slice
+from supervisor.core.spec import WorkerId
+from supervisor.core.worker import Worker
+from tests.sim.trouble import Change, Step
+
+if TYPE_CHECKING:
+    from supervisor.core.spec import Recipe
+    from tests.sim.rules_restart import Sentence
+
+
+@dataclass
+class Run:
+    """One life of a worker's process, as it could be seen from outside."""
+
+    incarnation: int
+    spawned_at: float | None = None
+    ready_at: float | None = None
+    took_s: float | None = None
+    was_healthy: bool = False
+
+    def is_healthy(self, worker: Worker, now: float) -> bool:
+        """CONTRACT, Restarts: ready for max(60 s, twice its time to ready); with `after`, alive for the timeout."""
+        if self.was_healthy:
+            return True
+        ready = worker.policy.ready
+        if ready.kind == "after":
+            return self.spawned_at is not None and now - self.spawned_at >= ready.timeout_s
+        return self.ready_at is not None and now - self.ready_at >= max(60.0, 2 * (self.took_s or 0.0))
+
+
+class Notes:
+    """Facts that went by, by worker, by incarnation and by device."""
+
+    def __init__(self) -> None:
+        self.incarnations: set[int] = set()
+        self.spawns: Counter[WorkerId] = Counter()
+        self.down: set[WorkerId] = set()
+        self.changed: dict[str, float] = {}
+        self.ran_on: dict[WorkerId, set[Slice]] = {}
+        self.slices: dict[int, Slice] = {}
+        self.signalled: set[int] = set()
+        self.killed: set[int] = set()
+        self.lost: set[int] = set()
+        self.spawned: set[int] = set()
+        self.states: dict[WorkerId, State] = {}
+        self.service_since: dict[str, float] = {}
+        self.devices: dict[str, Device] = {}
+        self.runs: dict[WorkerId, Run] = {}
+        self.sentences: dict[WorkerId, Sentence] = {}
+        self.recipes: dict[WorkerId, Recipe] = {}
+        self.shutdowns: list[float] = []
+        self.asked_in_trouble: float | None = None
+
+    # ---- before the rules are asked ----------------------------------------------------------------------------------------
+
+    def hear(self, step: Step) -> None:
+        """Take in the event."""
+        event = step.event
+        match event:
+            case InventoryRead(reading=reading) if reading.state is GpuState.OK:
+                self.devices = {device.uuid: device for device in reading.devices}
+            case Spawned() | SpawnFailed() | Exited() | TreeGone():
+                self._touch(event.incarnation, step.now)
+                if isinstance(event, Spawned):
+                    self.spawned.add(event.incarnation)
+            case ShimLost():
+                self.lost.add(event.incarnation)
+                self._touch(event.incarnation, step.now)
+            case StopRequested(workers=workers):
+                self.down |= {worker for worker in workers if worker in step.before.workers}
+            case StartRequested(workers=workers):
+                self.down -= set(workers)
+            case ShutdownRequested():
+                self.shutdowns.append(step.now)
+            case _:
+                pass
+        self._note_file(step)
+
+    def _touch(self, incarnation: int, now: float) -> None:
+        for share in self.slices.get(incarnation, ()):
+            self.changed[share.uuid] = now
+
+    def _note_file(self, step: Step) -> None:
+        """Since when each service is what it is."""
+        old = step.before.spec.services if step.before.spec else {}
+        new = step.after.spec.services if step.after.spec else {}
+        if old is new:
+            return
+        for name, service in new.items():
+            before = old.get(name)
+            if before is None or before != service:
+                self.service_since[name] = step.now
+
+    # ---- after ---------------------------------------------------------------------------------------------------------------
+
+    def take(self, step: Step) -> None:
+        """Take in what was done."""
+        for action in step.actions:
+            match action:
+                case Signal(incarnation=incarnation, scope="main"):
+                    self.signalled.add(incarnation)
+                case KillTree(incarnation=incarnation):
+                    self.killed.add(incarnation)
+                case Report(transition=one):
+                    if one.after is None:
+                        self.states.pop(one.worker, None)
+                    else:
+                        self.states[one.worker] = one.after
+                case _:
+                    pass
+        for spawn in step.spawns:
+            self.incarnations.add(spawn.incarnation)
+            self.spawns[spawn.worker] += 1
+            self.slices[spawn.incarnation] = spawn.launch.slice
+            self.recipes[spawn.worker] = spawn.launch.recipe
+            self.ran_on.setdefault(spawn.worker, set()).add(spawn.launch.slice)
+            for share in spawn.launch.slice:
+                self.changed[share.uuid] = step.now
+        for change in step.changes:
+            self._follow(change, step.now)
+
+    def _follow(self, change: Change, now: float) -> None:
+        before, after = change.before, change.after
+        if after is None:
+            del self.runs[change.id]
+            self.spawns.pop(change.id, None)
+            self.sentences.pop(change.id, None)
+            self.recipes.pop(change.id, None)
+            self.down.discard(change.id)
+            return
+        run = self.runs.get(change.id)
+        if run is None or run.incarnation != after.incarnation:
+            run = self.runs[change.id] = Run(after.incarnation)
+        if run.spawned_at is None and after.incarnation in self.spawned:
+            run.spawned_at = now
+        was = before.state if before else None
+        if after.state is State.READY and was is not State.READY:
+            run.ready_at = now
+            if run.took_s is None and run.spawned_at is not None:
+                run.took_s = now - run.spawned_at
+        elif was is State.READY and after.state is State.UNREADY:
+            run.was_healthy = run.is_healthy(after, now)
+            run.ready_at = None

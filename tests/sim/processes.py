@@ -1,0 +1,291 @@
+"""
+The fake process table: shims, main processes and what these start. Orders in, facts out, as with the real one.
+
+It also knows what exists at every moment, which the core can only learn later.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from supervisor.core.message import (
+    BecameReady,
+    BecameUnready,
+    Event,
+    Exited,
+    KillTree,
+    Probe,
+    ShimLost,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    TreeGone,
+)
+from supervisor.core.spec import WorkerId
+from tests.sim.agenda import Agenda
+from tests.sim.nature import Child, Nature
+
+PATIENCE_S = 6.0
+"""After which a shim that answers no order is killed."""
+
+LATENCY_S = 0.0005
+
+
+@dataclass(eq=False)
+class Tree:
+    """
+    A process and everything that it started.
+
+    Args:
+        order: What it was started with.
+        nature: What it is going to do.
+        is_spawning: The call that starts it has not returned.
+        has_main: Its main process lives.
+        children: Those that live.
+        is_lost: Its shim is dead.
+        waiting: Orders that its shim has not looked at yet.
+        told_until: When the last fact about it arrives: facts of one tree keep their order.
+        is_probed: Somebody asks its port.
+    """
+
+    order: Spawn
+    nature: Nature
+    spawned_at: float | None = None
+    is_spawning: bool = True
+    has_main: bool = False
+    children: set[int] = field(default_factory=set)
+    is_lost: bool = False
+    is_killed: bool = False
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    told_until: float = 0.0
+    is_probed: bool = False
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything of it lives, or is being started."""
+        return self.is_spawning or self.has_main or bool(self.children)
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """The GPUs that it is on."""
+        return tuple(share.uuid for share in self.order.launch.slice)
+
+
+class FakeProcesses:
+    """
+    The process table.
+
+    Args:
+        agenda: Time.
+        post: Where facts go.
+        draw: What a process that is started is going to do.
+        on_gone: Told when nothing of a tree is left.
+    """
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        post: Callable[[Event], None],
+        draw: Callable[[Spawn], Nature],
+        on_gone: Callable[[Tree], None] = lambda _: None,
+    ) -> None:
+        self.agenda = agenda
+        self.trees: list[Tree] = []
+        self._post = post
+        self._draw = draw
+        self._on_gone = on_gone
+        self._of: dict[WorkerId, Tree] = {}
+        self._pids = itertools.count(4711)
+
+    # ---- orders ------------------------------------------------------------------------------------------------------
+
+    def spawn(self, order: Spawn) -> None:
+        """Start a process. Spawned or SpawnFailed comes back."""
+        tree = Tree(order, self._draw(order))
+        self.trees.append(tree)
+        self._of[order.worker] = tree
+        self.agenda.after(tree.nature.spawn_s, lambda: self._run(tree))
+
+    def signal(self, order: Signal) -> None:
+        """Send a signal; ignored if that incarnation is gone by now."""
+        tree = self._tree(order)
+        if tree is not None and not tree.is_lost:
+            self._order(tree, lambda: self._ask(tree, order))
+
+    def kill_tree(self, order: KillTree) -> None:
+        """SIGKILL everything of an incarnation."""
+        tree = self._tree(order)
+        if tree is not None:
+            self._order(tree, lambda: self._kill(tree))
+
+    def probe(self, order: Probe) -> None:
+        """Ask the worker's port from now on."""
+        tree = self._of.get(order.worker)
+        if tree is None or tree.order.incarnation != order.incarnation or tree.spawned_at is None:
+            return
+        tree.is_probed = True
+        if (ready_s := tree.nature.ready_s) is not None:
+            due = max(ready_s - (self.agenda.now - tree.spawned_at), 0.0)
+            self.agenda.after(due, partial(self._flap, tree, 0))
+
+    # ---- what happens to it by others ----------------------------------------------------------------------------------
+
+    def lose_shim(self, worker: WorkerId) -> bool:
+        """The parent of a worker's process dies; false where there is none that has anything to lose."""
+        tree = self._of.get(worker)
+        if tree is None or not tree.exists or tree.is_lost:
+            return False
+        self._lose(tree)
+        return True
+
+    def heal(self) -> None:
+        """Nothing hangs any more, and nobody dies without being asked; old sins of those that live stay."""
+        for tree in self.living():
+            tree.nature = replace(tree.nature, life_s=None, flaps_s=(), errno=None)
+            tree.nature = replace(tree.nature, kill_s=0.01, release_s=min(tree.nature.release_s, 1.0))
+            tree.nature = replace(tree.nature, children=tuple(_healed(child) for child in tree.nature.children))
+            if tree.is_spawning:
+                self.agenda.after(0.5, partial(self._run, tree))
+            if tree.is_killed or tree.is_lost:
+                self._kill(tree)
+            elif tree.is_probed and tree.nature.ready_s is not None:
+                self.agenda.after(0.5, partial(self._flap, tree, 0))
+
+    def living(self) -> list[Tree]:
+        """Trees of which something exists."""
+        self.trees = [tree for tree in self.trees if tree.exists]
+        return self.trees
+
+    def tree_of(self, worker: WorkerId) -> Tree | None:
+        """The newest tree of a worker."""
+        return self._of.get(worker)
+
+    # ---- life ----------------------------------------------------------------------------------------------------------
+
+    def _run(self, tree: Tree) -> None:
+        if not tree.is_spawning or tree.is_lost:
+            return
+        tree.is_spawning = False
+        if tree.nature.errno is not None:
+            self._tell(tree, SpawnFailed(*self._names(tree), tree.nature.errno, "no process"))
+            self._gone(tree)
+            return
+        tree.has_main = True
+        tree.spawned_at = self.agenda.now
+        tree.children = set(range(len(tree.nature.children)))
+        self._tell(tree, Spawned(*self._names(tree), next(self._pids)))
+        for order in tree.waiting:
+            order()
+        if (life_s := tree.nature.life_s) is not None:
+            self.agenda.after(life_s, lambda: self._die(tree))
+
+    def _die(self, tree: Tree) -> None:
+        if tree.nature.life_s is not None:
+            code = tree.nature.code
+            self._end_main(tree, code, 11 if code is None else None)
+
+    def _end_main(self, tree: Tree, code: int | None, signal: int | None) -> None:
+        if not tree.has_main:
+            return
+        tree.has_main = False
+        for number in sorted(tree.children):
+            outlives_s = tree.nature.children[number].outlives_s
+            if outlives_s == 0.0:
+                tree.children.discard(number)
+            elif outlives_s is not None:
+                self._end_child_after(tree, number, outlives_s)
+        is_alone = not tree.children
+        if not tree.is_lost:
+            self._tell(tree, Exited(*self._names(tree), code, signal, alone=is_alone))
+        elif is_alone:
+            self._tell(tree, TreeGone(*self._names(tree)))
+        if is_alone:
+            self._gone(tree)
+
+    def _end_child_after(self, tree: Tree, number: int, delay_s: float) -> None:
+        def end() -> None:
+            if number not in tree.children:
+                return
+            tree.children.discard(number)
+            if not tree.exists:
+                self._tell(tree, TreeGone(*self._names(tree)))
+                self._gone(tree)
+
+        self.agenda.after(delay_s, end)
+
+    def _flap(self, tree: Tree, turn: int) -> None:
+        """Readiness comes, goes and comes back."""
+        if not tree.has_main or tree.is_lost:
+            return
+        is_ready = turn % 2 == 0 or not tree.nature.flaps_s
+        self._tell(tree, BecameReady(*self._names(tree)) if is_ready else BecameUnready(*self._names(tree), "no answer"))
+        if turn < len(tree.nature.flaps_s):
+            self.agenda.after(tree.nature.flaps_s[turn], lambda: self._flap(tree, turn + 1))
+
+    # ---- orders arrive ---------------------------------------------------------------------------------------------------
+
+    def _order(self, tree: Tree, do: Callable[[], None]) -> None:
+        """A shim that hangs in a spawn looks at its orders afterwards, and is killed if that takes too long."""
+        if not tree.is_spawning:
+            do()
+            return
+        tree.waiting.append(do)
+        if not tree.nature.is_patient:
+            self.agenda.after(PATIENCE_S, lambda: self._lose(tree) if tree.is_spawning else None)
+
+    def _ask(self, tree: Tree, order: Signal) -> None:
+        nature = tree.nature
+        if order.scope == "main":
+            if nature.term_s is not None:
+                killer = order.signal if nature.term_code is None else None
+                self.agenda.after(nature.term_s, lambda: self._end_main(tree, nature.term_code, killer))
+            return
+        for number in sorted(tree.children):
+            if (term_s := nature.children[number].term_s) is not None:
+                self._end_child_after(tree, number, term_s)
+
+    def _kill(self, tree: Tree) -> None:
+        tree.is_killed = True
+        for number in sorted(tree.children):
+            self._end_child_after(tree, number, tree.nature.children[number].kill_s)
+        self.agenda.after(tree.nature.kill_s, lambda: self._end_main(tree, None, 9))
+
+    def _lose(self, tree: Tree) -> None:
+        """The shim dies; the keeper kills what it leaves, and tells when that is gone."""
+        if tree.is_lost or not tree.exists:
+            return
+        tree.is_lost = True
+        self._tell(tree, ShimLost(*self._names(tree)))
+        if tree.is_spawning:
+            tree.is_spawning = False
+            tree.has_main = True
+        self._kill(tree)
+
+    def _tree(self, order: Signal | KillTree) -> Tree | None:
+        tree = self._of.get(order.worker)
+        return tree if tree is not None and tree.order.incarnation == order.incarnation else None
+
+    def _gone(self, tree: Tree) -> None:
+        self._on_gone(tree)
+
+    def _tell(self, tree: Tree, event: Event) -> None:
+        at = max(tree.told_until, self.agenda.now + LATENCY_S)
+        tree.told_until = at
+        self.agenda.at(at, lambda: self._post(event))
+
+    @staticmethod
+    def _names(tree: Tree) -> tuple[WorkerId, int]:
+        return tree.order.worker, tree.order.incarnation
+
+
+def _healed(child: Child) -> Child:
+    return replace(child, kill_s=0.01)
+
+
+def uuids_of(trees: Iterable[Tree]) -> set[str]:
+    """GPUs on which something of these trees lives."""
+    return {uuid for tree in trees if tree.exists for uuid in tree.uuids}

@@ -1,0 +1,184 @@
+"""What follows the end of a process: the restart policy of the contract, worked out a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from supervisor.core.message import Cause, Exited, ShimLost, SpawnFailed, StartRequested, State
+from supervisor.core.worker import HOLDING, RUNNING, Worker
+from tests.sim.nature import PERMANENT, REFUSED
+from tests.sim.trouble import EPSILON_S, Change, Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+SPAWN_RETRY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """
+    What is to follow.
+
+    Args:
+        kind: Started again, failed for good, or done.
+        earliest: Monotonic second of the start.
+        latest: With the jitter.
+        counts: Failures and start failures in a row, None = whatever they were.
+    """
+
+    kind: Literal["again", "failed", "exited"]
+    earliest: float = 0.0
+    latest: float = 0.0
+    counts: tuple[int, int] | None = None
+
+
+def ends_follow_the_policy(world: World, step: Step) -> Iterator[str]:
+    """Restart at once, after a back-off, never again, or done; failures counted as the contract says."""
+    notes = world.checks.notes
+    event = step.event
+    if isinstance(event, Exited | SpawnFailed | ShimLost):
+        worker = step.before.workers.get(event.worker)
+        if worker is not None and worker.incarnation == event.incarnation:
+            sentence = _judge(world, worker, event, step.now)
+            if sentence is not None:
+                notes.sentences[event.worker] = sentence
+                yield from _check_counts(step, worker, sentence)
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or before.state not in HOLDING:
+            continue
+        if after is not None and after.state in HOLDING and after.incarnation == before.incarnation:
+            continue
+        sentence = notes.sentences.pop(change.id, None) or Sentence("again", step.now, step.now)
+        if after is not None and not after.down and not before.down:
+            yield from _check_what_follows(step, before, after, sentence)
+
+
+def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost, now: float) -> Sentence | None:
+    timed_out = worker.cause is Cause.START_TIMEOUT and worker.target is not None
+    match event:
+        case ShimLost():
+            return None if worker.id in world.checks.notes.sentences else Sentence("again", now, now)
+        case Exited(code=code):
+            if worker.state in RUNNING:
+                return _sentence(world, worker, code, now)
+            return _sentence(world, worker, code, now, failed_to_start=True) if timed_out else None
+        case SpawnFailed(errno=errno):
+            if worker.cause is not None and worker.cause is not Cause.START_TIMEOUT:
+                return None
+            if errno in PERMANENT:
+                return Sentence("failed")
+            if errno in REFUSED:
+                history = worker.history
+                counts = (history.failures, history.start_failures)
+                return Sentence("again", now + SPAWN_RETRY_S, now + SPAWN_RETRY_S, counts)
+            return _sentence(world, worker, None, now, failed_to_start=True)
+
+
+def _sentence(
+    world: World, worker: Worker, code: int | None, now: float, *, failed_to_start: bool = False
+) -> Sentence:
+    policy, run = worker.policy.restart, world.checks.notes.runs[worker.id]
+    was_ready = run.took_s is not None and not failed_to_start
+    counts = (worker.history.failures + 1, 0 if was_ready else worker.history.start_failures + 1)
+    if code == 0 and not failed_to_start and policy.policy != "always":
+        return Sentence("exited", counts=(0, 0))
+    if policy.policy == "never" or (code in policy.permanent_exit and not failed_to_start):
+        return Sentence("failed", counts=counts)
+    if not failed_to_start and run.is_healthy(worker, now):
+        return Sentence("again", now, now, counts=(0, 0))
+    if 0 < policy.start_limit <= counts[1] or 0 < policy.limit <= counts[0]:
+        return Sentence("failed", counts=counts)
+    delay = min(policy.max_delay_s, policy.delay_s * 2.0 ** (counts[0] - 1))
+    return Sentence("again", now + 0.8 * delay - EPSILON_S, now + 1.2 * delay + EPSILON_S, counts)
+
+
+def _check_counts(step: Step, before: Worker, sentence: Sentence) -> Iterator[str]:
+    after = step.after.workers.get(before.id)
+    if after is None or sentence.counts is None:
+        return
+    found = (after.history.failures, after.history.start_failures)
+    if found != sentence.counts and not before.relaunch and not _is_asked_anew(before, after):
+        yield f"{before.id} counts {found} failures (in all, in starting) instead of {sentence.counts}"
+
+
+def _check_what_follows(step: Step, before: Worker, after: Worker, sentence: Sentence) -> Iterator[str]:
+    now = step.now
+    is_again = after.state in {State.PENDING, *RUNNING} or (after.target is not None and after.target.refused)
+    if before.relaunch or _is_asked_anew(before, after):
+        if before.relaunch and (not is_again or after.history.failures):
+            yield f"{before.id} was to come back at once with clean counts, and is {after.state}"
+        return
+    if sentence.kind != "again":
+        if after.state.value != sentence.kind:
+            yield f"{before.id} is {after.state} and not {sentence.kind}"
+    elif after.state is State.BACKOFF:
+        at = after.deadline
+        if at is None or at <= now or not sentence.earliest <= at <= sentence.latest:
+            yield f"{before.id} backs off until {at}, not {sentence.earliest} to {sentence.latest}"
+    elif not is_again or sentence.earliest > now + EPSILON_S:
+        yield f"{before.id} is {after.state}, and was to start {sentence.earliest} to {sentence.latest}"
+
+
+def _is_asked_anew(before: Worker, after: Worker) -> bool:
+    """Something else is wanted of it within the same step."""
+    old, new = before.target, after.target
+    if old is None or new is None:
+        return True
+    return (old.launch, old.wanted.recipe) != (new.launch, new.wanted.recipe) and new.launch is not None
+
+
+def clean_counts_when_asked(world: World, step: Step) -> Iterator[str]:
+    """`start` forgives."""
+    if not isinstance(step.event, StartRequested):
+        return
+    for worker_id in step.event.workers:
+        before, after = step.before.workers.get(worker_id), step.after.workers.get(worker_id)
+        if before is None or after is None or before.state in HOLDING:
+            continue
+        if after.history.failures or after.history.start_failures or after.down:
+            yield f"{worker_id} was started and keeps {after.history}"
+
+
+def new_recipe_has_clean_counts(world: World, step: Step) -> Iterator[str]:
+    """Nobody pays for the failures of what the file does not say any more."""
+    recipes = world.checks.notes.recipes
+    for spawn in step.spawns:
+        worker = step.after.workers[spawn.worker]
+        if recipes.get(spawn.worker, spawn.launch.recipe) != spawn.launch.recipe and worker.history.failures:
+            yield f"{spawn.worker} starts as something new with {worker.history.failures} failures"
+
+
+def lasting_states_are_kept(world: World, step: Step) -> Iterator[str]:
+    """Done and failed stay so until an operator, or another file, or a device for who failed for want of one."""
+    for change in step.changes:
+        if not _leaves_for_good(change):
+            continue
+        before, after = change.before, change.after
+        assert before is not None
+        assert after is not None
+        assert before.target is not None
+        assert after.target is not None
+        old, new = before.target.wanted, after.target.wanted
+        asked = isinstance(step.event, StartRequested) and change.id in step.event.workers
+        if not asked and not before.target.refused and (old.recipe, old.request) == (new.recipe, new.request):
+            yield f"{change.id} was {before.state} and is {after.state} at {type(step.event).__name__}"
+
+
+def _leaves_for_good(change: Change) -> bool:
+    lasting = {State.EXITED, State.FAILED}
+    before, after = change.before, change.after
+    if before is None or after is None or before.state not in lasting:
+        return False
+    return after.state not in lasting | {State.STOPPED}
+
+
+RULES: tuple[Rule, ...] = (
+    ends_follow_the_policy,
+    clean_counts_when_asked,
+    new_recipe_has_clean_counts,
+    lasting_states_are_kept,
+)

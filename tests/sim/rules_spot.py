@@ -1,0 +1,80 @@
+"""Rules that cost more than a step: asked now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.fleet import handle
+from supervisor.core.inventory import GpuState, Reading
+from supervisor.core.message import (
+    Action,
+    Event,
+    FinishReload,
+    InventoryRead,
+    KillTree,
+    ReloadRequested,
+    Signal,
+    Spawn,
+    SpecLoaded,
+    State,
+)
+from supervisor.core.rescale import failures_since_reload, preview, unsettled
+from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
+from supervisor.core.turn import DaemonState, Fleet
+from tests.sim.trouble import Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
+    """A reload of what is in force, with the devices as they are, touches no process."""
+    fleet = step.after
+    if fleet.state is not DaemonState.RUNNING or fleet.spec is None or fleet.inventory is None or not fleet.trusted:
+        return
+    # Whatever this very reading sets off on its own is no reload's doing.
+    read = InventoryRead(Reading(GpuState.OK, fleet.gpu.detail, fleet.inventory.devices), step.now)
+    settled, _ = _all(fleet, (read, read), step.now)
+    assert settled.spec is not None
+    again = SpecLoaded(settled.spec, settled.cpu_count)
+    reloaded, actions = _all(settled, (ReloadRequested(), again, read), step.now)
+    for action in actions:
+        if isinstance(action, Spawn | Signal | KillTree):
+            before = settled.workers[action.worker]
+            is_asked_again = before.state is State.FAILED and before.target is not None and before.target.refused
+            if not is_asked_again:
+                yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
+        if isinstance(action, FinishReload):
+            touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}
+            # Those that a halted roll-out left behind are still a difference.
+            if odd := [str(one) for one in touched if one in settled.workers and not settled.workers[one].is_outdated]:
+                yield f"a reload that changes nothing calls {odd} a difference"
+    if reloaded.generation != settled.generation + 1 or reloaded.reload is not None:
+        yield "the reload was not finished"
+
+
+def _all(fleet: Fleet, events: tuple[Event, ...], now: float) -> tuple[Fleet, list[Action]]:
+    done: list[Action] = []
+    for event in events:
+        fleet, actions = handle(fleet, event, now)
+        done += actions
+    return fleet, done
+
+
+def everything_can_be_shown(world: World, step: Step) -> Iterator[str]:
+    """Snapshots and previews work in every state that the fleet can be in."""
+    fleet = step.after
+    view = View(rfc3339=lambda at: f"{at:.3f}")
+    status = make_status(fleet, view)
+    make_devices(fleet, view)
+    unsettled(fleet)
+    failures_since_reload(fleet)
+    if fleet.spec is not None:
+        make_plan_json(fleet, preview(fleet, fleet.spec, fleet.cpu_count), view)
+    shown = {one["worker"] for service in status["services"] for one in service["workers"]}
+    if shown != {str(worker) for worker in fleet.workers}:
+        yield f"the status shows {sorted(shown)}"
+
+
+RULES: tuple[Rule, ...] = (same_file_again_does_nothing, everything_can_be_shown)

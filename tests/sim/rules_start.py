@@ -1,0 +1,181 @@
+"""What must be true of every start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.inventory import Device, GpuState, Health
+from supervisor.core.message import Spawn
+from supervisor.core.quantities import amount_bytes
+from supervisor.core.service import Request
+from supervisor.core.turn import DaemonState, Fleet
+from tests.sim.trouble import Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+MIB = 1024 * 1024
+
+
+def incarnation_is_new(world: World, step: Step) -> Iterator[str]:
+    """A number is never used twice, and grows."""
+    for spawn in step.spawns:
+        if spawn.incarnation in world.checks.notes.incarnations:
+            yield f"{spawn.worker}#{spawn.incarnation} was there before"
+
+
+def start_finds_no_tree(world: World, step: Step) -> Iterator[str]:
+    """Nothing lives of the worker's last process, nor of anybody else on its devices."""
+    for spawn in step.spawns:
+        uuids = {share.uuid for share in spawn.launch.slice}
+        for tree in world.processes.living():
+            if tree.order.worker == spawn.worker:
+                yield f"{spawn.worker}#{spawn.incarnation} starts while #{tree.order.incarnation} lives"
+            if shared := uuids & set(tree.uuids):
+                yield f"{spawn.worker}#{spawn.incarnation} starts on {sorted(shared)} beside {tree.order.worker}"
+
+
+def start_is_wanted(world: World, step: Step) -> Iterator[str]:
+    """By the file in force, by the operator, and by a daemon that is not stopping."""
+    for spawn in step.spawns:
+        worker = step.after.workers[spawn.worker]
+        if spawn.worker in world.checks.notes.down:
+            yield f"{spawn.worker} is held down"
+        if step.after.state is DaemonState.STOPPING:
+            yield f"{spawn.worker} is started while the daemon stops"
+        if worker.target is None or worker.target.launch != spawn.launch or worker.held != worker.target:
+            yield f"{spawn.worker} is started as something else than is wanted"
+        elif spawn.launch.recipe != worker.target.wanted.recipe:
+            yield f"{spawn.worker} is started with an old recipe"
+
+
+def slice_is_whole(world: World, step: Step) -> Iterator[str]:
+    """As many devices as asked for, each once, all of them eligible; or none, by a written policy."""
+    for spawn in step.spawns:
+        worker = step.after.workers[spawn.worker]
+        assert worker.target is not None
+        request = worker.target.wanted.request
+        if not spawn.launch.slice:
+            if request.gpu != 0 and not (worker.target.fallback and worker.policy.on_no_gpu == "cpu"):
+                yield f"{spawn.worker} starts without the GPU it asks for"
+            continue
+        uuids = [share.uuid for share in spawn.launch.slice]
+        eligible = {device.uuid for device in eligible_devices(step.after, request)}
+        healthy = {device.uuid for device in eligible_devices(step.after, request) if device.health is Health.OK}
+        count = len(healthy) * 1000 if request.gpu == "all" else request.gpu
+        if len(set(uuids)) != len(uuids) or 1000 * len(uuids) != count:
+            yield f"{spawn.worker} asks for {request.gpu} and starts on {uuids}"
+        if not set(uuids) <= eligible:
+            yield f"{spawn.worker} starts on {uuids}, eligible are {sorted(eligible)}"
+
+
+def environment_names_the_slice(world: World, step: Step) -> Iterator[str]:
+    """Indices of the newest good reading, in PCI order; `-1` without a GPU; nothing inherited."""
+    for spawn in step.spawns:
+        devices = world.checks.notes.devices
+        indices = [str(devices[share.uuid].index) if share.uuid in devices else "?" for share in spawn.launch.slice]
+        expected = ",".join(indices) or "-1"
+        if spawn.env.get("CUDA_VISIBLE_DEVICES") != expected:
+            yield f"{spawn.worker} gets {spawn.env.get('CUDA_VISIBLE_DEVICES')} instead of {expected}"
+        if indices and spawn.env.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+            yield f"{spawn.worker} gets indices without their order"
+        if expected not in spawn.argv and spawn.argv[0] == "serve":
+            yield f"{spawn.worker} has {expected} in its environment and not in its command"
+        if {"NVIDIA_VISIBLE_DEVICES", "RANK"} & spawn.env.keys():
+            yield f"{spawn.worker} inherits what is not for it"
+
+
+def environment_names_the_worker(world: World, step: Step) -> Iterator[str]:
+    """Who it is, which of how many, and how often it was started."""
+    for spawn in step.spawns:
+        service = spawn.worker.service
+        expected = {
+            "WORKER": str(spawn.worker),
+            "WORKER_INCARNATION": str(spawn.incarnation),
+            "WORKER_RESTARTS": str(world.checks.notes.spawns[spawn.worker]),
+            "WORKER_COUNT": str(sum(worker.service == service for worker in wanted_ids(step.after))),
+            "WORKER_GPU_UUIDS": ",".join(share.uuid for share in spawn.launch.slice),
+        }
+        for name, value in expected.items():
+            if spawn.env.get(name) != value:
+                yield f"{spawn.worker} gets {name}={spawn.env.get(name)} instead of {value}"
+
+
+def memory_is_there(world: World, step: Step) -> Iterator[str]:
+    """By a reading asked for after the last start or end on the device; with a driver in trouble, where it ran."""
+    for spawn in step.spawns:
+        declared = spawn.launch.recipe.gpu_memory
+        if declared is None or not spawn.launch.slice:
+            continue
+        fleet, notes = step.after, world.checks.notes
+        if fleet.gpu.state is not GpuState.OK:
+            if spawn.launch.slice not in notes.ran_on.get(spawn.worker, ()):
+                yield f"{spawn.worker} is new on its GPUs and the driver is {fleet.gpu.state}"
+            continue
+        assert fleet.inventory is not None
+        for share in spawn.launch.slice:
+            if fleet.inventory.asked_at < notes.changed.get(share.uuid, 0.0):
+                yield f"{spawn.worker} starts on a reading from before {share.uuid} changed hands"
+            device = notes.devices[share.uuid]
+            total, free = device.memory_total_bytes, device.memory_free_bytes
+            if total is None or free is None:
+                continue
+            if free - headroom(fleet, total) < amount_bytes(declared, total):
+                yield f"{spawn.worker} starts with {free // MIB} of {total // MIB} MiB free on {share.uuid}"
+
+
+# ---- what the file means, worked out a second time ---------------------------------------------------------------------
+
+
+def wanted_ids(fleet: Fleet) -> tuple[object, ...]:
+    """Workers that the file in force wants."""
+    return () if fleet.spec is None else tuple(one.id for one in fleet.spec.expand(fleet.cpu_count))
+
+
+def headroom(fleet: Fleet, total: int) -> int:
+    """What is left free on a device."""
+    given = fleet.spec.daemon.headroom if fleet.spec else None
+    return max(512 * MIB, total // 50) if given is None else amount_bytes(given, total)
+
+
+def eligible_devices(fleet: Fleet, request: Request) -> list[Device]:
+    """Devices that pool, file and request leave, in health or not; none when the filter names what is not there."""
+    if fleet.inventory is None:
+        return []
+    devices = [one for one in fleet.inventory.devices if fleet.pool is None or one.uuid in fleet.pool]
+    file_wide = fleet.spec.gpus if fleet.spec else None
+    if file_wide is not None:
+        named = [one.uuid for token in file_wide for one in _named(token, devices)]
+        devices = [one for one in devices if one.uuid in named]
+    if request.gpus is None:
+        return devices
+    chosen = [_named(token, devices) for token in request.gpus]
+    uuids = [found[0].uuid for found in chosen if len(found) == 1]
+    if len(uuids) < len(request.gpus) or len(set(uuids)) < len(uuids):
+        return []
+    return [one for one in devices if one.uuid in uuids]
+
+
+def _named(token: str, devices: list[Device]) -> list[Device]:
+    if token.isdecimal():
+        return [one for one in devices if one.index == int(token)]
+    if ":" in token:
+        return [one for one in devices if one.pci[-10:] == token.lower()[-10:]]
+    return [one for one in devices if one.uuid.startswith(token)]
+
+
+def spawn_of(step: Step, worker: object) -> Spawn | None:
+    """The start of a worker in a step."""
+    return next((spawn for spawn in step.spawns if spawn.worker == worker), None)
+
+
+RULES: tuple[Rule, ...] = (
+    incarnation_is_new,
+    start_finds_no_tree,
+    start_is_wanted,
+    slice_is_whole,
+    environment_names_the_slice,
+    environment_names_the_worker,
+    memory_is_there,
+)

@@ -1,0 +1,268 @@
+"""What must be true at every moment, of the books and of what exists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.inventory import Health
+from supervisor.core.message import State
+from supervisor.core.turn import DaemonState
+from supervisor.core.worker import FREED, HOLDING, LIVING, Worker
+from tests.sim.rules_start import eligible_devices, wanted_ids
+from tests.sim.trouble import EPSILON_S, Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+TIMED = frozenset({State.STARTING, State.STOPPING, State.KILLING, State.RELEASING, State.BACKOFF})
+GOING_DOWN = frozenset({State.STOPPING, State.KILLING, State.RELEASING})
+
+
+# ---- what exists -------------------------------------------------------------------------------------------------------
+
+
+def shares_fit(world: World, step: Step) -> Iterator[str]:
+    """No device carries more than the whole of it, counted over whole trees that exist."""
+    taken: Counter[str] = Counter()
+    for tree in world.processes.living():
+        for share in tree.order.launch.slice:
+            taken[share.uuid] += share.millis
+    for uuid, millis in taken.items():
+        if millis > 1000:
+            yield f"{millis} of 1000 are in use on {uuid}"
+
+
+def one_tree_per_worker(world: World, step: Step) -> Iterator[str]:
+    """A worker is one process with what it started."""
+    for worker, count in Counter(tree.order.worker for tree in world.processes.living()).items():
+        if count > 1:
+            yield f"{worker} has {count} trees"
+
+
+def no_orphan(world: World, step: Step) -> Iterator[str]:
+    """Everything that lives belongs to a worker that knows of it."""
+    for tree in world.processes.living():
+        worker = step.after.workers.get(tree.order.worker)
+        if worker is None or worker.incarnation != tree.order.incarnation or worker.state not in LIVING:
+            where = "is forgotten" if worker is None else f"is {worker.state} as #{worker.incarnation}"
+            yield f"{tree.order.worker}#{tree.order.incarnation} lives while its worker {where}"
+        elif worker.held is None or worker.held.launch != tree.order.launch:
+            yield f"{tree.order.worker}#{tree.order.incarnation} runs something else than is on record"
+
+
+# ---- the books -----------------------------------------------------------------------------------------------------------
+
+
+def holding_means_occupying(world: World, step: Step) -> Iterator[str]:
+    """A worker occupies its slice exactly while something of it lives or its memory is not back."""
+    expected: dict[str, dict[object, int]] = {}
+    for worker in step.after.workers.values():
+        if (worker.held is not None) != (worker.state in HOLDING):
+            yield f"{worker.id} is {worker.state} and holds {worker.held}"
+        if worker.state in HOLDING:
+            for share in worker.occupied:
+                expected.setdefault(share.uuid, {})[worker.id] = share.millis
+    if expected != step.after.occupied:
+        yield f"occupied is {step.after.occupied}, and should be {expected}"
+
+
+def slice_never_changes(world: World, step: Step) -> Iterator[str]:
+    """What a process was started with stays."""
+    for worker in step.after.workers.values():
+        if worker.state in HOLDING and worker.occupied != world.checks.notes.slices[worker.incarnation]:
+            yield f"{worker.id}#{worker.incarnation} moved to {worker.occupied}"
+
+
+def places_do_not_overlap(world: World, step: Step) -> Iterator[str]:
+    """The plan gives no device to two."""
+    owners: dict[str, object] = {}
+    for worker in step.after.workers.values():
+        launch = worker.target.launch if worker.target else None
+        for share in launch.slice if launch else ():
+            if share.uuid in owners:
+                yield f"{share.uuid} is planned for {owners[share.uuid]} and {worker.id}"
+            owners[share.uuid] = worker.id
+
+
+def freed_means_free(world: World, step: Step) -> Iterator[str]:
+    """Nothing is kept for those that have ended."""
+    for worker in step.after.workers.values():
+        if worker.state in FREED and (worker.target is None or worker.target.launch is not None):
+            yield f"{worker.id} is {worker.state} with {worker.target}"
+
+
+def queues_match_states(world: World, step: Step) -> Iterator[str]:
+    """Who waits for admission and who for a place."""
+    pending = [worker for worker in step.after.workers.values() if worker.state is State.PENDING]
+    waiting = {worker.id for worker in pending if worker.target and worker.target.launch}
+    unplaced = {worker.id for worker in pending if worker.target and worker.target.launch is None}
+    if waiting != step.after.waiting or unplaced != step.after.unplaced:
+        yield f"waiting {set(step.after.waiting)}, not {waiting}; unplaced {set(step.after.unplaced)}, not {unplaced}"
+
+
+def restarts_are_counted(world: World, step: Step) -> Iterator[str]:
+    """One for each start of this index."""
+    for worker in step.after.workers.values():
+        if worker.starts != world.checks.notes.spawns[worker.id]:
+            yield f"{worker.id} counts {worker.starts} starts of {world.checks.notes.spawns[worker.id]}"
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------------
+
+
+def states_that_end_have_a_deadline(world: World, step: Step) -> Iterator[str]:
+    """Nobody stays for ever where nobody should, and the driver knows until when."""
+    known = world.deadlines._at
+    for worker in step.after.workers.values():
+        if worker.state in TIMED and worker.deadline is None:
+            yield f"{worker.id} is {worker.state} for ever"
+        if known.get(worker.id) != worker.deadline:
+            yield f"{worker.id} has {worker.deadline} as its deadline, and the driver waits for {known.get(worker.id)}"
+    if known.get(None) != step.after.deadline:
+        yield f"the fleet has {step.after.deadline} as its deadline, and the driver waits for {known.get(None)}"
+
+
+def start_is_bounded_by_policy(world: World, step: Step) -> Iterator[str]:
+    """A start ends when the policy in force says so, also when that has changed meanwhile."""
+    for worker in step.after.workers.values():
+        if worker.state is not State.STARTING or worker.deadline is None:
+            continue
+        ready = worker.policy.ready
+        expected = worker.since + ready.timeout_s
+        if ready.kind == "after" and worker.spawned_at is not None:
+            expected = worker.spawned_at + ready.after_s
+        if abs(worker.deadline - expected) > EPSILON_S:
+            yield f"{worker.id} is starting until {worker.deadline} and not until {expected}"
+
+
+# ---- what is wanted --------------------------------------------------------------------------------------------------------
+
+
+def targets_are_the_files(world: World, step: Step) -> Iterator[str]:
+    """Every worker of the file, no other, each with the newest words about it."""
+    fleet = step.after
+    targets = {worker.id: worker.target.wanted for worker in fleet.workers.values() if worker.target is not None}
+    if fleet.state is DaemonState.STOPPING:
+        expected = {}
+    else:
+        expected = {one.id: one for one in fleet.spec.expand(fleet.cpu_count)} if fleet.spec else {}
+    if targets != expected:
+        odd = [str(one) for one in sorted({*targets, *expected}) if targets.get(one) != expected.get(one)]
+        yield f"{', '.join(odd)}: not what the file says"
+    for worker in fleet.workers.values():
+        if worker.target is None and worker.state not in GOING_DOWN:
+            yield f"{worker.id} is {worker.state} and nobody wants it"
+
+
+def operator_is_obeyed(world: World, step: Step) -> Iterator[str]:
+    """Held down exactly those that an operator stopped and did not start."""
+    for worker in step.after.workers.values():
+        is_down = worker.id in world.checks.notes.down
+        if worker.down != is_down:
+            yield f"{worker.id} is{'' if worker.down else ' not'} held down"
+        if is_down and worker.state not in GOING_DOWN | {State.STOPPED}:
+            yield f"{worker.id} is held down and {worker.state}"
+        if worker.state is State.STOPPED and not is_down:
+            yield f"{worker.id} is stopped by nobody"
+
+
+def places_are_not_left_empty(world: World, step: Step) -> Iterator[str]:
+    """Who waits for a place has none, by the newest trusted reading."""
+    fleet = step.after
+    if not fleet.unplaced or not fleet.trusted or fleet.state is DaemonState.STOPPING:
+        return
+    for worker_id in fleet.unplaced:
+        if could_be_placed(step, fleet.workers[worker_id]):
+            yield f"{worker_id} waits for a place, and there is one"
+
+
+def could_be_placed(step: Step, worker: Worker) -> bool:
+    """Whether enough eligible devices are healthy and planned for nobody else."""
+    assert worker.target is not None
+    fleet, request = step.after, worker.target.wanted.request
+    taken = {
+        share.uuid
+        for other in fleet.workers.values()
+        if other.id != worker.id and other.target and other.target.launch
+        for share in other.target.launch.slice
+    }
+    eligible = eligible_devices(fleet, request)
+    free = [one for one in eligible if one.uuid not in taken and one.health is Health.OK]
+    count = len(eligible) if request.gpu == "all" else request.gpu // 1000
+    return 0 < count <= len(free)
+
+
+def fallback_is_a_policy(world: World, step: Step) -> Iterator[str]:
+    """Only who asked for a GPU falls back, and only where the file says so."""
+    for worker in step.after.workers.values():
+        target = worker.target
+        if target is None or not target.fallback:
+            continue
+        if target.wanted.request.gpu == 0 or target.launch is None or target.launch.slice:
+            yield f"{worker.id} falls back and should not: {target}"
+        if target.wanted.policy.on_no_gpu != "cpu" and worker.state not in LIVING:
+            yield f"{worker.id} falls back, and the file does not say so"
+
+
+# ---- going down ------------------------------------------------------------------------------------------------------------
+
+
+def stopping_is_signalled(world: World, step: Step) -> Iterator[str]:
+    """Who is to end was asked to, as soon as there was somebody to ask."""
+    notes = world.checks.notes
+    for worker in step.after.workers.values():
+        if worker.state is not State.STOPPING or worker.incarnation not in notes.spawned:
+            continue
+        if worker.incarnation not in notes.signalled:
+            yield f"{worker.id}#{worker.incarnation} is stopping and was not asked to"
+
+
+def killed_is_killed(world: World, step: Step) -> Iterator[str]:
+    """Who counts as killed was, by us or because its shim is gone."""
+    notes = world.checks.notes
+    for worker in step.after.workers.values():
+        if worker.killed and worker.incarnation not in notes.killed | notes.lost:
+            yield f"{worker.id}#{worker.incarnation} counts as killed"
+
+
+def relaunch_only_while_going_down(world: World, step: Step) -> Iterator[str]:
+    """The mark means: it shall come back."""
+    for worker in step.after.workers.values():
+        if worker.relaunch and worker.state not in GOING_DOWN:
+            yield f"{worker.id} is {worker.state} and marked to come back"
+        if worker.cause is not None and worker.state not in GOING_DOWN:
+            yield f"{worker.id} is {worker.state} with a cause to end: {worker.cause}"
+
+
+def stopping_daemon_wants_nobody(world: World, step: Step) -> Iterator[str]:
+    """And it knows when it gives up."""
+    fleet = step.after
+    if fleet.state is DaemonState.STOPPING and not fleet.exiting and fleet.deadline is None:
+        yield "the daemon stops for ever"
+    if fleet.counts != Counter(getattr(one, "service", "") for one in wanted_ids(fleet)):
+        yield f"counts are {fleet.counts}"
+
+
+RULES: tuple[Rule, ...] = (
+    shares_fit,
+    one_tree_per_worker,
+    no_orphan,
+    holding_means_occupying,
+    slice_never_changes,
+    places_do_not_overlap,
+    freed_means_free,
+    queues_match_states,
+    restarts_are_counted,
+    states_that_end_have_a_deadline,
+    start_is_bounded_by_policy,
+    targets_are_the_files,
+    operator_is_obeyed,
+    places_are_not_left_empty,
+    fallback_is_a_policy,
+    stopping_is_signalled,
+    killed_is_killed,
+    relaunch_only_while_going_down,
+    stopping_daemon_wants_nobody,
+)

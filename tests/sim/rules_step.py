@@ -1,0 +1,280 @@
+"""What one step may do, and what it may not leave undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.inventory import GpuState
+from supervisor.core.message import (
+    Cause,
+    Dismiss,
+    Exit,
+    Exited,
+    KillTree,
+    ReadInventory,
+    Report,
+    ShimLost,
+    ShutdownRequested,
+    Signal,
+    StartRequested,
+    State,
+    StopRequested,
+    TimePassed,
+)
+from supervisor.core.rescale import SETTLED
+from supervisor.core.turn import DaemonState
+from supervisor.core.worker import LIVING, RUNNING, Worker
+from tests.sim.trouble import EPSILON_S, Change, Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+CRASH_GRACE_S = 5.0
+RETRY_S = 5.0
+STOP_MARGIN_S = 6.0
+
+
+# ---- who is ended, and why -----------------------------------------------------------------------------------------------
+
+
+def nobody_is_stopped_without_a_reason(world: World, step: Step) -> Iterator[str]:
+    """A process is ended for an intent, a new launch or its time, and for nothing else."""
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or before.state not in RUNNING:
+            continue
+        if after is not None and after.incarnation == before.incarnation and after.state is State.STOPPING:
+            if not _may_stop(step, change):
+                yield f"{change.id} is stopped ({after.cause}) at {type(step.event).__name__}"
+        elif after is not None and after.incarnation == before.incarnation and after.state is State.KILLING:
+            if not isinstance(step.event, Exited | ShimLost):
+                yield f"{change.id} is killed at {type(step.event).__name__}"
+
+
+def _may_stop(step: Step, change: Change) -> bool:
+    before, after = change.before, change.after
+    assert before is not None
+    assert after is not None
+    match after.cause:
+        case Cause.START_TIMEOUT:
+            # Not before its time by the policy in force: `start_is_bounded_by_policy` says what that is.
+            due = before.deadline is not None and before.deadline <= step.now
+            return before.state is State.STARTING and due and isinstance(step.event, TimePassed)
+        case Cause.ROLLOUT:
+            return after.target is not None and after.held is not None and after.held.launch != after.target.launch
+        case Cause.OPERATOR:
+            if after.target is None:
+                return True
+            return isinstance(step.event, StopRequested) and change.id in step.event.workers
+        case _:
+            return False
+
+
+def one_is_replaced_at_a_time(world: World, step: Step) -> Iterator[str]:
+    """The next of a service has its turn when the last is settled, but for those that hold another's device."""
+    for change in step.changes:
+        if not _is_rollout(change) or _makes_way(step, change):
+            continue
+        for other in step.after.workers.values():
+            if other.id.service != change.id.service or other.id == change.id:
+                continue
+            if other.is_outdated and other.state in RUNNING:
+                continue
+            if not _is_settled(other):
+                yield f"{change.id} is replaced while {other.id} is {other.state}"
+
+
+def failed_launch_goes_no_further(world: World, step: Step) -> Iterator[str]:
+    """Once one has failed with what its service now is, the others keep what they have."""
+    for change in step.changes:
+        if not _is_rollout(change) or _makes_way(step, change):
+            continue
+        since = world.checks.notes.service_since.get(change.id.service, 0.0)
+        for other in step.before.workers.values():
+            failed = other.state is State.FAILED and not (other.target and other.target.refused)
+            now = step.after.workers.get(other.id)
+            still = now is not None and now.state is State.FAILED
+            if failed and still and other.id.service == change.id.service and other.since >= since:
+                yield f"{change.id} is replaced after {other.id} failed with its new launch"
+
+
+def _is_rollout(change: Change) -> bool:
+    before, after = change.before, change.after
+    if before is None or after is None or before.state not in RUNNING:
+        return False
+    return after.state is State.STOPPING and after.cause is Cause.ROLLOUT
+
+
+def _makes_way(step: Step, change: Change) -> bool:
+    """Whether somebody waits for a device that it is to leave."""
+    assert change.after is not None
+    assert change.after.target is not None
+    going = change.after.target.launch
+    leaves = {share.uuid for share in change.after.occupied} - {share.uuid for share in (going.slice if going else ())}
+    waiting = (step.after.workers[worker].target for worker in step.after.waiting)
+    return any(share.uuid in leaves for target in waiting if target and target.launch for share in target.launch.slice)
+
+
+def _is_settled(worker: Worker) -> bool:
+    if worker.state is State.PENDING:
+        return worker.target is None or worker.target.launch is None
+    return worker.state in SETTLED
+
+
+# ---- how ----------------------------------------------------------------------------------------------------------------
+
+
+def grace_is_given(world: World, step: Step) -> Iterator[str]:
+    """All of it, and no more: after a crash, or with the main process gone, at least five seconds."""
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or after is None or before.incarnation != after.incarnation or before.state is after.state:
+            continue
+        assert after.held is not None or after.state not in LIVING
+        if after.state is State.STOPPING:
+            placement = after.target or after.held
+            assert placement is not None
+            expected = step.now + placement.wanted.policy.stop.timeout_s
+        elif after.state is State.KILLING and isinstance(step.event, Exited):
+            grace_until = before.deadline if before.state is State.STOPPING else None
+            expected = max(step.now + CRASH_GRACE_S, grace_until or 0.0)
+        else:
+            continue
+        if after.deadline is None or abs(after.deadline - expected) > EPSILON_S:
+            yield f"{change.id} is {after.state} until {after.deadline} and not until {expected}"
+
+
+def kill_comes_after_the_grace(world: World, step: Step) -> Iterator[str]:
+    """And then it does come."""
+    killed = {action.worker for action in step.actions if isinstance(action, KillTree)}
+    is_hurried = isinstance(step.event, ShutdownRequested) and len(world.checks.notes.shutdowns) > 1
+    for worker_id in killed:
+        before = step.before.workers[worker_id]
+        is_due = before.deadline is not None and before.deadline <= step.now and isinstance(step.event, TimePassed)
+        if not is_hurried and not (is_due and before.state in {State.STOPPING, State.KILLING}):
+            yield f"{worker_id} is killed while {before.state}, due {before.deadline}"
+    if isinstance(step.event, TimePassed):
+        for worker in step.before.workers.values():
+            is_due = worker.deadline is not None and worker.deadline <= step.now and worker.id in step.event.workers
+            if is_due and worker.state in {State.STOPPING, State.KILLING} and worker.id not in killed:
+                yield f"{worker.id} is past its grace in {worker.state} and not killed"
+
+
+def what_outlives_is_asked_too(world: World, step: Step) -> Iterator[str]:
+    """The rest of a tree gets the signal when the main process has ended."""
+    event = step.event
+    if not isinstance(event, Exited) or event.alone:
+        return
+    before, after = step.before.workers.get(event.worker), step.after.workers.get(event.worker)
+    if before is None or before.incarnation != event.incarnation or before.state is State.KILLING:
+        return
+    asked = [action for action in step.actions if isinstance(action, Signal) and action.scope == "rest"]
+    if [action.incarnation for action in asked] != [event.incarnation] or after is None:
+        yield f"what is left of {event.worker}#{event.incarnation} is not asked to end"
+
+
+def time_that_has_come_is_used(world: World, step: Step) -> Iterator[str]:
+    """After a deadline has come nobody waits for it any more."""
+    if not isinstance(step.event, TimePassed):
+        return
+    for worker in step.event.workers:
+        after = step.after.workers.get(worker)
+        if after is not None and after.deadline is not None and after.deadline <= step.now:
+            if step.before.workers.get(worker) is after or after.state is not State.STARTING:
+                yield f"{worker} is {after.state} and its deadline has passed"
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------------
+
+
+def reports_tell_every_move(world: World, step: Step) -> Iterator[str]:
+    """Each change of state is told once, from where the last report left off."""
+    states = dict(world.checks.notes.states)
+    for action in step.actions:
+        if isinstance(action, Report):
+            one = action.transition
+            if states.get(one.worker) is not one.before or one.before is one.after:
+                yield f"{one.worker} is told to go from {one.before}, it was {states.get(one.worker)}"
+            if one.after is None:
+                states.pop(one.worker, None)
+            else:
+                states[one.worker] = one.after
+    actual = {worker.id: worker.state for worker in step.after.workers.values()}
+    if states != actual:
+        odd = [str(one) for one in sorted({*states, *actual}) if states.get(one) != actual.get(one)]
+        yield f"{', '.join(odd)}: not told"
+
+
+def only_the_idle_are_dismissed(world: World, step: Step) -> Iterator[str]:
+    """A shim is sent away when its index is gone, and nothing lives below it."""
+    gone = [change.id for change in step.changes if change.after is None]
+    dismissed = [action.worker for action in step.actions if isinstance(action, Dismiss)]
+    if sorted(gone) != sorted(set(dismissed) - step.after.workers.keys()):
+        yield f"{gone} are gone, {dismissed} are dismissed"
+    for worker in dismissed:
+        tree = world.processes.tree_of(worker)
+        if tree is not None and tree.exists:
+            yield f"{worker} is dismissed while it lives"
+
+
+def driver_in_trouble_is_left_alone(world: World, step: Step) -> Iterator[str]:
+    """Every asking may leave a stuck process: at most one in five seconds, but for a reload and while booting."""
+    asks = [action for action in step.actions if isinstance(action, ReadInventory)]
+    fleet, notes = step.before, world.checks.notes
+    is_in_trouble = fleet.failures > 0 and fleet.wants_gpu and fleet.gpu.state is not GpuState.NOT_LOADED
+    if not is_in_trouble or fleet.state is not DaemonState.RUNNING:
+        notes.asked_in_trouble = None
+        return
+    if asks and step.after.state is DaemonState.RUNNING:
+        last = notes.asked_in_trouble
+        if last is not None and step.now - last < RETRY_S - EPSILON_S:
+            yield f"the driver is {fleet.gpu.state} and asked again after {step.now - last:.1f} s"
+        notes.asked_in_trouble = step.now
+
+
+def exit_is_said_once_and_true(world: World, step: Step) -> Iterator[str]:
+    """0 when nothing is left, 1 with the names of what is, within the longest grace and a margin."""
+    exits = [action for action in step.actions if isinstance(action, Exit)]
+    if not exits:
+        return
+    living = {tree.order.worker for tree in world.processes.living()}
+    if len(exits) > 1 or step.before.exiting or not world.checks.notes.shutdowns:
+        yield "Exit is said without reason"
+    if exits[0].status == 0 and (living or step.after.workers):
+        yield f"Exit(0) while {living} live"
+    if exits[0].status == 1 and (not exits[0].stuck or not living <= set(exits[0].stuck)):
+        yield f"Exit(1) names {exits[0].stuck}, {living} live"
+
+
+# ---- back-off ---------------------------------------------------------------------------------------------------------------
+
+
+def backoff_runs_its_time(world: World, step: Step) -> Iterator[str]:
+    """It ends by its deadline, by an operator, or because something else is wanted."""
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or after is None or before.state is not State.BACKOFF or after.state is State.BACKOFF:
+            continue
+        due = before.deadline is not None and before.deadline <= step.now
+        asked = isinstance(step.event, StartRequested | StopRequested) and change.id in step.event.workers
+        old, new = before.target, after.target
+        changed = old is None or new is None or (old.launch, old.wanted.recipe) != (new.launch, new.wanted.recipe)
+        if not (due or asked or changed):
+            yield f"{change.id} leaves its back-off {(before.deadline or 0.0) - step.now:.2f} s early"
+
+
+RULES: tuple[Rule, ...] = (
+    nobody_is_stopped_without_a_reason,
+    one_is_replaced_at_a_time,
+    failed_launch_goes_no_further,
+    grace_is_given,
+    kill_comes_after_the_grace,
+    what_outlives_is_asked_too,
+    time_that_has_come_is_used,
+    reports_tell_every_move,
+    only_the_idle_are_dismissed,
+    driver_in_trouble_is_left_alone,
+    exit_is_said_once_and_true,
+    backoff_runs_its_time,
+)

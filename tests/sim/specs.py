@@ -1,0 +1,202 @@
+"""Service files: random documents, random edits of them, and what the reader makes of one."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+from supervisor.core.message import SpecLoaded, SpecRejected
+from supervisor.core.spec import SpecError, parse_spec
+from tests.sim.devices import Gpu
+
+Document = dict[str, Any]
+NAMES = ("llm", "embed", "rank", "web")
+
+
+def read(document: Document, cpu_count: int) -> SpecLoaded | SpecRejected:
+    """What the reader says of a document."""
+    try:
+        spec = parse_spec(document, base_dir="/srv")
+        spec.expand(cpu_count)
+    except SpecError as error:
+        return SpecRejected(tuple(str(problem.message) for problem in error.problems))
+    return SpecLoaded(spec, cpu_count)
+
+
+class Writer:
+    """
+    Somebody who writes service files for a machine.
+
+    Args:
+        rng: The seed's.
+        gpus: What is in the machine.
+    """
+
+    def __init__(self, rng: random.Random, gpus: list[Gpu]) -> None:
+        self.rng = rng
+        self.gpus = gpus
+        self._version = 0
+
+    def write(self) -> Document:
+        """A whole file."""
+        rng = self.rng
+        names = rng.sample(NAMES, rng.randint(1, 3))
+        document: Document = {"services": {name: self._service(NAMES.index(name)) for name in names}}
+        daemon: dict[str, Any] = {"gpu_wait": rng.choice((0, 5, 30))}
+        if rng.random() < 0.4:
+            daemon["headroom"] = rng.choice(("0", "1GiB", "5%"))
+        document["daemon"] = daemon
+        if self.gpus and rng.random() < 0.15:
+            document["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
+        return document
+
+    def edit(self, before: Document) -> Document:
+        """The file after somebody has worked on it: a few changes, or one, or none at all."""
+        after = copy.deepcopy(before)
+        after.pop("nonsense", None)
+        for _ in range(self.rng.choice((0, 1, 1, 1, 1, 2, 3))):
+            self.rng.choice((self._edit_service, self._edit_service, self._edit_service, self._edit_file))(after)
+        return after
+
+    # ---- one service ---------------------------------------------------------------------------------------------------
+
+    def _service(self, number: int) -> dict[str, Any]:
+        rng = self.rng
+        service: dict[str, Any] = {
+            "command": self._command(),
+            "workers": self._workers(),
+            "resources": self._resources(),
+            "on_no_gpu": rng.choice(("wait", "wait", "cpu", "fail")),
+            "ready": self._ready(),
+            "stop": self._stop(),
+            "restart": self._restart(),
+        }
+        if rng.random() < 0.6:
+            service["port"] = 8000 + 100 * number
+        return service
+
+    def _command(self) -> str:
+        self._version += 1
+        return f"serve --version {self._version} --number $(WORKER_NUMBER) --gpus $(CUDA_VISIBLE_DEVICES)"
+
+    def _workers(self) -> int | str | list[dict[str, Any]]:
+        rng = self.rng
+        if rng.random() < 0.15:
+            return [self._entry() for _ in range(rng.randint(1, 3))]
+        return "cpu_count" if rng.random() < 0.05 else rng.choice((0, 1, 1, 2, 2, 3, 4))
+
+    def _entry(self) -> dict[str, Any]:
+        rng = self.rng
+        entry: dict[str, Any] = {"env": {"SHARD": str(rng.randint(0, 2))}} if rng.random() < 0.5 else {}
+        if self.gpus and rng.random() < 0.5:
+            entry["gpus"] = self._tokens(rng.randint(1, 2))
+        return entry
+
+    def _resources(self) -> dict[str, Any]:
+        rng = self.rng
+        if not self.gpus and rng.random() < 0.5:
+            return {}
+        gpu = rng.choice((0, 1, 1, 1, 1, 2, "all"))
+        resources: dict[str, Any] = {"gpu": gpu}
+        if gpu == 0:
+            return resources
+        if rng.random() < 0.5:
+            resources["gpu_memory"] = rng.choice(("4GiB", "8GiB", "20%", "50%", "90%"))
+        if self.gpus and rng.random() < 0.25:
+            resources["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
+        return resources
+
+    def _tokens(self, count: int) -> list[Any]:
+        rng = self.rng
+        chosen = rng.sample(self.gpus, min(count, len(self.gpus)))
+        kind = rng.choice(("index", "uuid", "start", "pci", "absent"))
+        match kind:
+            case "index":
+                return [self.gpus.index(gpu) for gpu in chosen]
+            case "uuid":
+                return [gpu.uuid for gpu in chosen]
+            case "start":
+                return [gpu.uuid[:6] for gpu in chosen]
+            case "pci":
+                return [f"00000000:{16 + gpu.slot:02X}:00.0" for gpu in chosen]
+            case _:
+                return [7]
+
+    def _ready(self) -> dict[str, Any]:
+        rng = self.rng
+        ready: dict[str, Any] = {"timeout": rng.choice((5, 15, 40))}
+        if rng.random() < 0.4:
+            ready["after"] = rng.choice((0, 0.5, 2))
+        return ready
+
+    def _stop(self) -> dict[str, Any]:
+        return {"timeout": self.rng.choice((0, 1, 3, 10, 20)), "signal": self.rng.choice(("SIGTERM", "SIGINT"))}
+
+    def _restart(self) -> dict[str, Any]:
+        rng = self.rng
+        restart: dict[str, Any] = {"policy": rng.choice(("always", "always", "on-failure", "never"))}
+        if rng.random() < 0.7:
+            restart["delay"] = rng.choice((0, 0.1, 1, 5))
+            restart["max_delay"] = rng.choice((5, 20))
+        restart["start_limit"] = rng.choice((0, 2, 5))
+        restart["limit"] = rng.choice((0, 3, 10))
+        return restart
+
+    # ---- edits -----------------------------------------------------------------------------------------------------------
+
+    def _edit_service(self, document: Document) -> None:
+        rng = self.rng
+        services = document.get("services")
+        if not services:
+            document["services"] = {"llm": self._service(0)}
+            return
+        service = services[rng.choice(sorted(services))]
+        match rng.choice(("command", "workers", "workers", "env", "port", "resources", "memory", "policy", "policy")):
+            case "command":
+                service["command"] = self._command()
+            case "workers":
+                service["workers"] = self._workers()
+            case "env":
+                service.setdefault("env", {})["MODE"] = str(rng.randint(0, 3))
+            case "port":
+                service["port"] = 8000 + 100 * rng.randint(0, 5)
+            case "resources":
+                service["resources"] = self._resources()
+            case "memory":
+                if service.get("resources", {}).get("gpu", 0) != 0:
+                    service["resources"]["gpu_memory"] = rng.choice(("4GiB", "8GiB", "20%", "50%"))
+            case _:
+                self._edit_policy(service)
+
+    def _edit_policy(self, service: dict[str, Any]) -> None:
+        match self.rng.choice(("on_no_gpu", "ready", "stop", "restart")):
+            case "on_no_gpu":
+                service["on_no_gpu"] = self.rng.choice(("wait", "cpu", "fail"))
+            case "ready":
+                service["ready"] = self._ready()
+            case "stop":
+                service["stop"] = self._stop()
+            case _:
+                service["restart"] = self._restart()
+
+    def _edit_file(self, document: Document) -> None:
+        rng = self.rng
+        services = document.setdefault("services", {})
+        match rng.choice(("add", "remove", "pool", "headroom", "bad", "order")):
+            case "add":
+                name = rng.choice(NAMES)
+                services.setdefault(name, self._service(NAMES.index(name)))
+            case "remove":
+                if services:
+                    del services[rng.choice(sorted(services))]
+            case "pool":
+                document.pop("gpus", None)
+                if self.gpus and rng.random() < 0.5:
+                    document["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
+            case "headroom":
+                document.setdefault("daemon", {})["headroom"] = rng.choice(("0", "1GiB", "5%"))
+            case "bad":
+                document["nonsense"] = True
+            case _:
+                document["services"] = dict(rng.sample(sorted(services.items()), len(services)))

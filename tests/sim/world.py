@@ -1,0 +1,217 @@
+"""
+A daemon's life in virtual time: the real core, driven as the real daemon drives it, on a machine that is made up.
+
+One seed, one life: everything that is drawn comes from one generator. No asyncio, no clock, no processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from typing import assert_never
+
+from supervisor.core.environment import Host
+from supervisor.core.fleet import handle
+from supervisor.core.message import (
+    Action,
+    Dismiss,
+    Event,
+    Exit,
+    Exited,
+    FinishReload,
+    InventoryRead,
+    KillTree,
+    Probe,
+    ReadInventory,
+    ReadSpec,
+    ReloadRequested,
+    Report,
+    Say,
+    ShimLost,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    SpecLoaded,
+    TimePassed,
+    TreeGone,
+)
+from supervisor.core.turn import Fleet
+from supervisor.inbox import Deadlines
+from tests.sim.agenda import Agenda
+from tests.sim.devices import GIB, FakeDevices, Gpu
+from tests.sim.invariants import Checks
+from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
+from tests.sim.processes import FakeProcesses
+from tests.sim.specs import Writer, read
+from tests.sim.trace import describe, describe_action
+from tests.sim.trouble import Step, TroubleError
+
+ENVIRON = {"PATH": "/usr/bin", "CUDA_VISIBLE_DEVICES": "7", "NVIDIA_VISIBLE_DEVICES": "all", "RANK": "3"}
+STEPS_MAX = 30_000
+TAIL = 60
+
+
+class World:
+    """
+    One machine, one daemon.
+
+    Args:
+        seed: Decides everything.
+        keep_trace: Keep every line instead of the last ones.
+    """
+
+    def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+        self.rng = random.Random(seed)
+        self.agenda = Agenda()
+        self.lines: deque[str] = deque(maxlen=None if keep_trace else TAIL)
+        self.steps = 0
+        self.is_healed = False
+        self.frozen_until = 0.0
+        self.exit: Exit | None = None
+        self.cpu_count = self.rng.randint(1, 3)
+        self.told: list[Event] = []
+        self.odds = draw_odds(self.rng)
+        self.gpus = self._draw_gpus()
+        self.writer = Writer(self.rng, self.gpus)
+        self.document = self.writer.write()
+        self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
+        self.processes = FakeProcesses(self.agenda, self.post, self._draw, self.devices.release)
+        self.fleet = Fleet(host=Host(ENVIRON), started_at=self.agenda.now, pool_tokens=self._draw_pool())
+        self.checks = Checks(self)
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._inbox: deque[Event] = deque()
+        self.deadlines = Deadlines()
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds."""
+        return self.agenda.now
+
+    @property
+    def digest(self) -> str:
+        """Of everything that was said so far."""
+        return self._hash.hexdigest()
+
+    def post(self, event: Event) -> None:
+        """Let the daemon see an event."""
+        self._inbox.append(event)
+
+    def load_first(self) -> None:
+        """The daemon starts with a good file."""
+        while not isinstance(event := read(self.document, self.cpu_count), SpecLoaded):
+            self.document = self.writer.write()
+        self.post(event)
+
+    # ---- time ------------------------------------------------------------------------------------------------------------
+
+    def run(self, until: float) -> None:
+        """Let the world and the daemon live until a second, or until the daemon has said Exit."""
+        while self.exit is None:
+            at = self._next_at()
+            if at is None or at > until:
+                break
+            self.agenda.now = max(at, self.now)
+            self.agenda.run_due()
+            if self.now >= self.frozen_until:
+                self._turn()
+        self.agenda.now = max(self.now, until) if self.exit is None else self.now
+
+    def _next_at(self) -> float | None:
+        coming = [self.agenda.next_at()]
+        wake = self.now if self._inbox else self.deadlines.earliest()
+        if wake is not None:
+            coming.append(max(wake, self.frozen_until))
+        return min((at for at in coming if at is not None), default=None)
+
+    def _turn(self) -> None:
+        """One turn of the daemon's loop."""
+        events = tuple(self._inbox)
+        self._inbox.clear()
+        for event in events:
+            self._decide(event)
+        if (due := self.deadlines.take_due(self.now)) is not None:
+            self._decide(TimePassed(due))
+
+    def _decide(self, event: Event) -> None:
+        if self.exit is not None:
+            return
+        before = self.fleet
+        mark = self.checks.fingerprint(before)
+        fleet, actions = handle(before, event, self.now)
+        if mark != self.checks.fingerprint(before):
+            raise TroubleError("fleets_are_values", f"{type(event).__name__} changed the fleet it came to")
+        self.fleet = fleet
+        for worker_id in fleet.touched:
+            worker = fleet.workers.get(worker_id)
+            self.deadlines.set(worker_id, worker.deadline if worker else None)
+        self.deadlines.set(None, fleet.deadline)
+        self._note(event, actions)
+        step = Step(before, event, actions, fleet, self.now)
+        self.checks.before_acting(step)
+        for action in actions:
+            self._perform(action)
+        self.checks.after_acting(step)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Spawn():
+                self.processes.spawn(action)
+                tree = self.processes.tree_of(action.worker)
+                assert tree is not None
+                self.devices.watch(tree)
+            case Signal():
+                self.processes.signal(action)
+            case KillTree():
+                self.processes.kill_tree(action)
+            case Probe():
+                self.processes.probe(action)
+            case ReadSpec():
+                self.agenda.after(self.rng.uniform(0.001, 0.02), lambda: self.post(read(self.document, self.cpu_count)))
+            case ReadInventory(fresh=fresh):
+                self.devices.read(fresh=fresh)
+            case Exit():
+                self.exit = action
+            case Dismiss() | Report() | Say() | FinishReload():
+                pass
+            case _:
+                assert_never(action)
+
+    # ---- what is drawn -----------------------------------------------------------------------------------------------------
+
+    def _draw(self, order: Spawn) -> Nature:
+        if self.is_healed:
+            return GOOD
+        return draw_nature(self.rng, self.odds)
+
+    def _draw_gpus(self) -> list[Gpu]:
+        rng = self.rng
+        totals = [16 * GIB] * 4 + [80 * GIB, None]
+        return [
+            Gpu(f"GPU-{rng.getrandbits(16):04x}-{slot}", slot, rng.choice(totals))
+            for slot in range(rng.choice((0, 1, 2, 2, 3, 4)))
+        ]
+
+    def _draw_pool(self) -> tuple[str, ...] | None:
+        rng = self.rng
+        if rng.random() < 0.85:
+            return None
+        chosen = rng.sample(self.gpus, rng.randint(0, len(self.gpus)))
+        if rng.random() < 0.5:
+            return tuple(gpu.uuid for gpu in chosen)
+        return tuple(str(gpu.slot) for gpu in chosen)
+
+    # ---- the trace ---------------------------------------------------------------------------------------------------------
+
+    def _note(self, event: Event, actions: tuple[Action, ...]) -> None:
+        self.steps += 1
+        line = f"{self.now:12.4f} {describe(event)}"
+        if actions:
+            line += " -> " + " ".join(describe_action(action) for action in actions)
+        self.lines.append(line)
+        self._hash.update(line.encode())
+        if isinstance(event, Spawned | SpawnFailed | Exited | TreeGone):
+            self.told.append(event)
+        if self.steps > STEPS_MAX:
+            raise TroubleError("comes_to_rest", f"more than {STEPS_MAX} steps")
