@@ -18,6 +18,8 @@ def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
     if event.placement.launch == old and not event.placement.refused:
         reason = worker.reason if old is not None else event.placement.reason
         return evolve(worker, target=event.placement, reason=reason), ()
+    if worker.target is not None and worker.target.wanted.recipe != event.placement.wanted.recipe:
+        worker = renewed(worker)
     after, actions = to_pending(evolve(worker, target=event.placement), now)
     assert after is not None
     return evolve(after, since=worker.since if after.state is State.PENDING else now), actions

@@ -67,7 +67,8 @@ def follow(worker: Worker, now: float) -> Step:
         return None, ()
     if worker.down:
         return to_stopped(worker, now)
-    if worker.relaunch:
+    if worker.relaunch or (worker.held is not None and worker.held.launch != worker.target.launch):
+        # How its last process fared says nothing about another launch.
         return to_pending(renewed(worker), now)
     match worker.verdict:
         case RestartAt(at) if at > now:

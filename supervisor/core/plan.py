@@ -169,8 +169,9 @@ class _Ledger:
         if current.fallback:
             # Moving back to a GPU is the operator's word (`restart`), so a plan alone never does it.
             same = (worker.recipe, worker.request) == (current.wanted.recipe, current.wanted.request)
-            return self._fall_back(worker) if same else None
-        if not self._fits(worker.request, current):
+            allowed = current.living or worker.policy.on_no_gpu == "cpu"
+            return self._fall_back(worker) if same and allowed else None
+        if not self._fits(worker.request, current, is_same=worker.request == current.wanted.request):
             return None
         return self._book(worker, current.slice)
 
@@ -189,16 +190,18 @@ class _Ledger:
         chosen = {device.uuid for device in sorted(free, key=lambda one: one.uuid not in before)[:count]}
         return self._book(worker, tuple(Share(device.uuid) for device in free if device.uuid in chosen))
 
-    def _fits(self, request: Request, current: Current) -> bool:
+    def _fits(self, request: Request, current: Current, *, is_same: bool) -> bool:
         """Whether what a worker has is still what it asks for, and nobody else's."""
         uuids = [share.uuid for share in current.slice]
         if not uuids or any(self.taken.get(uuid) for uuid in uuids):
             return False
         matching = {device.uuid for device in self._matching(request)[0] if device.health is Health.OK}
         known = {device.uuid for device in self.supply.devices + self.supply.outside}
-        # A living worker stays on a device that the last reading did not show, or showed as sick.
-        stays = {uuid for uuid in uuids if uuid in matching or (current.living and self._is_absent(uuid, known))}
-        if stays != set(uuids):
+        # A living worker stays on a device that the last reading did not show, or showed as sick; and on one that has
+        # another index since such a device is gone.
+        mine = {device.uuid for device in self.devices} if is_same else set()
+        stays = {uuid for uuid in uuids if current.living and (uuid in mine or self._is_absent(uuid, known))}
+        if not set(uuids) <= matching | stays:
             return False
         if request.gpu == "all":
             return matching <= set(uuids)
@@ -213,14 +216,15 @@ class _Ledger:
         if request.gpus is None:
             return self.devices, ""
         named: list[Device] = []
+        problems: list[str] = []
         for token in request.gpus:
             found = find_devices(token, self.devices)
             if len(found) != 1:
-                return tuple(named), self._explain_token(token, found)
-            if found[0] in named:
-                return tuple(named), f'"{token}" names GPU {found[0].index} a second time'
-            named.append(found[0])
-        return tuple(device for device in self.devices if device in named), ""
+                problems.append(self._explain_token(token, found))
+            elif found[0] in named:
+                problems.append(f'"{token}" names GPU {found[0].index} a second time')
+            named += found
+        return tuple(device for device in self.devices if device in named), "; ".join(problems)
 
     def _explain_token(self, token: str, found: tuple[Device, ...]) -> str:
         if found:

@@ -124,17 +124,18 @@ def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
     plan = preview(turn.fleet, spec, turn.fleet.cpu_count, workers=turn.workers, reloaded=reloaded)
     actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in plan.items()}
     before = {worker.id for worker in turn.workers.values() if worker.target and worker.target.fallback}
-    gone = [worker for worker in turn.workers if worker not in plan]
+    gone = [worker.id for worker in turn.workers.values() if worker.id not in plan and worker.target is not None]
     actions |= dict.fromkeys(gone, "stop")
+    changed = {one.service for one, placement in plan.items() if _gets_another_launch(turn.workers.get(one), placement)}
     turn.set(
         counts=Counter(worker.service for worker in plan),
         wants_gpu=any(placement.wanted.request.gpu != 0 for placement in plan.values()),
+        relaunched_at={**turn.fleet.relaunched_at, **dict.fromkeys(changed, turn.now)},
     )
     if turn.fleet.deadline is None and turn.fleet.asked is None:
         schedule_retry(turn)
     for worker_id in gone:
-        if turn.workers[worker_id].target is not None:
-            turn.tell(worker_id, Unwanted())
+        turn.tell(worker_id, Unwanted())
     for worker_id, placement in plan.items():
         worker = turn.workers.get(worker_id)
         if worker is None:
@@ -147,6 +148,13 @@ def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
         turn.set(rolling=turn.fleet.rolling | {one.id.service for one in turn.workers.values() if one.is_outdated})
     turn.stale = False
     return {worker: action for worker, action in sorted(actions.items()) if action != "keep"}
+
+
+def _gets_another_launch(worker: Worker | None, placement: Placement) -> bool:
+    """Whether a plan makes a process one that is to be replaced, or replaced by something else than before it."""
+    if worker is None or worker.target is None or worker.state not in HOLDING:
+        return False
+    return worker.target.launch != placement.launch
 
 
 def _tell_fallbacks(turn: Turn, plan: Plan, before: set[WorkerId]) -> None:
@@ -238,7 +246,8 @@ def roll(turn: Turn) -> None:
         workers = [turn.workers[worker] for worker in indices if worker in turn.workers]
         outdated = [worker for worker in workers if worker.is_outdated]
         running = [worker for worker in outdated if worker.state in RUNNING]
-        failed = [worker for worker in workers if _failed_since(worker, turn.fleet.last_reload)]
+        # Not since the last reload: one that changes nothing does not take up again what was halted.
+        failed = [worker for worker in workers if _failed_since(worker, turn.fleet.relaunched_at.get(service))]
         if not outdated:
             turn.set(rolling=turn.fleet.rolling - {service})
         elif failed:
@@ -260,7 +269,7 @@ def unsettled(fleet: Fleet) -> tuple[WorkerId, ...]:
 def failures_since_reload(fleet: Fleet) -> tuple[str, ...]:
     """What has gone wrong with the last reload, its refusal included, as lines for a person."""
     last = fleet.last_reload
-    failed = [one for one in fleet.workers.values() if _failed_since(one, last)]
+    failed = [one for one in fleet.workers.values() if _failed_since(one, last.at if last else None)]
     return (last.problems if last else ()) + tuple(
         f"{one.id} failed: {one.reason}" for one in sorted(failed, key=lambda one: one.id)
     )
@@ -271,9 +280,9 @@ def _is_settled(worker: Worker) -> bool:
     return worker.state in SETTLED or (worker.state is State.PENDING and has_no_place)
 
 
-def _failed_since(worker: Worker, reload: LastReload | None) -> bool:
+def _failed_since(worker: Worker, at: float | None) -> bool:
     refused = worker.target is not None and worker.target.refused
-    return reload is not None and worker.state is State.FAILED and worker.since >= reload.at and not refused
+    return at is not None and worker.state is State.FAILED and worker.since >= at and not refused
 
 
 def _halt(turn: Turn, service: str, failed: Worker, others: int) -> None:

@@ -99,7 +99,9 @@ GONE = None
 FOLLOWS = (State.PENDING, State.BACKOFF, State.EXITED, State.FAILED, State.STOPPED, GONE)
 """What may follow once nothing of a process is left."""
 
-_ENDED = (State.RELEASING, *FOLLOWS)
+_ENDED_BY_ITSELF = (State.PENDING, State.BACKOFF, State.EXITED, State.FAILED)
+_ENDED_BY_US = (State.PENDING, State.BACKOFF, State.FAILED, State.STOPPED, GONE)
+"""One that had to be ended has not done what it was for."""
 
 # Without a process, its facts are late words of the last one, or never said.
 _NO_PROCESS = {
@@ -124,7 +126,7 @@ _RUNNING = {
     "admitted": IMPOSSIBLE,
     "spawned": IMPOSSIBLE,
     "spawn_failed": IMPOSSIBLE,
-    "exited": Cell(facts.exited, (State.KILLING, *_ENDED)),
+    "exited": Cell(facts.exited, (State.KILLING, State.RELEASING, *_ENDED_BY_ITSELF)),
     "tree_gone": IMPOSSIBLE,
     "shim_lost": Cell(facts.shim_lost, (State.KILLING,)),
     "memory_back": IMPOSSIBLE,
@@ -161,7 +163,7 @@ TABLE: Mapping[State, Row] = {
         **{
             **_RUNNING,
             "spawned": Cell(facts.spawned),
-            "spawn_failed": Cell(facts.spawn_failed, FOLLOWS),
+            "spawn_failed": Cell(facts.spawn_failed, (State.PENDING, State.BACKOFF, State.FAILED)),
             "deadline": Cell(facts.start_deadline, (State.READY, State.STOPPING)),
         },
         became_ready=Cell(facts.became_ready, (State.READY,)),
@@ -180,8 +182,8 @@ TABLE: Mapping[State, Row] = {
     State.STOPPING: Row(
         **_GOING,
         spawned=Cell(facts.spawned_too_late),
-        spawn_failed=Cell(facts.spawn_failed, FOLLOWS),
-        exited=Cell(facts.exited_in_stopping, (State.KILLING, *_ENDED)),
+        spawn_failed=Cell(facts.spawn_failed, _ENDED_BY_US),
+        exited=Cell(facts.exited_in_stopping, (State.KILLING, State.RELEASING, *_ENDED_BY_US)),
         tree_gone=IMPOSSIBLE,
         shim_lost=Cell(facts.shim_lost, (State.KILLING,)),
         memory_back=IMPOSSIBLE,
@@ -191,9 +193,9 @@ TABLE: Mapping[State, Row] = {
     State.KILLING: Row(
         **_GOING,
         spawned=Cell(facts.spawned_while_killing),
-        spawn_failed=Cell(facts.spawn_failed, FOLLOWS),
-        exited=Cell(facts.exited_in_killing, _ENDED),
-        tree_gone=Cell(facts.tree_gone, _ENDED),
+        spawn_failed=Cell(facts.spawn_failed, _ENDED_BY_US),
+        exited=Cell(facts.exited_in_killing, (State.RELEASING, *_ENDED_BY_US)),
+        tree_gone=Cell(facts.tree_gone, (State.RELEASING, *FOLLOWS)),
         shim_lost=Cell(facts.shim_lost_while_killing),
         memory_back=IMPOSSIBLE,
         deadline=Cell(facts.kill_deadline),

@@ -93,6 +93,7 @@ class Fleet:
         waiting: Workers in pending that have a place.
         unplaced: Workers in pending that have none.
         rolling: Services in which workers may run with an old launch.
+        relaunched_at: Service -> when the plan last had another launch for a process of it.
         deadline: The fleet's own: look at the driver again, or, while stopping, give up. None for never.
         exiting: It has said Exit.
         touched: Workers that the last event changed, for whoever keeps their deadlines.
@@ -122,6 +123,7 @@ class Fleet:
     waiting: frozenset[WorkerId] = frozenset()
     unplaced: frozenset[WorkerId] = frozenset()
     rolling: frozenset[str] = frozenset()
+    relaunched_at: Mapping[str, float] = field(default_factory=dict)
     reload: Reload | None = None
     last_reload: LastReload | None = None
     deadline: float | None = None
@@ -227,9 +229,16 @@ class Turn:
             self.stale = True
 
     def _lost_its_place(self, worker: Worker) -> bool:
-        """Whether the last good reading does not show a device that is reserved for a worker, or shows it as sick."""
+        """
+        Whether what is reserved for a worker is of no use any more: the last good reading does not show a device of it,
+        or shows it as sick; or it is none at all, and the file does not allow that any more.
+        """
         fleet = self.fleet
-        if fleet.inventory is None or worker.target is None or worker.target.launch is None:
+        if worker.target is None or worker.target.launch is None:
+            return False
+        if worker.target.fallback and worker.policy.on_no_gpu != "cpu":
+            return True
+        if fleet.inventory is None:
             return False
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
         return any(device is None or device.health is not Health.OK for device in devices)

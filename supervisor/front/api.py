@@ -31,6 +31,9 @@ BODY_MAX_BYTES = 64 * 1024
 GATHER_S = 0.1
 """Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
 
+LINGER_S = 1.0
+"""How long the rest of a refused body is taken in, so that its sender sees the answer; also at the daemon's end."""
+
 NOT_YET = (
     "/v1/events",
     "/v1/logs",
@@ -100,7 +103,7 @@ def make_app(face: Face) -> web.Application:
     app = web.Application(
         middlewares=[api.guard],
         client_max_size=BODY_MAX_BYTES,
-        handler_args={"handler_cancellation": True},
+        handler_args={"handler_cancellation": True, "lingering_time": LINGER_S},
     )
     app.add_routes(
         [
@@ -123,6 +126,7 @@ class _Api:
     def __init__(self, face: Face) -> None:
         self._face = face
         self._limits: set[asyncio.Timeout] = set()
+        self._is_ended = False
 
     async def status(self, request: web.Request) -> web.Response:
         query = _Query(request)
@@ -177,7 +181,7 @@ class _Api:
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn everything that goes wrong into problems in JSON, and end with the application."""
-        limit = asyncio.timeout(None)
+        limit = asyncio.timeout(0 if self._is_ended else None)
         try:
             async with limit:
                 self._limits.add(limit)
@@ -201,6 +205,7 @@ class _Api:
 
     async def end_waits(self, _app: web.Application) -> None:
         """Nobody may hold up the end of the daemon, be it a waiting client or one that never sends its body."""
+        self._is_ended = True
         now = asyncio.get_running_loop().time()
         for limit in self._limits:
             if not limit.expired():

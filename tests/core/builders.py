@@ -1,4 +1,4 @@
-"""What tests of the core are built from: devices, workers in any state, a fleet that meets one event after another."""
+"""What tests of the core are built from: devices, files, and workers in any state and through any events."""
 
 from __future__ import annotations
 
@@ -6,49 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from supervisor.core.environment import Host
-from supervisor.core.fleet import handle
 from supervisor.core.inventory import Device, GpuState, Health, Reading
-from supervisor.core.message import (
-    Action,
-    BecameReady,
-    BecameUnready,
-    Cause,
-    Event,
-    Exited,
-    FinishReload,
-    InventoryRead,
-    ReadInventory,
-    ReadSpec,
-    ReloadRequested,
-    ShimLost,
-    Spawn,
-    Spawned,
-    SpawnFailed,
-    SpecLoaded,
-    State,
-    TimePassed,
-    TreeGone,
-)
+from supervisor.core.message import Action, Cause, Exited, State
 from supervisor.core.plan import Launch, Placement, Share, Slice
-from supervisor.core.spec import (
-    Amount,
-    Policy,
-    Ready,
-    Recipe,
-    Request,
-    Spec,
-    WorkerId,
-    WorkerSpec,
-    parse_spec,
-)
-from supervisor.core.turn import Fleet
-from supervisor.core.worker import HOLDING, LIVING, Worker
+from supervisor.core.spec import Amount, Policy, Ready, Recipe, Request, Spec, WorkerId, WorkerSpec, parse_spec
+from supervisor.core.table import step
+from supervisor.core.worker import HOLDING, LIVING, Worker, WorkerEvent
 
 T = TypeVar("T")
 
 GIB = 2**30
-FOREVER = 10_000
 
 LLM = WorkerId("llm", 0)
 
@@ -177,147 +144,38 @@ def worker_in(state: State, *, since: float = 100.0, **changes: object) -> Worke
     return replace(worker, **changes)  # type: ignore[arg-type]  # Checked by the dataclass' names.
 
 
-# ---- a fleet --------------------------------------------------------------------------------------------------------
+# ---- a worker and its events ----------------------------------------------------------------------------------------
+
+FREE = placed(wanted(policy=TCP, port=8000), 0)
+"""A placement whose memory nobody waits for: what follows the end follows at once."""
 
 
-class Stage:
-    """
-    A fleet and its time. Each call lets it meet one event and keeps what it wants done.
+def meet(worker: Worker, event: WorkerEvent, now: float) -> tuple[Worker, tuple[Action, ...]]:
+    """A step of a worker that is not forgotten by it."""
+    after, actions = step(worker, event, now)
+    assert after is not None
+    return after, actions
 
-    Attributes:
-        fleet: As the last event left it.
-        now: Monotonic seconds; moves only by `at` and `pass_time`.
-        actions: What the last event made it ask for.
-        history: What it has ever asked for.
-    """
 
-    def __init__(self, *, environ: Mapping[str, str] | None = None, pool: tuple[str, ...] | None = None) -> None:
-        self.fleet = Fleet(host=Host(environ or {}), pool_tokens=pool)
-        self.now = 0.0
-        self.actions: tuple[Action, ...] = ()
-        self.history: list[Action] = []
+def after_all(worker: Worker, *events: tuple[float, WorkerEvent]) -> Worker:
+    """The worker after several steps at their seconds."""
+    for now, event in events:
+        worker, _ = meet(worker, event, now)
+    return worker
 
-    def at(self, now: float) -> Stage:
-        """Move the clock, and nothing else."""
-        assert now >= self.now
-        self.now = now
-        return self
 
-    def meet(self, event: Event) -> tuple[Action, ...]:
-        """One event."""
-        self.fleet, self.actions = handle(self.fleet, event, self.now)
-        self.history += self.actions
-        return self.actions
+def exit_of(code: int | None, *, number: int | None = None, alone: bool = True) -> Exited:
+    """The end of the main process of a worker of `worker_in`."""
+    return Exited(LLM, 7, code, number, alone=alone, tail=("bye",))
 
-    def load(self, spec: Spec, *, cpu_count: int = 1) -> Stage:
-        """A good file was read."""
-        self.meet(SpecLoaded(spec, cpu_count))
-        return self
 
-    def read(self, reading: Reading, *, asked_at: float | None = None) -> Stage:
-        """The driver was asked now, or earlier, and has answered."""
-        self.meet(InventoryRead(reading, self.now if asked_at is None else asked_at))
-        return self
-
-    def reload(self, spec: Spec, reading: Reading) -> FinishReload:
-        """A whole reload at this moment; its answer."""
-        actions = self.meet(ReloadRequested())
-        assert ReadSpec() in actions
-        assert ReadInventory(fresh=True) in actions
-        self.load(spec).read(reading)
-        return of_type(FinishReload, self.actions)[0]
-
-    def spawned(self, *workers: str) -> Stage:
-        """Their processes run."""
-        for worker in workers:
-            one = self[worker]
-            self.meet(Spawned(one.id, one.incarnation, 1000 + one.incarnation))
-        return self
-
-    def ready(self, *workers: str) -> Stage:
-        """Their probes succeeded; those that were not spawned yet are."""
-        for worker in workers:
-            if self[worker].spawned_at is None:
-                self.spawned(worker)
-            self.meet(BecameReady(self[worker].id, self[worker].incarnation))
-        return self
-
-    def unready(self, worker: str) -> Stage:
-        """Its probe failed."""
-        self.meet(BecameUnready(self[worker].id, self[worker].incarnation, "connection refused"))
-        return self
-
-    def exited(self, worker: str, code: int | None = 1, *, signal: int | None = None, alone: bool = True) -> Stage:
-        """Its main process ended."""
-        one = self[worker]
-        number = None if signal is not None else code
-        self.meet(Exited(one.id, one.incarnation, number, signal, alone=alone, tail=("last words",)))
-        return self
-
-    def tree_gone(self, worker: str) -> Stage:
-        """What it left behind is dead."""
-        self.meet(TreeGone(self[worker].id, self[worker].incarnation))
-        return self
-
-    def shim_lost(self, worker: str) -> Stage:
-        """Its parent was killed."""
-        self.meet(ShimLost(self[worker].id, self[worker].incarnation))
-        return self
-
-    def spawn_failed(self, worker: str, errno: int, detail: str = "command not found: serve") -> Stage:
-        """No process came of it."""
-        self.meet(SpawnFailed(self[worker].id, self[worker].incarnation, errno, detail))
-        return self
-
-    def pass_time(self, until: float) -> Stage:
-        """Let every deadline come up, the earliest first, until then."""
-        for _ in range(FOREVER):
-            due = self.due()
-            if due is None or due > until:
-                self.now = until
-                return self
-            self.now = max(self.now, due)
-            late = [one.id for one in self.fleet.workers.values() if one.deadline is not None and one.deadline <= due]
-            self.meet(TimePassed(tuple(late)))
-        raise AssertionError("deadlines that never end")
-
-    def due(self) -> float | None:
-        """The earliest deadline of all."""
-        all_of_them = [one.deadline for one in self.fleet.workers.values()] + [self.fleet.deadline]
-        return min((at for at in all_of_them if at is not None), default=None)
-
-    def __getitem__(self, worker: str) -> Worker:
-        """A worker by its name."""
-        return self.fleet.workers[WorkerId.parse(worker)]
-
-    def state(self, worker: str) -> str:
-        """State of a worker, ``gone`` for one that is not there."""
-        found = self.fleet.workers.get(WorkerId.parse(worker))
-        return str(found.state) if found else "gone"
-
-    def states(self) -> dict[str, str]:
-        """State of each worker, by name."""
-        return {str(one): str(worker.state) for one, worker in sorted(self.fleet.workers.items())}
-
-    def slices(self) -> dict[str, tuple[int, ...]]:
-        """Indices (see `uuid_of`) of the GPUs that each worker occupies."""
-        return {
-            str(one): tuple(int(share.uuid[4:-3], 16) for share in worker.occupied)
-            for one, worker in sorted(self.fleet.workers.items())
-        }
-
-    def spawns(self) -> tuple[str, ...]:
-        """Who was started by the last event, in order."""
-        return tuple(str(spawn.worker) for spawn in of_type(Spawn, self.actions))
+def with_policy(worker: Worker, policy: Policy) -> Worker:
+    """The same worker without declared memory, under another policy."""
+    placement = placed(wanted(policy=policy, port=8000), 0)
+    return replace(worker, target=placement, held=placement if worker.held else None)
 
 
 def of_type(kind: type[T], actions: object) -> list[T]:
     """Those of the actions that are of a kind."""
     assert isinstance(actions, tuple | list)
     return [action for action in actions if isinstance(action, kind)]
-
-
-def running(spec: Spec, *found: Device) -> Stage:
-    """A fleet at second 0 whose workers with a place are all ready."""
-    stage = Stage().load(spec).read(good(*found))
-    return stage.ready(*[name for name, state in stage.states().items() if state == "starting"])

@@ -330,3 +330,22 @@ def test_a_fallback_stays_on_the_cpu_until_the_file_asks_for_something_else() ->
 
     assert plan_of([same], supply(4), llm_0=current)["llm/0"].fallback
     assert indices(plan_of([changed], supply(4), llm_0=current)["llm/0"]) == (0,)
+
+
+def test_a_device_that_is_gone_does_not_move_the_workers_on_the_others_of_a_filter() -> None:
+    """The filter cannot be met any more, but who lives on what is left of it does."""
+    worker = wanted(gpus=("0", "1"))
+
+    plan = plan_of([worker], Supply((device(0),), trusted=True), llm_0=has(worker, 0, living=False))
+
+    assert indices(plan["llm/0"]) == (0,)
+
+
+def test_a_running_worker_does_not_move_because_indices_did() -> None:
+    """GPU 0 is gone, and what was GPU 1 is GPU 0 now: its process is where it should be."""
+    worker = wanted(gpus=("1",))
+    there = Supply((replace(device(1), index=0), replace(device(2), index=1)), trusted=True)
+
+    plan = plan_of([worker], there, llm_0=has(worker, 1))
+
+    assert indices(plan["llm/0"]) == (1,)

@@ -126,13 +126,13 @@ services:
 def test_a_start_waits_until_its_memory_is_there(start: StartDaemon, box: FakeBox):
     """`gpu_memory` is a gate before every start: the reason says the numbers."""
     for uuid in box.uuids:
-        box.change(uuid, used=70 * GIB)
+        box.change(uuid, used_bytes=70 * GIB)
     daemon = start(service().replace("{gpu: 1}", "{gpu: 1, gpu_memory: 20GiB}"), box=box)
     waiting = daemon.wait(lambda now: "20480 MiB" in now["llm/0"]["reason"], "the arithmetic")
     assert waiting["llm/0"]["state"] == "pending"
 
     for uuid in box.uuids:
-        box.change(uuid, used=0)
+        box.change(uuid, used_bytes=0)
 
     daemon.wait_states(llm="ready")
 
@@ -196,6 +196,7 @@ def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, b
 def test_plan_and_devices_need_no_daemon(start: StartDaemon, box: FakeBox, tmp_path: Path):
     """`plan` says where everybody would go and why not; exit 3 when somebody has no place."""
     daemon = start(service(), box=box)
+    daemon.wait_states(llm="ready")
     assert daemon.stop() == 0
     daemon.write(service(workers=5))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -206,7 +207,9 @@ async def test_killed_keeper_is_replaced_and_its_shims_work_on() -> None:
 
         os.kill(keeper, signal.SIGKILL)
 
-        assert await eventually(lambda: parent_of(shim) == os.getpid())
+        # A start asked of a keeper whose death has not been noticed is lost with it.
+        assert await eventually(lambda: has_other_keeper(rig, keeper))
+        assert parent_of(shim) == os.getpid()
         later = rig.spawn(B, "sleep", "1000")
         other = parent_of((await rig.told(Spawned, later)).pid)
         assert parent_of(other) not in {keeper, os.getpid()}
@@ -224,6 +227,26 @@ async def test_killed_keeper_is_replaced_and_its_shims_work_on() -> None:
         assert rig.about(again) == ["Spawned", "ShimLost", "TreeGone"]
         assert (await rig.run(A, "true"))[0].code == 0
         close_all(watches)
+
+
+def has_other_keeper(rig: Rig, old: int) -> bool:
+    return rig.processes._keeper is not None and rig.processes._keeper.pid != old
+
+
+@in_loop
+async def test_start_asked_of_a_dying_keeper_is_told_lost() -> None:
+    """Whether its shim came to be cannot be known, so its end is awaited like a tree's; then it starts anew."""
+    async with Rig() as rig:
+        keeper = parent_of(parent_of((await rig.told(Spawned, rig.spawn(B, "sleep", "1000"))).pid))
+        os.kill(keeper, signal.SIGSTOP)
+        assert await eventually(lambda: state_of(keeper) == "T")
+        incarnation = rig.spawn(A, "sleep", "1000")
+
+        os.kill(keeper, signal.SIGKILL)
+
+        await rig.told(TreeGone, incarnation)
+        assert rig.about(incarnation) == ["ShimLost", "TreeGone"]
+        assert (await rig.run(A, "true"))[0].code == 0
 
 
 @in_loop
@@ -301,7 +324,8 @@ async def test_keeper_killed_again_and_again() -> None:
             with Watch(keeper) as watch:
                 os.kill(keeper, signal.SIGKILL)
                 assert await watch.over()
-            assert await eventually(lambda: rig.processes._keeper is not None and rig.processes._is_keeper_ready)
+            assert await eventually(functools.partial(has_other_keeper, rig, keeper))
+            assert await eventually(lambda: rig.processes._is_keeper_ready)
         assert rig.about(incarnation) == ["Spawned"]
         assert parent_of(parent_of(pid)) == os.getpid()
 

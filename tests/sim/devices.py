@@ -59,7 +59,7 @@ class FakeDevices:
         self._serving = False
         self._waiters = 0
 
-    # ---- the prober ----------------------------------------------------------------------------------------------------
+    # ---- the prober -------------------------------------------------------------------------------------------------
 
     def read(self, *, fresh: bool) -> None:
         """Ask. One reading at a time; all who ask meanwhile get the next one, each an answer of its own."""
@@ -96,7 +96,7 @@ class FakeDevices:
         there = sorted((gpu for gpu in self.gpus if gpu.is_there), key=lambda gpu: gpu.slot)
         return Reading(GpuState.OK, self.detail, tuple(_device(gpu, index) for index, gpu in enumerate(there)))
 
-    # ---- memory ----------------------------------------------------------------------------------------------------------
+    # ---- memory -----------------------------------------------------------------------------------------------------
 
     def watch(self, tree: Tree) -> None:
         """Let a tree that is being started allocate what it will."""
@@ -121,7 +121,7 @@ class FakeDevices:
     def _on(self, tree: Tree) -> list[Gpu]:
         return [gpu for gpu in self.gpus if gpu.uuid in tree.uuids]
 
-    # ---- trouble -----------------------------------------------------------------------------------------------------------
+    # ---- trouble ----------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
         """Every device is there and well, nobody else is on it, and the driver answers."""

@@ -24,7 +24,7 @@ from supervisor.core.message import (
 )
 from supervisor.core.plan import Slice
 from supervisor.core.spec import WorkerId
-from supervisor.core.worker import Worker
+from supervisor.core.worker import HOLDING, Worker
 from tests.sim.trouble import Change, Step
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Run:
         """CONTRACT, Restarts: ready for max(60 s, twice its time to ready); with `after`, alive for the timeout."""
         if self.was_healthy:
             return True
-        ready = worker.policy.ready
+        assert worker.held is not None
+        ready = worker.held.wanted.policy.ready
         if ready.kind == "after":
             return self.spawned_at is not None and now - self.spawned_at >= ready.timeout_s
         return self.ready_at is not None and now - self.ready_at >= max(60.0, 2 * (self.took_s or 0.0))
@@ -67,7 +68,7 @@ class Notes:
         self.lost: set[int] = set()
         self.spawned: set[int] = set()
         self.states: dict[WorkerId, State] = {}
-        self.service_since: dict[str, float] = {}
+        self.relaunched_at: dict[str, float] = {}
         self.devices: dict[str, Device] = {}
         self.runs: dict[WorkerId, Run] = {}
         self.sentences: dict[WorkerId, Sentence] = {}
@@ -75,21 +76,19 @@ class Notes:
         self.shutdowns: list[float] = []
         self.asked_in_trouble: float | None = None
 
-    # ---- before the rules are asked ----------------------------------------------------------------------------------------
+    # ---- before the rules are asked ---------------------------------------------------------------------------------
 
     def hear(self, step: Step) -> None:
-        """Take in the event."""
+        """Take in the event, and what it made the plan."""
+        for change in step.changes:
+            if _gets_another_launch(change):
+                self.relaunched_at[change.id.service] = step.now
         event = step.event
         match event:
             case InventoryRead(reading=reading) if reading.state is GpuState.OK:
                 self.devices = {device.uuid: device for device in reading.devices}
-            case Spawned() | SpawnFailed() | Exited() | TreeGone():
-                self._touch(event.incarnation, step.now)
-                if isinstance(event, Spawned):
-                    self.spawned.add(event.incarnation)
-            case ShimLost():
-                self.lost.add(event.incarnation)
-                self._touch(event.incarnation, step.now)
+            case Spawned() | SpawnFailed() | Exited() | TreeGone() | ShimLost():
+                self._hear_of_process(step, event)
             case StopRequested(workers=workers):
                 self.down |= {worker for worker in workers if worker in step.before.workers}
             case StartRequested(workers=workers):
@@ -98,24 +97,19 @@ class Notes:
                 self.shutdowns.append(step.now)
             case _:
                 pass
-        self._note_file(step)
 
-    def _touch(self, incarnation: int, now: float) -> None:
-        for share in self.slices.get(incarnation, ()):
-            self.changed[share.uuid] = now
+    def _hear_of_process(self, step: Step, event: Spawned | SpawnFailed | Exited | TreeGone | ShimLost) -> None:
+        worker = step.before.workers.get(event.worker)
+        if worker is None or worker.incarnation != event.incarnation:
+            return  # A late word, which changes nothing.
+        if isinstance(event, Spawned):
+            self.spawned.add(event.incarnation)
+        if isinstance(event, ShimLost):
+            self.lost.add(event.incarnation)
+        for share in self.slices.get(event.incarnation, ()):
+            self.changed[share.uuid] = step.now
 
-    def _note_file(self, step: Step) -> None:
-        """Since when each service is what it is."""
-        old = step.before.spec.services if step.before.spec else {}
-        new = step.after.spec.services if step.after.spec else {}
-        if old is new:
-            return
-        for name, service in new.items():
-            before = old.get(name)
-            if before is None or before != service:
-                self.service_since[name] = step.now
-
-    # ---- after ---------------------------------------------------------------------------------------------------------------
+    # ---- after ------------------------------------------------------------------------------------------------------
 
     def take(self, step: Step) -> None:
         """Take in what was done."""
@@ -165,3 +159,11 @@ class Notes:
         elif was is State.READY and after.state is State.UNREADY:
             run.was_healthy = run.is_healthy(after, now)
             run.ready_at = None
+
+
+def _gets_another_launch(change: Change) -> bool:
+    """From now on its process is not what is wanted, or something else is wanted than before."""
+    before, after = change.before, change.after
+    if before is None or before.target is None or after is None or after.target is None:
+        return False
+    return before.state in HOLDING and before.target.launch != after.target.launch and after.state in HOLDING

@@ -101,7 +101,7 @@ class FakeProcesses:
         self._of: dict[WorkerId, Tree] = {}
         self._pids = itertools.count(4711)
 
-    # ---- orders ------------------------------------------------------------------------------------------------------
+    # ---- orders -----------------------------------------------------------------------------------------------------
 
     def spawn(self, order: Spawn) -> None:
         """Start a process. Spawned or SpawnFailed comes back."""
@@ -132,7 +132,7 @@ class FakeProcesses:
             due = max(ready_s - (self.agenda.now - tree.spawned_at), 0.0)
             self.agenda.after(due, partial(self._flap, tree, 0))
 
-    # ---- what happens to it by others ----------------------------------------------------------------------------------
+    # ---- what happens to it by others -------------------------------------------------------------------------------
 
     def lose_shim(self, worker: WorkerId) -> bool:
         """The parent of a worker's process dies; false where there is none that has anything to lose."""
@@ -164,7 +164,7 @@ class FakeProcesses:
         """The newest tree of a worker."""
         return self._of.get(worker)
 
-    # ---- life ----------------------------------------------------------------------------------------------------------
+    # ---- life -------------------------------------------------------------------------------------------------------
 
     def _run(self, tree: Tree) -> None:
         if not tree.is_spawning or tree.is_lost:
@@ -222,11 +222,13 @@ class FakeProcesses:
         if not tree.has_main or tree.is_lost:
             return
         is_ready = turn % 2 == 0 or not tree.nature.flaps_s
-        self._tell(tree, BecameReady(*self._names(tree)) if is_ready else BecameUnready(*self._names(tree), "no answer"))
+        self._tell(
+            tree, BecameReady(*self._names(tree)) if is_ready else BecameUnready(*self._names(tree), "no answer")
+        )
         if turn < len(tree.nature.flaps_s):
             self.agenda.after(tree.nature.flaps_s[turn], lambda: self._flap(tree, turn + 1))
 
-    # ---- orders arrive ---------------------------------------------------------------------------------------------------
+    # ---- orders arrive ----------------------------------------------------------------------------------------------
 
     def _order(self, tree: Tree, do: Callable[[], None]) -> None:
         """A shim that hangs in a spawn looks at its orders afterwards, and is killed if that takes too long."""

@@ -78,9 +78,7 @@ def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost,
             return _sentence(world, worker, None, now, failed_to_start=True)
 
 
-def _sentence(
-    world: World, worker: Worker, code: int | None, now: float, *, failed_to_start: bool = False
-) -> Sentence:
+def _sentence(world: World, worker: Worker, code: int | None, now: float, *, failed_to_start: bool = False) -> Sentence:
     policy, run = worker.policy.restart, world.checks.notes.runs[worker.id]
     was_ready = run.took_s is not None and not failed_to_start
     counts = (worker.history.failures + 1, 0 if was_ready else worker.history.start_failures + 1)
@@ -101,15 +99,17 @@ def _check_counts(step: Step, before: Worker, sentence: Sentence) -> Iterator[st
     if after is None or sentence.counts is None:
         return
     found = (after.history.failures, after.history.start_failures)
-    if found != sentence.counts and not before.relaunch and not _is_asked_anew(before, after):
+    if found != sentence.counts and not (before.relaunch or _runs_something_old(before) or _is_asked_anew(before, after)):
         yield f"{before.id} counts {found} failures (in all, in starting) instead of {sentence.counts}"
 
 
 def _check_what_follows(step: Step, before: Worker, after: Worker, sentence: Sentence) -> Iterator[str]:
     now = step.now
-    is_again = after.state in {State.PENDING, *RUNNING} or (after.target is not None and after.target.refused)
-    if before.relaunch or _is_asked_anew(before, after):
-        if before.relaunch and (not is_again or after.history.failures):
+    is_refused = after.state is State.FAILED and after.target is not None and after.target.refused
+    is_again = after.state in {State.PENDING, *RUNNING} or is_refused
+    comes_back = before.relaunch or _runs_something_old(before)
+    if comes_back or _is_asked_anew(before, after):
+        if comes_back and (not is_again or after.history.failures):
             yield f"{before.id} was to come back at once with clean counts, and is {after.state}"
         return
     if sentence.kind != "again":
@@ -119,8 +119,13 @@ def _check_what_follows(step: Step, before: Worker, after: Worker, sentence: Sen
         at = after.deadline
         if at is None or at <= now or not sentence.earliest <= at <= sentence.latest:
             yield f"{before.id} backs off until {at}, not {sentence.earliest} to {sentence.latest}"
-    elif not is_again or sentence.earliest > now + EPSILON_S:
+    elif not is_again or (sentence.earliest > now + EPSILON_S and not is_refused):
         yield f"{before.id} is {after.state}, and was to start {sentence.earliest} to {sentence.latest}"
+
+
+def _runs_something_old(worker: Worker) -> bool:
+    held, target = worker.held, worker.target
+    return held is not None and target is not None and held.launch != target.launch
 
 
 def _is_asked_anew(before: Worker, after: Worker) -> bool:
@@ -128,7 +133,9 @@ def _is_asked_anew(before: Worker, after: Worker) -> bool:
     old, new = before.target, after.target
     if old is None or new is None:
         return True
-    return (old.launch, old.wanted.recipe) != (new.launch, new.wanted.recipe) and new.launch is not None
+    if new.launch is None and after.state is not State.PENDING:
+        return False
+    return (old.launch, old.wanted.recipe) != (new.launch, new.wanted.recipe)
 
 
 def clean_counts_when_asked(world: World, step: Step) -> Iterator[str]:

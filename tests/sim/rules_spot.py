@@ -22,6 +22,7 @@ from supervisor.core.message import (
 from supervisor.core.rescale import failures_since_reload, preview, unsettled
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
 from supervisor.core.turn import DaemonState, Fleet
+from supervisor.core.worker import Worker
 from tests.sim.trouble import Rule, Step
 
 if TYPE_CHECKING:
@@ -47,11 +48,16 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
                 yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}
-            # Those that a halted roll-out left behind are still a difference.
-            if odd := [str(one) for one in touched if one in settled.workers and not settled.workers[one].is_outdated]:
+            # Those that are not replaced yet, or were left behind by a halted roll-out, still are a difference.
+            if odd := [str(one) for one in touched if not _is_behind(settled.workers[one])]:
                 yield f"a reload that changes nothing calls {odd} a difference"
     if reloaded.generation != settled.generation + 1 or reloaded.reload is not None:
         yield "the reload was not finished"
+
+
+def _is_behind(worker: Worker) -> bool:
+    held, target = worker.held, worker.target
+    return held is not None and target is not None and held.launch != target.launch
 
 
 def _all(fleet: Fleet, events: tuple[Event, ...], now: float) -> tuple[Fleet, list[Action]]:

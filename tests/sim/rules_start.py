@@ -66,7 +66,8 @@ def slice_is_whole(world: World, step: Step) -> Iterator[str]:
         count = len(healthy) * 1000 if request.gpu == "all" else request.gpu
         if len(set(uuids)) != len(uuids) or 1000 * len(uuids) != count:
             yield f"{spawn.worker} asks for {request.gpu} and starts on {uuids}"
-        if not set(uuids) <= eligible:
+        # Who ran there stays there: another device's end gives the rest other indices, and must not end them too.
+        if not set(uuids) <= eligible and spawn.launch.slice not in world.checks.notes.ran_on.get(spawn.worker, ()):
             yield f"{spawn.worker} starts on {uuids}, eligible are {sorted(eligible)}"
 
 
@@ -125,7 +126,7 @@ def memory_is_there(world: World, step: Step) -> Iterator[str]:
                 yield f"{spawn.worker} starts with {free // MIB} of {total // MIB} MiB free on {share.uuid}"
 
 
-# ---- what the file means, worked out a second time ---------------------------------------------------------------------
+# ---- what the file means, worked out a second time ------------------------------------------------------------------
 
 
 def wanted_ids(fleet: Fleet) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ TIMED = frozenset({State.STARTING, State.STOPPING, State.KILLING, State.RELEASIN
 GOING_DOWN = frozenset({State.STOPPING, State.KILLING, State.RELEASING})
 
 
-# ---- what exists -------------------------------------------------------------------------------------------------------
+# ---- what exists ----------------------------------------------------------------------------------------------------
 
 
 def shares_fit(world: World, step: Step) -> Iterator[str]:
@@ -52,7 +52,7 @@ def no_orphan(world: World, step: Step) -> Iterator[str]:
             yield f"{tree.order.worker}#{tree.order.incarnation} runs something else than is on record"
 
 
-# ---- the books -----------------------------------------------------------------------------------------------------------
+# ---- the books ------------------------------------------------------------------------------------------------------
 
 
 def holding_means_occupying(world: World, step: Step) -> Iterator[str]:
@@ -109,7 +109,7 @@ def restarts_are_counted(world: World, step: Step) -> Iterator[str]:
             yield f"{worker.id} counts {worker.starts} starts of {world.checks.notes.spawns[worker.id]}"
 
 
-# ---- time ----------------------------------------------------------------------------------------------------------------
+# ---- time -----------------------------------------------------------------------------------------------------------
 
 
 def states_that_end_have_a_deadline(world: World, step: Step) -> Iterator[str]:
@@ -125,11 +125,11 @@ def states_that_end_have_a_deadline(world: World, step: Step) -> Iterator[str]:
 
 
 def start_is_bounded_by_policy(world: World, step: Step) -> Iterator[str]:
-    """A start ends when the policy in force says so, also when that has changed meanwhile."""
+    """A start ends when the policy that it was started with says so: its port and its probe belong to that."""
     for worker in step.after.workers.values():
-        if worker.state is not State.STARTING or worker.deadline is None:
+        if worker.state is not State.STARTING or worker.deadline is None or worker.held is None:
             continue
-        ready = worker.policy.ready
+        ready = worker.held.wanted.policy.ready
         expected = worker.since + ready.timeout_s
         if ready.kind == "after" and worker.spawned_at is not None:
             expected = worker.spawned_at + ready.after_s
@@ -137,7 +137,7 @@ def start_is_bounded_by_policy(world: World, step: Step) -> Iterator[str]:
             yield f"{worker.id} is starting until {worker.deadline} and not until {expected}"
 
 
-# ---- what is wanted --------------------------------------------------------------------------------------------------------
+# ---- what is wanted -------------------------------------------------------------------------------------------------
 
 
 def targets_are_the_files(world: World, step: Step) -> Iterator[str]:
@@ -200,13 +200,13 @@ def fallback_is_a_policy(world: World, step: Step) -> Iterator[str]:
         target = worker.target
         if target is None or not target.fallback:
             continue
-        if target.wanted.request.gpu == 0 or target.launch is None or target.launch.slice:
+        if target.wanted.request.gpu == 0 or (target.launch is not None and target.launch.slice):
             yield f"{worker.id} falls back and should not: {target}"
-        if target.wanted.policy.on_no_gpu != "cpu" and worker.state not in LIVING:
+        if target.launch is not None and target.wanted.policy.on_no_gpu != "cpu" and worker.state not in LIVING:
             yield f"{worker.id} falls back, and the file does not say so"
 
 
-# ---- going down ------------------------------------------------------------------------------------------------------------
+# ---- going down -----------------------------------------------------------------------------------------------------
 
 
 def stopping_is_signalled(world: World, step: Step) -> Iterator[str]:

@@ -35,7 +35,7 @@ RETRY_S = 5.0
 STOP_MARGIN_S = 6.0
 
 
-# ---- who is ended, and why -----------------------------------------------------------------------------------------------
+# ---- who is ended, and why ------------------------------------------------------------------------------------------
 
 
 def nobody_is_stopped_without_a_reason(world: World, step: Step) -> Iterator[str]:
@@ -44,12 +44,12 @@ def nobody_is_stopped_without_a_reason(world: World, step: Step) -> Iterator[str
         before, after = change.before, change.after
         if before is None or before.state not in RUNNING:
             continue
-        if after is not None and after.incarnation == before.incarnation and after.state is State.STOPPING:
-            if not _may_stop(step, change):
-                yield f"{change.id} is stopped ({after.cause}) at {type(step.event).__name__}"
-        elif after is not None and after.incarnation == before.incarnation and after.state is State.KILLING:
-            if not isinstance(step.event, Exited | ShimLost):
-                yield f"{change.id} is killed at {type(step.event).__name__}"
+        if after is None or after.incarnation != before.incarnation:
+            continue
+        if after.state is State.STOPPING and not _may_stop(step, change):
+            yield f"{change.id} is stopped ({after.cause}) at {type(step.event).__name__}"
+        if after.state is State.KILLING and not isinstance(step.event, Exited | ShimLost):
+            yield f"{change.id} is killed at {type(step.event).__name__}"
 
 
 def _may_stop(step: Step, change: Change) -> bool:
@@ -79,7 +79,7 @@ def one_is_replaced_at_a_time(world: World, step: Step) -> Iterator[str]:
         for other in step.after.workers.values():
             if other.id.service != change.id.service or other.id == change.id:
                 continue
-            if other.is_outdated and other.state in RUNNING:
+            if other.target is None or (other.is_outdated and other.state in RUNNING):
                 continue
             if not _is_settled(other):
                 yield f"{change.id} is replaced while {other.id} is {other.state}"
@@ -90,7 +90,7 @@ def failed_launch_goes_no_further(world: World, step: Step) -> Iterator[str]:
     for change in step.changes:
         if not _is_rollout(change) or _makes_way(step, change):
             continue
-        since = world.checks.notes.service_since.get(change.id.service, 0.0)
+        since = world.checks.notes.relaunched_at.get(change.id.service, 0.0)
         for other in step.before.workers.values():
             failed = other.state is State.FAILED and not (other.target and other.target.refused)
             now = step.after.workers.get(other.id)
@@ -122,7 +122,7 @@ def _is_settled(worker: Worker) -> bool:
     return worker.state in SETTLED
 
 
-# ---- how ----------------------------------------------------------------------------------------------------------------
+# ---- how ------------------------------------------------------------------------------------------------------------
 
 
 def grace_is_given(world: World, step: Step) -> Iterator[str]:
@@ -133,7 +133,7 @@ def grace_is_given(world: World, step: Step) -> Iterator[str]:
             continue
         assert after.held is not None or after.state not in LIVING
         if after.state is State.STOPPING:
-            placement = after.target or after.held
+            placement = after.target or before.target or after.held
             assert placement is not None
             expected = step.now + placement.wanted.policy.stop.timeout_s
         elif after.state is State.KILLING and isinstance(step.event, Exited):
@@ -179,13 +179,15 @@ def time_that_has_come_is_used(world: World, step: Step) -> Iterator[str]:
     if not isinstance(step.event, TimePassed):
         return
     for worker in step.event.workers:
-        after = step.after.workers.get(worker)
-        if after is not None and after.deadline is not None and after.deadline <= step.now:
-            if step.before.workers.get(worker) is after or after.state is not State.STARTING:
-                yield f"{worker} is {after.state} and its deadline has passed"
+        before, after = step.before.workers.get(worker), step.after.workers.get(worker)
+        if before is None or after is None or after.deadline is None or after.deadline > step.now:
+            continue
+        # A grace of nothing is over at once; the driver comes back for it in the same turn.
+        if before is after or before.state is after.state:
+            yield f"{worker} is {after.state} and its deadline has passed"
 
 
-# ---- what is said ----------------------------------------------------------------------------------------------------------
+# ---- what is said ---------------------------------------------------------------------------------------------------
 
 
 def reports_tell_every_move(world: World, step: Step) -> Iterator[str]:
@@ -221,12 +223,11 @@ def only_the_idle_are_dismissed(world: World, step: Step) -> Iterator[str]:
 def driver_in_trouble_is_left_alone(world: World, step: Step) -> Iterator[str]:
     """Every asking may leave a stuck process: at most one in five seconds, but for a reload and while booting."""
     asks = [action for action in step.actions if isinstance(action, ReadInventory)]
-    fleet, notes = step.before, world.checks.notes
+    fleet, notes = step.after, world.checks.notes
     is_in_trouble = fleet.failures > 0 and fleet.wants_gpu and fleet.gpu.state is not GpuState.NOT_LOADED
     if not is_in_trouble or fleet.state is not DaemonState.RUNNING:
         notes.asked_in_trouble = None
-        return
-    if asks and step.after.state is DaemonState.RUNNING:
+    elif asks:
         last = notes.asked_in_trouble
         if last is not None and step.now - last < RETRY_S - EPSILON_S:
             yield f"the driver is {fleet.gpu.state} and asked again after {step.now - last:.1f} s"
@@ -247,7 +248,7 @@ def exit_is_said_once_and_true(world: World, step: Step) -> Iterator[str]:
         yield f"Exit(1) names {exits[0].stuck}, {living} live"
 
 
-# ---- back-off ---------------------------------------------------------------------------------------------------------------
+# ---- back-off -------------------------------------------------------------------------------------------------------
 
 
 def backoff_runs_its_time(world: World, step: Step) -> Iterator[str]:

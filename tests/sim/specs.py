@@ -59,7 +59,7 @@ class Writer:
             self.rng.choice((self._edit_service, self._edit_service, self._edit_service, self._edit_file))(after)
         return after
 
-    # ---- one service ---------------------------------------------------------------------------------------------------
+    # ---- one service ------------------------------------------------------------------------------------------------
 
     def _service(self, number: int) -> dict[str, Any]:
         rng = self.rng
@@ -143,7 +143,7 @@ class Writer:
         restart["limit"] = rng.choice((0, 3, 10))
         return restart
 
-    # ---- edits -----------------------------------------------------------------------------------------------------------
+    # ---- edits ------------------------------------------------------------------------------------------------------
 
     def _edit_service(self, document: Document) -> None:
         rng = self.rng

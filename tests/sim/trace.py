@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from supervisor.core.message import (
     Action,
+    Dismiss,
     Event,
     Exit,
     Exited,
@@ -11,13 +12,17 @@ from supervisor.core.message import (
     InventoryRead,
     KillTree,
     Probe,
+    ReloadRequested,
     Report,
     Say,
+    ShimLost,
     Signal,
     Spawn,
+    Spawned,
     SpawnFailed,
     SpecLoaded,
     TimePassed,
+    TreeGone,
 )
 
 

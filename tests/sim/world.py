@@ -20,15 +20,12 @@ from supervisor.core.message import (
     Exit,
     Exited,
     FinishReload,
-    InventoryRead,
     KillTree,
     Probe,
     ReadInventory,
     ReadSpec,
-    ReloadRequested,
     Report,
     Say,
-    ShimLost,
     Signal,
     Spawn,
     Spawned,
@@ -104,7 +101,7 @@ class World:
             self.document = self.writer.write()
         self.post(event)
 
-    # ---- time ------------------------------------------------------------------------------------------------------------
+    # ---- time -------------------------------------------------------------------------------------------------------
 
     def run(self, until: float) -> None:
         """Let the world and the daemon live until a second, or until the daemon has said Exit."""
@@ -178,7 +175,7 @@ class World:
             case _:
                 assert_never(action)
 
-    # ---- what is drawn -----------------------------------------------------------------------------------------------------
+    # ---- what is drawn ----------------------------------------------------------------------------------------------
 
     def _draw(self, order: Spawn) -> Nature:
         if self.is_healed:
@@ -202,7 +199,7 @@ class World:
             return tuple(gpu.uuid for gpu in chosen)
         return tuple(str(gpu.slot) for gpu in chosen)
 
-    # ---- the trace ---------------------------------------------------------------------------------------------------------
+    # ---- the trace --------------------------------------------------------------------------------------------------
 
     def _note(self, event: Event, actions: tuple[Action, ...]) -> None:
         self.steps += 1

@@ -1,0 +1,306 @@
+"""Pages: the facts that are in them, in a pipe and on a terminal."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+import pytest
+
+from supervisor.front.show import (
+    Page,
+    Table,
+    age_of,
+    clean,
+    devices_page,
+    difference_page,
+    draw,
+    last_words_page,
+    plan_page,
+    size_of,
+    status_page,
+)
+from tests.front.fakes import a_device, a_row, a_status, a_worker, an_exit
+
+NOW = datetime(2026, 11, 20, 10, 5, 0, tzinfo=UTC)
+
+
+def plain(page: Page) -> list[str]:
+    out = io.StringIO()
+    draw(page, out, width=None, colour=False)
+    return out.getvalue().splitlines()
+
+
+def line_of(page: Page, start: str) -> list[str]:
+    """The words of the one line that begins with a word."""
+    (line,) = [line for line in plain(page) if line.split() and line.split()[0] == start]
+    return line.split()
+
+
+# ---- status ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_workers_line_has_state_pid_gpus_restarts_age_and_reason() -> None:
+    """One line for one worker, with the columns in their order."""
+    gpus = [{"uuid": "GPU-a", "index": 0, "share": 1.0}, {"uuid": "GPU-b", "index": 3, "share": 1.0}]
+    worker = a_worker("llm/0", "unready", pid=99, restarts=2, gpus=gpus, reason="port 8000 refuses connections")
+
+    page = status_page(a_status(worker), NOW)
+
+    assert line_of(page, "WORKER") == ["WORKER", "STATE", "PID", "GPUS", "RESTARTS", "AGE", "REASON"]
+    assert line_of(page, "llm/0") == "llm/0 unready 99 0,3 2 5m port 8000 refuses connections".split()
+
+
+def test_empty_cells_are_dashes_so_that_columns_can_be_counted() -> None:
+    """awk finds the restarts of a worker without pid and GPU in the same column."""
+    page = status_page(a_status(a_worker("llm/0", "pending", pid=None, since=None)), NOW)
+
+    assert line_of(page, "llm/0") == "llm/0 pending - - 0 - -".split()
+
+
+@pytest.mark.parametrize(
+    ("worker", "cell"),
+    [
+        (a_worker("llm/0", gpus=[{"uuid": "GPU-a", "index": 1, "share": 0.25}]), "1:0.25"),
+        (a_worker("llm/0", gpus=[{"uuid": "GPU-a", "index": None, "share": 1.0}]), "GPU-a"),
+        (a_worker("llm/0", fallback="cpu"), "fallback:cpu"),
+    ],
+)
+def test_gpus_say_shares_lost_devices_and_fallback(worker: dict[str, object], cell: str) -> None:
+    """A share below the whole, a device without an index, and a worker that runs without its GPU."""
+    assert cell == line_of(status_page(a_status(worker), NOW), "llm/0")[3]
+
+
+@pytest.mark.parametrize(
+    ("worker", "reason"),
+    [
+        (a_worker("a/0", "ready", last_exit=an_exit(code=None, signal="SIGKILL")), "before: ended by SIGKILL"),
+        (a_worker("a/0", "exited", last_exit=an_exit(code=0)), "exited with 0"),
+        (
+            a_worker("a/0", "failed", reason="5 failures (start_limit)", last_exit=an_exit(code=3)),
+            "5 failures (start_limit); exited with 3",
+        ),
+        (
+            a_worker(
+                "a/0", "backoff", reason="exited with 3", last_exit=an_exit(code=3), next_start="2026-11-20T10:05:30Z"
+            ),
+            "exited with 3; next start in 30s",
+        ),
+        (a_worker("a/0", "backoff", reason="exited with 3", next_start="2026-11-20T10:04:59Z"), "next start is due"),
+        (
+            a_worker("a/0", "failed", last_exit=an_exit(code=None, cause="spawn", detail="no such file")),
+            "spawn: no such file",
+        ),
+    ],
+)
+def test_the_reason_says_what_became_of_the_process_before(worker: dict[str, object], reason: str) -> None:
+    """The last exit explains what the state alone does not, and a back-off says until when."""
+    assert " ".join(line_of(status_page(a_status(worker), NOW), "a/0")[6:]).endswith(reason)
+
+
+def test_the_head_says_file_state_age_pid_and_instance() -> None:
+    """The first line is about the daemon."""
+    head = plain(status_page(a_status(pid=7, instance="blue"), NOW))[0]
+
+    assert "demo.yaml: running, instance blue, up 5m, pid 7, version 0.1.0" == head
+
+
+def test_a_failed_reload_is_said_with_every_problem() -> None:
+    """What is wrong with the file stands above the tables until a good reload."""
+    reload = {"at": "2026-11-20T10:04:00Z", "ok": False, "problems": ["demo.yaml:4:5: no\n  hint: yes", "second"]}
+
+    lines = plain(status_page(a_status(reload=reload), NOW))
+
+    assert "the last reload (60s ago) failed, what ran before goes on:" == lines[1]
+    assert ["  demo.yaml:4:5: no", "  hint: yes", "  second"] == lines[2:5]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("absent", "there is no NVIDIA driver library here"),
+        ("not_loaded", "the NVIDIA kernel module is not loaded"),
+        ("no_permission", "no permission"),
+        ("mismatch", "different versions"),
+        ("unresponsive", "does not answer"),
+        ("error", "reports an error"),
+        (None, "have not been read yet"),
+        ("melted", "state melted"),
+    ],
+)
+def test_a_driver_that_is_not_ok_is_said_in_words(state: str | None, words: str) -> None:
+    """With the detail behind it, in status and in the inventory."""
+    gpu = {"state": state, "detail": "as NVML puts it", "since": None}
+
+    for page in (status_page(a_status(gpu=gpu), NOW), devices_page({"gpu": gpu, "devices": []})):
+        (line,) = [line for line in plain(page) if words in line]
+        assert "(as NVML puts it)" in line
+
+
+def test_a_driver_that_is_ok_is_not_mentioned() -> None:
+    """Nothing is said of what is as it should be."""
+    assert 1 == len(plain(status_page(a_status(), NOW)))
+
+
+def test_services_are_counted() -> None:
+    """A service has a line of its own, also one without workers."""
+    page = status_page(a_status(a_worker("llm/0"), a_worker("llm/1", "failed")), NOW)
+
+    assert line_of(page, "llm") == ["llm", "2", "1"]
+
+
+def test_a_devices_line_has_memory_and_who_is_on_it() -> None:
+    """Free, total and declared memory, our workers, processes of others, and what is wrong."""
+    device = a_device(
+        1,
+        health="lost",
+        reason="fell off the bus",
+        memory={"total": 85899345920, "free": None, "declared": 1610612736},
+        workers=["llm/0", "llm/1"],
+        foreign=[{"pid": 99, "name": "python", "user": "ann", "bytes": 1}],
+    )
+
+    words = line_of(status_page(a_status(devices=(device,)), NOW), "1")
+
+    assert words[:7] == ["1", "lost", "-", "80GiB", "1.5GiB", "llm/0,llm/1", "python(99)"]
+    assert "NVIDIA H100 80GB HBM3: fell off the bus" == " ".join(words[7:])
+
+
+def test_last_words_are_the_tail_of_the_last_exit() -> None:
+    """With how it ended; nothing where there is nothing."""
+    worker = a_worker("llm/0", last_exit=an_exit(code=3, tail=["one", "two"]))
+
+    assert ["last lines of llm/0 before it ended (exited with 3):", "  one", "  two"] == plain(last_words_page(worker))
+    assert () == last_words_page(a_worker("llm/0"))
+    assert () == last_words_page(a_worker("llm/0", last_exit=an_exit()))
+
+
+# ---- devices, plans, differences ------------------------------------------------------------------------------------
+
+
+def test_the_inventory_has_uuid_and_address() -> None:
+    """What one needs to name a device in a file."""
+    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [a_device(0)]})
+
+    assert {"GPU-00000000", "0000:10:00.0"} <= set(line_of(page, "0"))
+
+
+def test_an_empty_inventory_says_so() -> None:
+    """A driver without devices is not an empty page."""
+    assert ["no GPUs: the NVIDIA driver shows none"] == plain(devices_page({"gpu": {"state": "ok"}, "devices": []}))
+
+
+def test_a_plan_says_for_each_worker_what_is_done_and_why() -> None:
+    """Placed or not, where, and the arithmetic."""
+    plan = {
+        "devices": [a_device(0, workers=["llm/0"])],
+        "workers": [
+            a_row("llm/0", action="replace", gpus=[{"uuid": "GPU-a", "index": 0, "share": 0.5}]),
+            a_row("llm/1", placed=False, action="wait", reason="needs 1 GPU, 0 of 1 are free"),
+            a_row("llm/2", fallback="cpu"),
+        ],
+    }
+
+    page = plan_page(plan)
+
+    assert line_of(page, "llm/0") == "llm/0 replace yes 0:0.5 - -".split()
+    assert line_of(page, "llm/1") == "llm/1 wait no - - needs 1 GPU, 0 of 1 are free".split()
+    assert line_of(page, "llm/2") == "llm/2 start yes fallback:cpu cpu -".split()
+    assert "llm/0" in line_of(page, "0")
+
+
+def test_a_plan_without_workers_says_so() -> None:
+    """A file with `workers: 0` is no error."""
+    assert ["no workers"] == plain(plan_page({"gpu": None, "devices": [], "workers": []}))
+
+
+def test_a_difference_has_one_line_for_each_worker_it_touches() -> None:
+    """Workers that are kept are not mentioned; without any other there is nothing to do."""
+    assert ["llm/0 replace", "web/1 stop"] == plain(
+        difference_page({"llm/0": "replace", "llm/1": "keep", "web/1": "stop"})
+    )
+    assert ["nothing to do"] == plain(difference_page({"llm/1": "keep"}))
+    assert ["nothing to do"] == plain(difference_page({}))
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("since", "age"),
+    [
+        ("2026-11-20T10:05:00Z", "0s"),
+        ("2026-11-20T10:03:01Z", "119s"),
+        ("2026-11-20T10:03:00Z", "2m"),
+        ("2026-11-20T07:00:00Z", "3h"),
+        ("2026-11-10T10:05:00Z", "10d"),
+        ("2026-11-20T11:00:00Z", "0s"),
+        (None, ""),
+    ],
+)
+def test_an_age_is_in_one_unit(since: str | None, age: str) -> None:
+    """Also of what seems to come: clocks differ a little."""
+    assert age == age_of(since, NOW)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (85520809984, "79.65GiB"), (2**50, "1024TiB"), (None, "")],
+)
+def test_a_size_is_in_binary_units(count: int | None, text: str) -> None:
+    """Without a blank, so that it is one word."""
+    assert text == size_of(count)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("ünïcode ok", "ünïcode ok"), ("\x1b[2J", "\\x1b[2J"), ("a\tb", "a\\tb"), ("\udcff", "\\udcff")],
+)
+def test_what_cannot_be_printed_is_shown_as_its_escape(text: str, shown: str) -> None:
+    """A worker's last words do nothing to the terminal of who reads them."""
+    assert shown == clean(text)
+
+
+# ---- drawing --------------------------------------------------------------------------------------------------------
+
+LONG = "because " * 40
+
+
+def test_in_a_pipe_nothing_is_cut_or_boxed() -> None:
+    """However long, a row is one line of plain text, without blanks at its end."""
+    page = status_page(a_status(a_worker("llm/0", reason=LONG)), NOW)
+
+    (line,) = [line for line in plain(page) if line.startswith("llm/0")]
+
+    assert line.endswith(LONG.rstrip())
+    assert all(line.isascii() and line == line.rstrip() for line in plain(page))
+
+
+def test_on_a_terminal_lines_fit_and_nothing_is_lost() -> None:
+    """Long texts are wrapped within the width."""
+    out = io.StringIO()
+
+    draw(status_page(a_status(a_worker("llm/0", reason=LONG)), NOW), out, width=80, colour=False)
+
+    assert 40 == out.getvalue().count("because")
+    assert all(len(line) <= 80 for line in out.getvalue().splitlines()[1:])
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_colour_only_where_it_may_be(colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it there are escapes, without it there are none, whatever the environment thinks."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+
+    draw(status_page(a_status(a_worker("llm/0", "failed")), NOW), out, width=80, colour=colour)
+
+    assert colour is ("\x1b[" in out.getvalue())
+
+
+def test_cells_are_text_and_not_markup() -> None:
+    """Brackets in a reason mean nothing to rich."""
+    out = io.StringIO()
+
+    draw((Table(("A",), (("[bold]x[/bold] \x1b[2J",),)),), out, width=80, colour=False)
+
+    assert "[bold]x[/bold] \\x1b[2J" in out.getvalue()

@@ -1,0 +1,184 @@
+"""A whole life of one seed: trouble, then health and rest, then the end, with nothing left."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from supervisor.core.message import ReloadRequested, ShutdownRequested, SpecLoaded, State
+from supervisor.core.quantities import amount_bytes
+from supervisor.core.turn import DaemonState, Fleet
+from supervisor.core.worker import LIVING, Worker
+from tests.sim.chaos import Chaos
+from tests.sim.rules_start import headroom
+from tests.sim.rules_state import could_be_placed
+from tests.sim.specs import read
+from tests.sim.trouble import Step, TroubleError
+from tests.sim.world import World
+
+REST_S = 1500.0
+"""Longest way to rest: a canary's timeout, its back-offs and the grace of each, one worker after the other."""
+
+CALM_S = 40.0
+STOP_MARGIN_S = 6.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """
+    How a seed's life went.
+
+    Args:
+        steps: Calls of `handle`.
+        virtual_s: How long it lasted.
+        digest: Of its trace.
+        rule: That was broken, or empty.
+        story: What it was and how it came to it, or empty.
+    """
+
+    seed: int
+    steps: int
+    virtual_s: float
+    digest: str
+    rule: str = ""
+    story: str = ""
+
+
+def live(seed: int, *, keep_trace: bool = False) -> Life:
+    """Live the life of a seed, to its end or to the first rule that is broken."""
+    world = World(seed, keep_trace=keep_trace)
+    began = world.now
+    rule = story = ""
+    try:
+        _live(world)
+    except TroubleError as trouble:
+        rule, story = trouble.rule, str(trouble)
+    except Exception as error:  # noqa: BLE001 - Whatever the core raises is what is looked for.
+        rule, story = type(error).__name__, "".join(traceback.format_exception(error)[-4:])
+    if rule or keep_trace:
+        story = "\n".join([*world.lines, story])
+    return Life(seed, world.steps, world.now - began, world.digest, rule, story)
+
+
+def _live(world: World) -> None:
+    chaos = Chaos(world)
+    world.load_first()
+    chaos.start()
+    world.run(world.now + world.rng.choice((20.0, 100.0, 300.0)))
+    if world.rng.random() < 0.2:
+        world.frozen_until = 0.0
+        chaos.kinds = [kind for kind in chaos.kinds if kind != chaos.leap]
+        chaos.shut_down()
+        _expect_exit(world, may_be_stuck=True)
+        return
+    chaos.is_over = True
+    heal(world)
+    come_to_rest(world)
+    world.post(ReloadRequested())
+    come_to_rest(world)
+    stay_calm(world)
+    world.post(ShutdownRequested())
+    _expect_exit(world, may_be_stuck=False)
+
+
+# ---- health ---------------------------------------------------------------------------------------------------------
+
+
+def heal(world: World) -> None:
+    """From now on everything does what it should, and the file is good."""
+    world.is_healed = True
+    world.frozen_until = 0.0
+    world.devices.heal()
+    world.processes.heal()
+    world.devices.forget({tree.order.incarnation for tree in world.processes.living()})
+    while not isinstance(read(world.document, world.cpu_count), SpecLoaded):
+        world.document = world.writer.edit(world.document)
+    world.post(ReloadRequested())
+
+
+def come_to_rest(world: World) -> None:
+    """Within bounded time everybody is ready, or has a good reason not to be."""
+    until = world.now + REST_S
+    world.run(world.now + 15.0)
+    while restless := list(_restless(world)):
+        if world.now >= until:
+            raise TroubleError("comes_to_rest", "; ".join(restless))
+        world.run(world.now + 5.0)
+    for worker in world.fleet.workers.values():
+        if why := _is_wrongly_idle(world, worker):
+            raise TroubleError("rests_for_a_reason", why)
+
+
+def _restless(world: World) -> Iterator[str]:
+    fleet = world.fleet
+    if fleet.state is not DaemonState.RUNNING or fleet.reload is not None or fleet.asked is not None:
+        yield f"the daemon is {fleet.state}, reload {fleet.reload is not None}, asked {fleet.asked}"
+    for worker in fleet.workers.values():
+        if worker.is_outdated and not _is_left_behind(fleet, worker):
+            yield f"{worker.id} runs with an old launch"
+        elif not _is_at_rest(fleet, worker):
+            yield f"{worker.id} is {worker.state}: {worker.reason}"
+
+
+def _is_left_behind(fleet: Fleet, worker: Worker) -> bool:
+    """Its service's new launch has failed: it keeps the old one."""
+    others = (one for one in fleet.workers.values() if one.id.service == worker.id.service)
+    return worker.state in {State.READY, State.UNREADY} and any(one.state is State.FAILED for one in others)
+
+
+def _is_at_rest(fleet: Fleet, worker: Worker) -> bool:
+    if worker.state is State.PENDING:
+        if worker.target is not None and worker.target.launch is None:
+            return not could_be_placed(_still(fleet), worker)
+        return _never_fits(fleet, worker)
+    return worker.state in {State.READY, State.EXITED, State.FAILED, State.STOPPED}
+
+
+def _never_fits(fleet: Fleet, worker: Worker) -> bool:
+    """It declares more memory than one of its devices could ever have free."""
+    assert worker.target is not None
+    launch, memory = worker.target.launch, worker.target.wanted.request.gpu_memory
+    if launch is None or memory is None or fleet.inventory is None:
+        return False
+    totals = [fleet.inventory.by_uuid[share.uuid].memory_total_bytes for share in launch.slice]
+    return any(total is not None and amount_bytes(memory, total) > total - headroom(fleet, total) for total in totals)
+
+
+def _is_wrongly_idle(world: World, worker: Worker) -> str:
+    """Why a worker should not rest where it does."""
+    if worker.state is State.STOPPED and worker.id not in world.checks.notes.down:
+        return f"{worker.id} is stopped by nobody"
+    if worker.state is State.EXITED and worker.last_exit is not None and worker.last_exit.code != 0:
+        return f"{worker.id} counts as done with code {worker.last_exit.code}"
+    return ""
+
+
+def _still(fleet: Fleet) -> Step:
+    return Step(fleet, ReloadRequested(), (), fleet, 0.0)
+
+
+def stay_calm(world: World) -> None:
+    """At rest nobody is started or stopped any more."""
+    before = dict(world.fleet.workers)
+    for worker in world.fleet.workers.values():
+        refused = worker.state is State.FAILED and worker.target is not None and worker.target.refused
+        if refused and could_be_placed(_still(world.fleet), worker):
+            raise TroubleError("rests_for_a_reason", f"{worker.id} was asked again at a reload and there is a GPU")
+    world.run(world.now + CALM_S)
+    for worker_id, worker in before.items():
+        after = world.fleet.workers.get(worker_id)
+        if after is None or (after.state, after.incarnation) != (worker.state, worker.incarnation):
+            raise TroubleError("stays_at_rest", f"{worker_id} was {worker.state} and is {after and after.state}")
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def _expect_exit(world: World, *, may_be_stuck: bool) -> None:
+    graces = [worker.policy.stop.timeout_s for worker in world.fleet.workers.values() if worker.state in LIVING]
+    world.run(world.now + max(graces, default=0.0) + STOP_MARGIN_S + 0.1)
+    if world.exit is None:
+        raise TroubleError("stops_in_time", f"{len(world.fleet.workers)} workers are left and nothing is said")
+    if not may_be_stuck and world.exit.status != 0:
+        raise TroubleError("stops_in_time", f"stuck: {', '.join(map(str, world.exit.stuck))}")
