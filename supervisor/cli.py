@@ -7,6 +7,7 @@ feels instant. Errors are said elsewhere.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from supervisor.outcome import (
     EXIT_USAGE,
     FileRefusedError,
     complain,
+    put,
     say,
 )
 
@@ -84,7 +86,7 @@ def check(file: str, *, strict: bool) -> int:
         say(warning)
     if strict and found.warnings:
         return EXIT_BAD_FILE
-    click.echo(f"{file}: ok, {_count(found.services, 'service')}, {_count(found.workers, 'worker')}")
+    put(f"{file}: ok, {_count(found.services, 'service')}, {_count(found.workers, 'worker')}\n")
     return 0
 
 
@@ -179,7 +181,7 @@ def shutdown(where: Where) -> None:
 @cli.command()
 def version() -> None:
     """Show the version."""
-    click.echo(f"{PROGRAM} {__version__}")
+    put(f"{PROGRAM} {__version__}\n")
 
 
 for _name in NOT_YET:
@@ -268,15 +270,17 @@ def _put(answer: Mapping[str, Any], page: Callable[[], Page], *, is_json: bool) 
 
     from supervisor.front.show import draw  # noqa: PLC0415
 
-    is_terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else None
     # https://no-color.org: a NO_COLOR that is set and not empty forbids it.
     colour = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    draw(page(), sys.stdout, width=width, colour=colour)
+    drawn = io.StringIO()
+    draw(page(), drawn, width=width, colour=colour)
+    put(drawn.getvalue())
 
 
 def _put_json(answer: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(answer, indent=2))
+    put(json.dumps(answer, indent=2) + "\n")
 
 
 def _now() -> datetime:

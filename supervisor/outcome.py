@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -60,7 +61,6 @@ def conclude(work: Callable[[], object], name: Callable[[], str]) -> int:
     """
     try:
         status = work()
-        _flush()
     except click.exceptions.Exit as ending:
         return _after_flush(ending.exit_code)
     except click.ClickException as error:
@@ -71,13 +71,30 @@ def conclude(work: Callable[[], object], name: Callable[[], str]) -> int:
         return _after_flush(complain(error))
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has had enough, which is nobody's fault.
-        _drop_output()
-        return EXIT_PIPE
     except Exception as error:  # noqa: BLE001 - A person gets a sentence, whatever it is.
+        if isinstance(error, BrokenPipeError) and _is_reader_gone():
+            # Whoever read has had enough, which is nobody's fault.
+            _drop_output()
+            return EXIT_PIPE
         return _end_unexpected(name(), error)
-    return status if isinstance(status, int) else 0
+    return _after_flush(status if isinstance(status, int) else 0)
+
+
+def put(text: str) -> None:
+    """
+    An answer, on standard output.
+
+    Raises:
+        BrokenPipeError: Nobody reads it.
+        CannotError: It cannot be written.
+    """
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise CannotError("write the output", words(error)) from error
 
 
 def complain(error: CannotError) -> int:
@@ -126,8 +143,6 @@ def _end_refused(refused: FileRefusedError) -> int:
 
 
 def _end_unexpected(name: str, error: Exception) -> int:
-    if isinstance(error, OSError) and error.filename is None and _is_output_broken():
-        return complain(CannotError("write the output", words(error)))
     if os.environ.get(DEBUG) == "1":
         traceback.print_exception(error)
     hint = f"this is a bug of gpu-supervisor; {DEBUG}=1 shows where"
@@ -135,27 +150,20 @@ def _end_unexpected(name: str, error: Exception) -> int:
 
 
 def _after_flush(status: int) -> int:
-    """An error may come after output that nobody reads any more."""
+    """What is left in the buffer has been answered for; the interpreter is not to stumble over it."""
     try:
-        _flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         _drop_output()
     return status
 
 
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _is_output_broken() -> bool:
-    """Whether standard output takes nothing, as on a full disk. What it holds is dropped then."""
-    try:
-        _flush()
-    except OSError:
-        _drop_output()
-        return True
-    return False
+def _is_reader_gone() -> bool:
+    """Whether it is our own output that nobody reads: a pipe of the daemon's that breaks is another matter."""
+    asking = select.poll()
+    asking.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in asking.poll(0))
 
 
 def _drop_output() -> None:

@@ -34,6 +34,8 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
         turn.set(pool=resolve_pool(before.pool_tokens, inventory.devices))
     if _identities(before.inventory) != _identities(inventory) or trusted != before.trusted:
         turn.stale = True
+    if before.unplaced and turn.fleet.gpu != before.gpu:
+        turn.stale = True  # For the reason that they show.
     if before.state is DaemonState.STARTING:
         turn.set(state=DaemonState.RUNNING)
     if before.ask_again:

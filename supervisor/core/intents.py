@@ -15,11 +15,12 @@ from supervisor.core.worker import Relaunched, StartAsked, StopAsked, Unwanted, 
 def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
     """It has not started, so it takes what is wanted now."""
     old = worker.target.launch if worker.target else None
+    if worker.target is not None and worker.target.wanted.recipe != event.placement.wanted.recipe:
+        # How the old one fared says nothing about the new one.
+        worker = renewed(worker)
     if event.placement.launch == old and not event.placement.refused:
         reason = worker.reason if old is not None else event.placement.reason
         return evolve(worker, target=event.placement, reason=reason), ()
-    if worker.target is not None and worker.target.wanted.recipe != event.placement.wanted.recipe:
-        worker = renewed(worker)
     after, actions = to_pending(evolve(worker, target=event.placement), now)
     assert after is not None
     return evolve(after, since=worker.since if after.state is State.PENDING else now), actions

@@ -41,7 +41,7 @@ def to_pending(worker: Worker, now: float) -> Step:
     assert worker.target is not None
     if worker.target.refused:
         return enter(worker, State.FAILED, now, reason=worker.target.reason), ()
-    return enter(worker, State.PENDING, now, reason=worker.target.reason), ()
+    return enter(worker, State.PENDING, now, reason="" if worker.target.launch else worker.target.reason), ()
 
 
 def to_stopped(worker: Worker, now: float) -> Step:
@@ -52,7 +52,7 @@ def to_stopped(worker: Worker, now: float) -> Step:
 def freed(worker: Worker) -> Worker:
     """Without a slice, held or reserved: others may have it."""
     assert worker.target is not None
-    target = evolve(worker.target, launch=None)
+    target = evolve(worker.target, launch=None, fallback=False)
     return evolve(worker, target=target, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False)
 
 

@@ -236,9 +236,8 @@ class _Ledger:
     def _arithmetic(self, request: Request, matching: Sequence[Device], free: Sequence[Device], count: int) -> str:
         """Why a request cannot be met, in numbers."""
         if not self.supply.devices:
-            return f"needs {_gpus(count or 1)}, there is none" + (
-                f" ({self.supply.detail})" if self.supply.detail else ""
-            )
+            why = f": {self.supply.detail}" if self.supply.detail else ""
+            return f"needs {_gpus(count or 1)}, there is none{why}"
         asked = "all GPUs" if request.gpu == "all" else _gpus(count)
         text = f"needs {asked}, {len(free)} of {len(matching)} {'is' if len(free) == 1 else 'are'} free"
         holders = sorted({str(holder) for device in matching for holder in self.taken.get(device.uuid, {})})

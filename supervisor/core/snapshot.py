@@ -58,7 +58,7 @@ def make_plan_json(fleet: Fleet, plan: Plan, view: View) -> Json:
     """A plan, device by device and worker by worker, and what taking it would do to what runs."""
     rows = [_plan_row(fleet, worker, placement) for worker, placement in plan.items()]
     rows += [
-        {**_plan_row(fleet, one.id, one.held), "placed": False, "reason": "not in the file", "action": "stop"}
+        {**_plan_row(fleet, one.id, one.held), "placed": False, "wanted": False, "reason": "not in the file", "action": "stop"}
         for one in fleet.workers.values()
         if one.id not in plan and one.held is not None
     ]
@@ -137,7 +137,7 @@ def _worker(fleet: Fleet, view: View, worker: Worker) -> Json:
 def _fallback_reason(placement: Placement | None) -> str:
     if placement is None or not placement.fallback:
         return ""
-    return "runs without a GPU (on_no_gpu: cpu)" + (f": {placement.reason}" if placement.reason else "")
+    return "on the CPU" + (f": {placement.reason}" if placement.reason else "")
 
 
 def _gpus(fleet: Fleet, devices: Slice) -> list[Json]:
@@ -212,6 +212,7 @@ def _plan_row(fleet: Fleet, worker: WorkerId, placement: Placement) -> Json:
     launch = placement.launch
     return {
         "worker": str(worker),
+        "wanted": True,
         "placed": launch is not None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "fallback": "cpu" if placement.fallback else None,

@@ -125,7 +125,7 @@ class _Api:
 
     def __init__(self, face: Face) -> None:
         self._face = face
-        self._limits: set[asyncio.Timeout] = set()
+        self._limits: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
         self._is_ended = False
 
     async def status(self, request: web.Request) -> web.Response:
@@ -184,7 +184,7 @@ class _Api:
         limit = asyncio.timeout(0 if self._is_ended else None)
         try:
             async with limit:
-                self._limits.add(limit)
+                self._limits[asyncio.current_task()] = limit
                 await _refuse_body(request)
                 return await handler(request)
         except ProblemsError as error:
@@ -201,25 +201,30 @@ class _Api:
             log.exception("api.failed", method=request.method, path=request.path, error=type(error).__name__)
             return _problems(500, "internal error; the daemon's log has the details")
         finally:
-            self._limits.discard(limit)
+            self._limits.pop(asyncio.current_task(), None)
 
     async def end_waits(self, _app: web.Application) -> None:
         """Nobody may hold up the end of the daemon, be it a waiting client or one that never sends its body."""
         self._is_ended = True
         now = asyncio.get_running_loop().time()
-        for limit in self._limits:
+        for limit in self._limits.values():
             if not limit.expired():
                 limit.reschedule(now)
 
     async def _wait(self, wait: Wait, target: str | None, timeout_s: float | None) -> None:
         """Return when what is waited for has come or cannot come any more, or when time is up."""
         status = select(self._face.status(), target)
+        task = asyncio.current_task()
+        outer = self._limits[task]
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
+                # The daemon's end ends the waiting alone: how its workers ended is still an answer.
+                self._limits[task] = limit
                 while not is_over(status, wait):
                     await self._face.changed()
                     await asyncio.sleep(GATHER_S)
                     status = self._look(target, wait)
+        self._limits[task] = outer
 
     def _look(self, target: str | None, wait: Wait | None) -> Json:
         status = self._face.status()

@@ -129,13 +129,16 @@ class Client:
             connection.request(method, url)
             response = connection.getresponse()
             content = response.read(ANSWER_MAX_BYTES + 1)
+            is_cut = bool(response.length) and len(content) <= ANSWER_MAX_BYTES
         except TimeoutError:
             cause = f"the daemon at {self.path} does not answer"
             raise CannotError(thing, cause, hint="its process may be stopped or very busy") from None
         except (ConnectionResetError, BrokenPipeError):
-            raise no_daemon(self.path, "the daemon ended before it answered") from None
+            raise no_daemon(self.path, "the daemon ended before it had answered") from None
         except (http.client.HTTPException, OSError) as error:
             raise CannotError(thing, f"the daemon at {self.path} gave no good answer: {error}") from error
+        if is_cut:
+            raise no_daemon(self.path, "the daemon ended before it had answered")
         return _understand(response.status, content, thing, self.path)
 
 
@@ -155,7 +158,7 @@ def _connect(path: Path, patience_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # With a timeout of Python's own, the socket would not block, and a full backlog be an error at once.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.pack(int(patience_s), 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _time(patience_s))
         connection.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         connection.close()
@@ -164,6 +167,12 @@ def _connect(path: Path, patience_s: float) -> socket.socket:
         connection.close()
         raise _unreachable(path, error) from error
     return connection
+
+
+def _time(seconds: float) -> bytes:
+    """A struct timeval. Nothing at all would mean no limit."""
+    whole, part = divmod(max(seconds, 0.001), 1)
+    return _TIME.pack(int(whole), int(part * 1_000_000))
 
 
 def _unreachable(path: Path, error: OSError) -> CannotError:

@@ -92,7 +92,7 @@ def has_no_place(row: Json) -> bool:
 
     A row is also without a place when the file does not want the worker any more, and when it has ended and stays so.
     """
-    if row["placed"] or row["reason"] == "not in the file":
+    if row["placed"] or not row["wanted"]:
         return False
     return row["action"] == "wait" or bool(row["reason"])
 

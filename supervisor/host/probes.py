@@ -31,6 +31,9 @@ WATCH_S = 10.0
 FAILURES = 3
 """In a row, before a worker that was ready is called unready."""
 
+PAUSE_FIRST_S = 0.05
+"""What starts at once is seen at once: the pauses double from here to the interval."""
+
 PAUSE_MIN_S = 0.05
 """Between two attempts, whatever the file says: the loop must not spin."""
 
@@ -96,11 +99,13 @@ class TcpProbes:
             self._on_event(BecameUnready(order.worker, order.incarnation, detail))
 
     async def _until_ready(self, order: Probe) -> None:
+        pause_s = min(PAUSE_FIRST_S, order.interval_s)
         while True:
             started = self._loop.time()
             if await connection_fault(self._loop, order.port, self._attempt_s) == "":
                 return
-            await asyncio.sleep(max(PAUSE_MIN_S, started + order.interval_s - self._loop.time()))
+            await asyncio.sleep(max(PAUSE_MIN_S, started + pause_s - self._loop.time()))
+            pause_s = min(2 * pause_s, order.interval_s)
 
     async def _until_failing(self, order: Probe) -> str:
         """Returns what the last of `FAILURES` failures in a row was."""

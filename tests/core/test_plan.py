@@ -234,7 +234,7 @@ def test_a_machine_without_gpus_is_a_reason_with_its_detail() -> None:
     """What the driver said stands behind the arithmetic."""
     plan = plan_of([wanted()], Supply(trusted=True, detail="libnvidia-ml.so.1 not found"))
 
-    assert plan["llm/0"].reason == "needs 1 GPU, there is none (libnvidia-ml.so.1 not found)"
+    assert plan["llm/0"].reason == "needs 1 GPU, there is none: libnvidia-ml.so.1 not found"
 
 
 @pytest.mark.parametrize("policy", [WAIT, CPU, FAIL])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -97,6 +96,7 @@ def a_row(worker: str, **more: Any) -> Json:
     return {
         "worker": worker,
         "placed": True,
+        "wanted": True,
         "gpus": [],
         "fallback": None,
         "reason": "",
@@ -115,8 +115,8 @@ class FakeFace:
         self.settled_answer: Json = {"ok": True, "problems": []}
         self.asked: list[Any] = []
         self.on_shutdown: Callable[[], None] = lambda: None
-        self.waiting = threading.Event()
-        self.left = threading.Event()
+        self.waiting = asyncio.Event()
+        self.left = asyncio.Event()
         self.broken: Exception | None = None
         self._change = asyncio.Event()
 
@@ -184,6 +184,10 @@ class Served:
         self.path = path
         self._loop = loop
 
+    def wait_for_waiting(self) -> None:
+        """Return when a request waits for a change."""
+        asyncio.run_coroutine_threadsafe(self.face.waiting.wait(), self._loop).result(PATIENCE_S)
+
     def show(self, status: Json) -> None:
         """As the face's, from another thread."""
         self._loop.call_soon_threadsafe(self.face.show, status)
@@ -250,7 +254,7 @@ def canned(path: Path, answer: bytes, *, hold: threading.Event | None = None) ->
             thread.join(PATIENCE_S)
         listener.close()
         with suppress(FileNotFoundError):
-            os.unlink(path)
+            path.unlink()
 
 
 def http_answer(body: bytes, *, status: str = "200 OK") -> bytes:

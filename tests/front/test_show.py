@@ -48,14 +48,25 @@ def test_a_workers_line_has_state_pid_gpus_restarts_age_and_reason() -> None:
     page = status_page(a_status(worker), NOW)
 
     assert line_of(page, "WORKER") == ["WORKER", "STATE", "PID", "GPUS", "RESTARTS", "AGE", "REASON"]
-    assert line_of(page, "llm/0") == "llm/0 unready 99 0,3 2 5m port 8000 refuses connections".split()
+    assert line_of(page, "llm/0") == [
+        "llm/0",
+        "unready",
+        "99",
+        "0,3",
+        "2",
+        "5m",
+        "port",
+        "8000",
+        "refuses",
+        "connections",
+    ]
 
 
 def test_empty_cells_are_dashes_so_that_columns_can_be_counted() -> None:
     """awk finds the restarts of a worker without pid and GPU in the same column."""
     page = status_page(a_status(a_worker("llm/0", "pending", pid=None, since=None)), NOW)
 
-    assert line_of(page, "llm/0") == "llm/0 pending - - 0 - -".split()
+    assert line_of(page, "llm/0") == ["llm/0", "pending", "-", "-", "0", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +113,7 @@ def test_the_head_says_file_state_age_pid_and_instance() -> None:
     """The first line is about the daemon."""
     head = plain(status_page(a_status(pid=7, instance="blue"), NOW))[0]
 
-    assert "demo.yaml: running, instance blue, up 5m, pid 7, version 0.1.0" == head
+    assert head == "demo.yaml: running, instance blue, up 5m, pid 7, version 0.1.0"
 
 
 def test_a_failed_reload_is_said_with_every_problem() -> None:
@@ -111,8 +122,8 @@ def test_a_failed_reload_is_said_with_every_problem() -> None:
 
     lines = plain(status_page(a_status(reload=reload), NOW))
 
-    assert "the last reload (60s ago) failed, what ran before goes on:" == lines[1]
-    assert ["  demo.yaml:4:5: no", "  hint: yes", "  second"] == lines[2:5]
+    assert lines[1] == "the last reload (60s ago) failed, what ran before goes on:"
+    assert lines[2:5] == ["  demo.yaml:4:5: no", "  hint: yes", "  second"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +150,7 @@ def test_a_driver_that_is_not_ok_is_said_in_words(state: str | None, words: str)
 
 def test_a_driver_that_is_ok_is_not_mentioned() -> None:
     """Nothing is said of what is as it should be."""
-    assert 1 == len(plain(status_page(a_status(), NOW)))
+    assert len(plain(status_page(a_status(), NOW))) == 1
 
 
 def test_services_are_counted() -> None:
@@ -163,16 +174,16 @@ def test_a_devices_line_has_memory_and_who_is_on_it() -> None:
     words = line_of(status_page(a_status(devices=(device,)), NOW), "1")
 
     assert words[:7] == ["1", "lost", "-", "80GiB", "1.5GiB", "llm/0,llm/1", "python(99)"]
-    assert "NVIDIA H100 80GB HBM3: fell off the bus" == " ".join(words[7:])
+    assert " ".join(words[7:]) == "NVIDIA H100 80GB HBM3: fell off the bus"
 
 
 def test_last_words_are_the_tail_of_the_last_exit() -> None:
     """With how it ended; nothing where there is nothing."""
     worker = a_worker("llm/0", last_exit=an_exit(code=3, tail=["one", "two"]))
 
-    assert ["last lines of llm/0 before it ended (exited with 3):", "  one", "  two"] == plain(last_words_page(worker))
-    assert () == last_words_page(a_worker("llm/0"))
-    assert () == last_words_page(a_worker("llm/0", last_exit=an_exit()))
+    assert plain(last_words_page(worker)) == ["last lines of llm/0 before it ended (exited with 3):", "  one", "  two"]
+    assert last_words_page(a_worker("llm/0")) == ()
+    assert last_words_page(a_worker("llm/0", last_exit=an_exit())) == ()
 
 
 # ---- devices, plans, differences ------------------------------------------------------------------------------------
@@ -187,7 +198,7 @@ def test_the_inventory_has_uuid_and_address() -> None:
 
 def test_an_empty_inventory_says_so() -> None:
     """A driver without devices is not an empty page."""
-    assert ["no GPUs: the NVIDIA driver shows none"] == plain(devices_page({"gpu": {"state": "ok"}, "devices": []}))
+    assert plain(devices_page({"gpu": {"state": "ok"}, "devices": []})) == ["no GPUs: the NVIDIA driver shows none"]
 
 
 def test_a_plan_says_for_each_worker_what_is_done_and_why() -> None:
@@ -203,24 +214,39 @@ def test_a_plan_says_for_each_worker_what_is_done_and_why() -> None:
 
     page = plan_page(plan)
 
-    assert line_of(page, "llm/0") == "llm/0 replace yes 0:0.5 - -".split()
-    assert line_of(page, "llm/1") == "llm/1 wait no - - needs 1 GPU, 0 of 1 are free".split()
-    assert line_of(page, "llm/2") == "llm/2 start yes fallback:cpu cpu -".split()
+    assert line_of(page, "llm/0") == ["llm/0", "replace", "yes", "0:0.5", "-", "-"]
+    assert line_of(page, "llm/1") == [
+        "llm/1",
+        "wait",
+        "no",
+        "-",
+        "-",
+        "needs",
+        "1",
+        "GPU,",
+        "0",
+        "of",
+        "1",
+        "are",
+        "free",
+    ]
+    assert line_of(page, "llm/2") == ["llm/2", "start", "yes", "fallback:cpu", "cpu", "-"]
     assert "llm/0" in line_of(page, "0")
 
 
 def test_a_plan_without_workers_says_so() -> None:
     """A file with `workers: 0` is no error."""
-    assert ["no workers"] == plain(plan_page({"gpu": None, "devices": [], "workers": []}))
+    assert plain(plan_page({"gpu": None, "devices": [], "workers": []})) == ["no workers"]
 
 
 def test_a_difference_has_one_line_for_each_worker_it_touches() -> None:
     """Workers that are kept are not mentioned; without any other there is nothing to do."""
-    assert ["llm/0 replace", "web/1 stop"] == plain(
-        difference_page({"llm/0": "replace", "llm/1": "keep", "web/1": "stop"})
-    )
-    assert ["nothing to do"] == plain(difference_page({"llm/1": "keep"}))
-    assert ["nothing to do"] == plain(difference_page({}))
+    assert plain(difference_page({"llm/0": "replace", "llm/1": "keep", "web/1": "stop"})) == [
+        "llm/0 replace",
+        "web/1 stop",
+    ]
+    assert plain(difference_page({"llm/1": "keep"})) == ["nothing to do"]
+    assert plain(difference_page({})) == ["nothing to do"]
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -282,7 +308,7 @@ def test_on_a_terminal_lines_fit_and_nothing_is_lost() -> None:
 
     draw(status_page(a_status(a_worker("llm/0", reason=LONG)), NOW), out, width=80, colour=False)
 
-    assert 40 == out.getvalue().count("because")
+    assert out.getvalue().count("because") == 40
     assert all(len(line) <= 80 for line in out.getvalue().splitlines()[1:])
 
 

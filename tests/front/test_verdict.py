@@ -65,7 +65,7 @@ def test_a_wait_is_over_when_it_is_met_or_cannot_be(wait: Wait, state: str, daem
         (a_row("llm/0", placed=False, reason="needs 1 GPU, there are 0", action="wait"), True),
         (a_row("llm/0", placed=False, reason="needs 1 GPU, there are 0", action="keep"), True),
         (a_row("llm/0", placed=False, reason="needs 1 GPU, there are 0", action="stop"), True),
-        (a_row("llm/0", placed=False, reason="not in the file", action="stop"), False),
+        (a_row("llm/0", placed=False, wanted=False, reason="not in the file", action="stop"), False),
         (a_row("llm/0", placed=False, action="keep"), False),
     ],
 )

@@ -115,7 +115,7 @@ class Chaos:
             world.post(event)
         for worker in sorted(workers):
             tree = world.processes.tree_of(worker)
-            if tree is not None and tree.is_probed and rng.random() < 0.3:
+            if tree is not None and tree.is_probed and tree.nature.ready_s is not None and rng.random() < 0.3:
                 names = (worker, tree.order.incarnation)
                 world.post(BecameReady(*names) if rng.random() < 0.7 else BecameUnready(*names, "said late"))
 

@@ -75,8 +75,9 @@ def _live(world: World) -> None:
     chaos.is_over = True
     heal(world)
     come_to_rest(world)
+    # Devices that came back after the last reload may have made another plan, which only a reload carries out.
     world.post(ReloadRequested())
-    come_to_rest(world)
+    come_to_rest(world, is_last=True)
     stay_calm(world)
     world.post(ShutdownRequested())
     _expect_exit(world, may_be_stuck=False)
@@ -97,11 +98,11 @@ def heal(world: World) -> None:
     world.post(ReloadRequested())
 
 
-def come_to_rest(world: World) -> None:
+def come_to_rest(world: World, *, is_last: bool = False) -> None:
     """Within bounded time everybody is ready, or has a good reason not to be."""
     until = world.now + REST_S
     world.run(world.now + 15.0)
-    while restless := list(_restless(world)):
+    while restless := list(_restless(world, is_last=is_last)):
         if world.now >= until:
             raise TroubleError("comes_to_rest", "; ".join(restless))
         world.run(world.now + 5.0)
@@ -110,12 +111,13 @@ def come_to_rest(world: World) -> None:
             raise TroubleError("rests_for_a_reason", why)
 
 
-def _restless(world: World) -> Iterator[str]:
+def _restless(world: World, *, is_last: bool) -> Iterator[str]:
     fleet = world.fleet
     if fleet.state is not DaemonState.RUNNING or fleet.reload is not None or fleet.asked is not None:
         yield f"the daemon is {fleet.state}, reload {fleet.reload is not None}, asked {fleet.asked}"
     for worker in fleet.workers.values():
-        if worker.is_outdated and not _is_left_behind(fleet, worker):
+        is_due = is_last or worker.id.service in fleet.rolling
+        if worker.is_outdated and is_due and not _is_left_behind(fleet, worker):
             yield f"{worker.id} runs with an old launch"
         elif not _is_at_rest(fleet, worker):
             yield f"{worker.id} is {worker.state}: {worker.reason}"

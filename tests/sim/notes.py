@@ -28,7 +28,7 @@ from supervisor.core.worker import HOLDING, Worker
 from tests.sim.trouble import Change, Step
 
 if TYPE_CHECKING:
-    from supervisor.core.spec import Recipe
+    from supervisor.core.spec import Recipe, Spec, WorkerSpec
     from tests.sim.rules_restart import Sentence
 
 
@@ -73,6 +73,8 @@ class Notes:
         self.runs: dict[WorkerId, Run] = {}
         self.sentences: dict[WorkerId, Sentence] = {}
         self.recipes: dict[WorkerId, Recipe] = {}
+        self.wanted_of: Spec | None = None
+        self.wanted: dict[WorkerId, WorkerSpec] = {}
         self.shutdowns: list[float] = []
         self.asked_in_trouble: float | None = None
 
@@ -83,6 +85,9 @@ class Notes:
         for change in step.changes:
             if _gets_another_launch(change):
                 self.relaunched_at[change.id.service] = step.now
+        for action in step.actions:
+            if isinstance(action, Report) and action.transition.after is None:
+                self._forget(action.transition.worker)
         event = step.event
         match event:
             case InventoryRead(reading=reading) if reading.state is GpuState.OK:
@@ -137,14 +142,17 @@ class Notes:
         for change in step.changes:
             self._follow(change, step.now)
 
+    def _forget(self, worker: WorkerId) -> None:
+        """An index that comes again, be it in the same step, is a new one."""
+        self.runs.pop(worker, None)
+        self.spawns.pop(worker, None)
+        self.sentences.pop(worker, None)
+        self.recipes.pop(worker, None)
+        self.down.discard(worker)
+
     def _follow(self, change: Change, now: float) -> None:
         before, after = change.before, change.after
         if after is None:
-            del self.runs[change.id]
-            self.spawns.pop(change.id, None)
-            self.sentences.pop(change.id, None)
-            self.recipes.pop(change.id, None)
-            self.down.discard(change.id)
             return
         run = self.runs.get(change.id)
         if run is None or run.incarnation != after.incarnation:

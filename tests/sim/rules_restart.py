@@ -41,7 +41,7 @@ def ends_follow_the_policy(world: World, step: Step) -> Iterator[str]:
     event = step.event
     if isinstance(event, Exited | SpawnFailed | ShimLost):
         worker = step.before.workers.get(event.worker)
-        if worker is not None and worker.incarnation == event.incarnation:
+        if worker is not None and worker.incarnation == event.incarnation and event.worker in step.after.workers:
             sentence = _judge(world, worker, event, step.now)
             if sentence is not None:
                 notes.sentences[event.worker] = sentence
@@ -99,7 +99,9 @@ def _check_counts(step: Step, before: Worker, sentence: Sentence) -> Iterator[st
     if after is None or sentence.counts is None:
         return
     found = (after.history.failures, after.history.start_failures)
-    if found != sentence.counts and not (before.relaunch or _runs_something_old(before) or _is_asked_anew(before, after)):
+    if found != sentence.counts and not (
+        before.relaunch or _runs_something_old(before) or _is_asked_anew(before, after)
+    ):
         yield f"{before.id} counts {found} failures (in all, in starting) instead of {sentence.counts}"
 
 

@@ -44,11 +44,12 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
         if isinstance(action, Spawn | Signal | KillTree):
             before = settled.workers[action.worker]
             is_asked_again = before.state is State.FAILED and before.target is not None and before.target.refused
-            if not is_asked_again:
+            # A halted roll-out goes on at a reload once nobody of its service is failed any more.
+            if not is_asked_again and not before.is_outdated:
                 yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}
-            # Those that are not replaced yet, or were left behind by a halted roll-out, still are a difference.
+            # Those on their way down, not replaced yet, or left behind by a halted roll-out, still are a difference.
             if odd := [str(one) for one in touched if not _is_behind(settled.workers[one])]:
                 yield f"a reload that changes nothing calls {odd} a difference"
     if reloaded.generation != settled.generation + 1 or reloaded.reload is not None:
@@ -57,7 +58,8 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
 
 def _is_behind(worker: Worker) -> bool:
     held, target = worker.held, worker.target
-    return held is not None and target is not None and held.launch != target.launch
+    is_going = worker.state in {State.STOPPING, State.KILLING, State.RELEASING}
+    return is_going or (held is not None and target is not None and held.launch != target.launch)
 
 
 def _all(fleet: Fleet, events: tuple[Event, ...], now: float) -> tuple[Fleet, list[Action]]:

@@ -9,6 +9,7 @@ from supervisor.core.inventory import Device, GpuState, Health
 from supervisor.core.message import Spawn
 from supervisor.core.quantities import amount_bytes
 from supervisor.core.service import Request
+from supervisor.core.spec import WorkerId, WorkerSpec
 from supervisor.core.turn import DaemonState, Fleet
 from tests.sim.trouble import Rule, Step
 
@@ -61,14 +62,16 @@ def slice_is_whole(world: World, step: Step) -> Iterator[str]:
                 yield f"{spawn.worker} starts without the GPU it asks for"
             continue
         uuids = [share.uuid for share in spawn.launch.slice]
-        eligible = {device.uuid for device in eligible_devices(step.after, request)}
-        healthy = {device.uuid for device in eligible_devices(step.after, request) if device.health is Health.OK}
+        eligible = named_devices(step.after, request)
+        healthy = [device.uuid for device in eligible if device.health is Health.OK]
         count = len(healthy) * 1000 if request.gpu == "all" else request.gpu
+        # Who ran there stays there: another device's end gives the rest other indices, and must not end them too.
+        if spawn.launch.slice in world.checks.notes.ran_on.get(spawn.worker, ()):
+            eligible, count = [world.checks.notes.devices[uuid] for uuid in uuids], 1000 * len(uuids)
         if len(set(uuids)) != len(uuids) or 1000 * len(uuids) != count:
             yield f"{spawn.worker} asks for {request.gpu} and starts on {uuids}"
-        # Who ran there stays there: another device's end gives the rest other indices, and must not end them too.
-        if not set(uuids) <= eligible and spawn.launch.slice not in world.checks.notes.ran_on.get(spawn.worker, ()):
-            yield f"{spawn.worker} starts on {uuids}, eligible are {sorted(eligible)}"
+        if not set(uuids) <= {device.uuid for device in eligible}:
+            yield f"{spawn.worker} starts on {uuids}, eligible are {[device.uuid for device in eligible]}"
 
 
 def environment_names_the_slice(world: World, step: Step) -> Iterator[str]:
@@ -95,7 +98,7 @@ def environment_names_the_worker(world: World, step: Step) -> Iterator[str]:
             "WORKER": str(spawn.worker),
             "WORKER_INCARNATION": str(spawn.incarnation),
             "WORKER_RESTARTS": str(world.checks.notes.spawns[spawn.worker]),
-            "WORKER_COUNT": str(sum(worker.service == service for worker in wanted_ids(step.after))),
+            "WORKER_COUNT": str(sum(worker.service == service for worker in wanted_by_file(world, step.after))),
             "WORKER_GPU_UUIDS": ",".join(share.uuid for share in spawn.launch.slice),
         }
         for name, value in expected.items():
@@ -129,9 +132,13 @@ def memory_is_there(world: World, step: Step) -> Iterator[str]:
 # ---- what the file means, worked out a second time ------------------------------------------------------------------
 
 
-def wanted_ids(fleet: Fleet) -> tuple[object, ...]:
-    """Workers that the file in force wants."""
-    return () if fleet.spec is None else tuple(one.id for one in fleet.spec.expand(fleet.cpu_count))
+def wanted_by_file(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
+    """Workers that the file in force wants, and how."""
+    notes = world.checks.notes
+    if notes.wanted_of is not fleet.spec:
+        notes.wanted_of = fleet.spec
+        notes.wanted = {one.id: one for one in fleet.spec.expand(fleet.cpu_count)} if fleet.spec else {}
+    return notes.wanted
 
 
 def headroom(fleet: Fleet, total: int) -> int:
@@ -141,20 +148,32 @@ def headroom(fleet: Fleet, total: int) -> int:
 
 
 def eligible_devices(fleet: Fleet, request: Request) -> list[Device]:
-    """Devices that pool, file and request leave, in health or not; none when the filter names what is not there."""
+    """Devices on which a worker may be placed anew, in health or not; none if its filter names what is not there."""
+    found = [_named(token, _devices_of_file(fleet)) for token in request.gpus or ()]
+    uuids = [devices[0].uuid for devices in found if len(devices) == 1]
+    if len(uuids) < len(found) or len(set(uuids)) < len(uuids):
+        return []
+    return named_devices(fleet, request)
+
+
+def named_devices(fleet: Fleet, request: Request) -> list[Device]:
+    """Devices that pool, file and request leave, whatever else the request names."""
+    devices = _devices_of_file(fleet)
+    if request.gpus is None:
+        return devices
+    uuids = {one.uuid for token in request.gpus for one in _named(token, devices)}
+    return [one for one in devices if one.uuid in uuids]
+
+
+def _devices_of_file(fleet: Fleet) -> list[Device]:
+    """Devices that pool and file leave."""
     if fleet.inventory is None:
         return []
     devices = [one for one in fleet.inventory.devices if fleet.pool is None or one.uuid in fleet.pool]
-    file_wide = fleet.spec.gpus if fleet.spec else None
-    if file_wide is not None:
-        named = [one.uuid for token in file_wide for one in _named(token, devices)]
-        devices = [one for one in devices if one.uuid in named]
-    if request.gpus is None:
+    tokens = fleet.spec.gpus if fleet.spec else None
+    if tokens is None:
         return devices
-    chosen = [_named(token, devices) for token in request.gpus]
-    uuids = [found[0].uuid for found in chosen if len(found) == 1]
-    if len(uuids) < len(request.gpus) or len(set(uuids)) < len(uuids):
-        return []
+    uuids = {one.uuid for token in tokens for one in _named(token, devices)}
     return [one for one in devices if one.uuid in uuids]
 
 

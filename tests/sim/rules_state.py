@@ -10,7 +10,7 @@ from supervisor.core.inventory import Health
 from supervisor.core.message import State
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import FREED, HOLDING, LIVING, Worker
-from tests.sim.rules_start import eligible_devices, wanted_ids
+from tests.sim.rules_start import eligible_devices, wanted_by_file
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
@@ -144,10 +144,7 @@ def targets_are_the_files(world: World, step: Step) -> Iterator[str]:
     """Every worker of the file, no other, each with the newest words about it."""
     fleet = step.after
     targets = {worker.id: worker.target.wanted for worker in fleet.workers.values() if worker.target is not None}
-    if fleet.state is DaemonState.STOPPING:
-        expected = {}
-    else:
-        expected = {one.id: one for one in fleet.spec.expand(fleet.cpu_count)} if fleet.spec else {}
+    expected = {} if fleet.state is DaemonState.STOPPING else wanted_by_file(world, fleet)
     if targets != expected:
         odd = [str(one) for one in sorted({*targets, *expected}) if targets.get(one) != expected.get(one)]
         yield f"{', '.join(odd)}: not what the file says"
@@ -200,9 +197,10 @@ def fallback_is_a_policy(world: World, step: Step) -> Iterator[str]:
         target = worker.target
         if target is None or not target.fallback:
             continue
-        if target.wanted.request.gpu == 0 or (target.launch is not None and target.launch.slice):
+        if target.wanted.request.gpu == 0 or target.launch is None or target.launch.slice:
             yield f"{worker.id} falls back and should not: {target}"
-        if target.launch is not None and target.wanted.policy.on_no_gpu != "cpu" and worker.state not in LIVING:
+        # Who lives or has not been asked since is left alone; at its start it has to be allowed.
+        if target.wanted.policy.on_no_gpu != "cpu" and worker.state is State.PENDING:
             yield f"{worker.id} falls back, and the file does not say so"
 
 
@@ -241,7 +239,7 @@ def stopping_daemon_wants_nobody(world: World, step: Step) -> Iterator[str]:
     fleet = step.after
     if fleet.state is DaemonState.STOPPING and not fleet.exiting and fleet.deadline is None:
         yield "the daemon stops for ever"
-    if fleet.counts != Counter(getattr(one, "service", "") for one in wanted_ids(fleet)):
+    if fleet.counts != Counter(one.service for one in wanted_by_file(world, fleet)):
         yield f"counts are {fleet.counts}"
 
 

@@ -91,11 +91,10 @@ def failed_launch_goes_no_further(world: World, step: Step) -> Iterator[str]:
         if not _is_rollout(change) or _makes_way(step, change):
             continue
         since = world.checks.notes.relaunched_at.get(change.id.service, 0.0)
-        for other in step.before.workers.values():
-            failed = other.state is State.FAILED and not (other.target and other.target.refused)
-            now = step.after.workers.get(other.id)
-            still = now is not None and now.state is State.FAILED
-            if failed and still and other.id.service == change.id.service and other.since >= since:
+        for other in step.after.workers.values():
+            is_refused = other.target is not None and other.target.refused
+            failed = other.state is State.FAILED and not is_refused and other.since >= since
+            if failed and other.id.service == change.id.service:
                 yield f"{change.id} is replaced after {other.id} failed with its new launch"
 
 

@@ -47,9 +47,9 @@ def describe(event: Event) -> str:
         case ReloadRequested():
             return name
         case _:
-            workers = getattr(event, "workers", None) or (getattr(event, "worker", ""),)
+            named = getattr(event, "workers", None) or (getattr(event, "worker", ""),)
             number = getattr(event, "incarnation", "")
-            return f"{name}({', '.join(map(str, workers))}{f'#{number}' if number else ''})"
+            return f"{name}({', '.join(map(str, named))}{f'#{number}' if number else ''})"
 
 
 def describe_action(action: Action) -> str:

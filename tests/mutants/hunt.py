@@ -1,0 +1,62 @@
+"""Lets the simulator look for planted faults, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.graft import Mutant, graft
+from tests.mutants.planted import MUTANTS
+
+SEEDS = 300
+JOBS = 2
+TIMEOUT_S = 120.0
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Catch:
+    """
+    How a fault was found.
+
+    Args:
+        rule: That saw it; empty when it survived.
+        seed: At which.
+    """
+
+    mutant: Mutant
+    rule: str
+    seed: int
+
+
+def hunt_all(seeds: int = SEEDS) -> Iterator[Catch]:
+    """Hunt every mutant; in their order."""
+    with ThreadPoolExecutor(JOBS) as pool:
+        yield from pool.map(lambda mutant: hunt(mutant, seeds), MUTANTS)
+
+
+def hunt(mutant: Mutant, seeds: int = SEEDS) -> Catch:
+    """Hunt one mutant in a process of its own."""
+    mutant.text()
+    command = (sys.executable, "-m", "tests.mutants", "--one", mutant.name, "--seeds", str(seeds))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{mutant.name}: {done.stderr}")
+    found = json.loads(done.stdout)
+    return Catch(mutant, found["rule"], found["seed"])
+
+
+def hunt_here(name: str, seeds: int) -> str:
+    """Plant a fault in this process, and say as JSON which rule saw it at which seed."""
+    graft(next(mutant for mutant in MUTANTS if mutant.name == name))
+    from tests.sim.life import live
+
+    for seed in range(seeds):
+        if rule := live(seed).rule:
+            return json.dumps({"rule": rule, "seed": seed})
+    return json.dumps({"rule": "", "seed": seeds})
