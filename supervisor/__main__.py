@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from supervisor.cli import cli
+from supervisor.cli.commands import cli
 
 
 def main() -> NoReturn:

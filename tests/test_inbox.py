@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from supervisor.core.message import ReloadRequested, ShutdownRequested, TimePassed
 from supervisor.core.spec import WorkerId
-from supervisor.inbox import Deadlines, Inbox
+from supervisor.daemon.inbox import Deadlines, Inbox
 
 A, B, C = (WorkerId("llm", index) for index in range(3))
 FLEET = None

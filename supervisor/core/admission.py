@@ -58,7 +58,11 @@ def _wait_for_memory(turn: Turn, worker: Worker, launch: Launch) -> str | None:
         return None
     if fleet.gpu.state is not GpuState.OK:
         # Its memory cannot be asked for. Where it ran before it may run again; nobody new is put at risk.
-        return None if fleet.remembered.get(worker.id) == launch.slice else f"the GPUs cannot be read: {fleet.gpu.detail or fleet.gpu.state}"
+        return (
+            None
+            if fleet.remembered.get(worker.id) == launch.slice
+            else f"the GPUs cannot be read: {fleet.gpu.detail or fleet.gpu.state}"
+        )
     after = max([worker.since, *(fleet.changed_at.get(share.uuid, 0.0) for share in launch.slice)])
     if fleet.inventory is None or fleet.inventory.asked_at < after:
         turn.do(ReadInventory())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from supervisor.core.names import TABLE_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.file.names import TABLE_NAMES, expand_names, is_inherited, names_in
 from supervisor.core.spec import amount_bytes
 
 if TYPE_CHECKING:

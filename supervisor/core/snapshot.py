@@ -58,7 +58,13 @@ def make_plan_json(fleet: Fleet, plan: Plan, view: View) -> Json:
     """A plan, device by device and worker by worker, and what taking it would do to what runs."""
     rows = [_plan_row(fleet, worker, placement) for worker, placement in plan.items()]
     rows += [
-        {**_plan_row(fleet, one.id, one.held), "placed": False, "wanted": False, "reason": "not in the file", "action": "stop"}
+        {
+            **_plan_row(fleet, one.id, one.held),
+            "placed": False,
+            "wanted": False,
+            "reason": "not in the file",
+            "action": "stop",
+        }
         for one in fleet.workers.values()
         if one.id not in plan and one.held is not None
     ]

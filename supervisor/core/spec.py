@@ -13,8 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from supervisor.core.names import TABLE_NAMES, VENDOR_NAMES, expand_names, is_inherited, names_in
-from supervisor.core.problems import (
+from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_gpus, read_service
+from supervisor.core.file.names import TABLE_NAMES, VENDOR_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.file.problems import (
     Path,
     Place,
     Problem,
@@ -26,8 +27,8 @@ from supervisor.core.problems import (
     read_section,
     shown,
 )
-from supervisor.core.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
-from supervisor.core.service import (
+from supervisor.core.file.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
+from supervisor.core.file.service import (
     Policy,
     Ready,
     Recipe,
@@ -40,7 +41,6 @@ from supervisor.core.service import (
     WorkerId,
     WorkerSpec,
 )
-from supervisor.core.service_keys import PORT_MAX, SERVICE, WORKERS_MAX, read_gpus, read_service
 
 __all__ = [
     "TABLE_NAMES",

@@ -230,8 +230,10 @@ class Turn:
 
     def _lost_its_place(self, worker: Worker) -> bool:
         """
-        Whether what is reserved for a worker is of no use any more: the last good reading does not show a device of it,
-        or shows it as sick; or it is none at all, and the file does not allow that any more.
+        Whether what is reserved for a worker is of no use any more.
+
+        The last good reading does not show a device of it, or shows it as sick; or it is none at all, and the file
+        does not allow that any more.
         """
         fleet = self.fleet
         if worker.target is None or worker.target.launch is None:

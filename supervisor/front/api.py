@@ -20,8 +20,8 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from supervisor.core.problems import nearest, show_words
-from supervisor.core.quantities import DURATION_MAX_S
+from supervisor.core.file.problems import nearest, show_words
+from supervisor.core.file.quantities import DURATION_MAX_S
 from supervisor.errors import CannotError, ProblemsError
 from supervisor.front.verdict import WAITS, Json, UnknownNameError, Wait, is_over, select
 

@@ -98,7 +98,7 @@ def has_no_place(row: Json) -> bool:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    from supervisor.core.problems import nearest  # noqa: PLC0415 - Only for an error; see the module.
+    from supervisor.core.file.problems import nearest  # noqa: PLC0415 - Only for an error; see the module.
 
     return nearest(name, known) or (f"there is {', '.join(known[:8])}" if known else "the file has no services")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.core.problems import Problem, SpecError, show_path
+from supervisor.core.file.problems import Problem, SpecError, show_path
 from supervisor.core.spec import Spec, home_of, parse_spec
 from supervisor.host.yaml_tree import Flaw, Mark, Node, mark_of, plain, read_tree
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from supervisor.core.problems import BadValueError, Path, shown
+from supervisor.core.file.problems import BadValueError, Path, shown
 
 NODES_MAX = 100_000  # Aliases written out; a file of a thousand services has a fifth of it.
 DEPTH_MAX = 50

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.command import split_command
-from supervisor.core.problems import BadValueError
+from supervisor.core.file.command import split_command
+from supervisor.core.file.problems import BadValueError
 
 
 @pytest.mark.parametrize(

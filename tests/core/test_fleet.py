@@ -119,7 +119,10 @@ def test_memory_is_judged_by_a_reading_asked_for_after_the_last_end() -> None:
     stage.at(100.3).read(good(device(0, free=5 * GIB)), asked_at=100.1)
     assert stage.states() == {"llm/0": "releasing"}
 
-    stage.at(100.6).read(good(device(0)), asked_at=100.5).read(good(device(0)), asked_at=100.6)
+    stage.at(100.6).read(good(device(0)), asked_at=100.5)
+    assert stage.states() == {"llm/0": "pending"}
+
+    stage.at(100.7).read(good(device(0)), asked_at=100.6)
     assert stage.states() == {"llm/0": "starting"}
 
 
@@ -176,6 +179,22 @@ def test_a_driver_in_trouble_is_not_asked_by_everybody_who_waits() -> None:
         stage.read(bad())
 
     assert asked == [(5.0, True), (10.0, True), (20.0, True), (40.0, True), (60.0, True), (60.0, True)]
+
+
+def test_neither_is_it_asked_by_those_who_wait_for_memory_to_come_back() -> None:
+    """They look every half second, but only as the driver's own schedule lets them."""
+    stage = running(spec_of(llm=WITH_MEMORY), *devices(2))
+    stage.at(100.0).exited("llm/0").read(bad())
+    asked = []
+
+    for tick in range(1, 119):
+        known = len(stage.history)
+        stage.pass_time(100.0 + tick / 2)
+        if of_type(ReadInventory, stage.history[known:]):
+            asked.append(stage.now)
+            stage.read(bad())
+
+    assert (stage.state("llm/0"), asked) == ("releasing", [105.0, 115.0, 135.0])
 
 
 def test_a_reload_that_wants_the_first_gpu_has_the_driver_asked_again() -> None:

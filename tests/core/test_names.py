@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.names import TABLE_NAMES, expand_names, is_inherited, names_in, reserved_hint
+from supervisor.core.file.names import TABLE_NAMES, expand_names, is_inherited, names_in, reserved_hint
 
 NAMES = {"PORT": "8000", "A": "$(PORT)", "EMPTY": ""}
 texts = st.text(alphabet="$()AB_1 x")

@@ -334,7 +334,7 @@ def test_a_fallback_stays_on_the_cpu_until_the_file_asks_for_something_else() ->
 
 def test_a_device_that_is_gone_does_not_move_the_workers_on_the_others_of_a_filter() -> None:
     """The filter cannot be met any more, but who lives on what is left of it does."""
-    worker = wanted(gpus=("0", "1"))
+    worker = wanted(gpus=("1", "0"))
 
     plan = plan_of([worker], Supply((device(0),), trusted=True), llm_0=has(worker, 0, living=False))
 

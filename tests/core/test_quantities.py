@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.problems import BadValueError
-from supervisor.core.quantities import (
+from supervisor.core.file.problems import BadValueError
+from supervisor.core.file.quantities import (
     DURATION_MAX_S,
     SIZE_MAX,
     Percent,

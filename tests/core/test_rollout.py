@@ -93,10 +93,10 @@ def test_a_reload_that_was_halted_stays_halted() -> None:
 
     for second in range(110, 120):
         stage.at(float(second)).read(good(*devices(4 if second % 2 else 5)))
+    assert len(of_type(Say, stage.history)) == said
     stage.at(200.0).reload(spec, FOUR)
 
     assert stage.states() == {"llm/0": "failed", "llm/1": "ready", "llm/2": "ready"}
-    assert not [say for say in of_type(Say, stage.history)[said:] if say.event != "plan.halted"]
 
 
 def test_a_halted_reload_goes_on_with_a_better_file() -> None:

@@ -26,7 +26,7 @@ services:
 """
 
 
-def test_without_a_gpu_a_worker_waits_and_says_why(start: StartDaemon):
+def test_without_a_gpu_a_worker_waits_and_says_why(start: StartDaemon) -> None:
     """`wait` is the default: never silently the CPU."""
     daemon = start(service())
 
@@ -36,7 +36,7 @@ def test_without_a_gpu_a_worker_waits_and_says_why(start: StartDaemon):
     assert daemon.status()["daemon"]["gpu"]["state"] == "absent"
 
 
-def test_a_written_policy_runs_it_on_the_cpu_with_one_warning(start: StartDaemon):
+def test_a_written_policy_runs_it_on_the_cpu_with_one_warning(start: StartDaemon) -> None:
     """`on_no_gpu: cpu`: -1, shown in status, warned about once for the service."""
     daemon = start(service("on_no_gpu: cpu", workers=3))
 
@@ -47,7 +47,7 @@ def test_a_written_policy_runs_it_on_the_cpu_with_one_warning(start: StartDaemon
     assert daemon.output.count("plan.degraded") == 1
 
 
-def test_a_worker_on_the_cpu_stays_there_over_a_reload(start: StartDaemon, tmp_path: Path):
+def test_a_worker_on_the_cpu_stays_there_over_a_reload(start: StartDaemon, tmp_path: Path) -> None:
     """Only `restart` moves it to a GPU that has come."""
     box = FakeBox(tmp_path / "none", gpus=0)
     daemon = start(service("on_no_gpu: cpu"), box=box)
@@ -60,7 +60,7 @@ def test_a_worker_on_the_cpu_stays_there_over_a_reload(start: StartDaemon, tmp_p
     assert len(daemon.status()["devices"]) == 1
 
 
-def test_fail_is_asked_again_at_a_reload(start: StartDaemon, tmp_path: Path):
+def test_fail_is_asked_again_at_a_reload(start: StartDaemon, tmp_path: Path) -> None:
     """`on_no_gpu: fail`: failed with the arithmetic, and up once there is a GPU."""
     box = FakeBox(tmp_path / "none", gpus=0)
     daemon = start(service("on_no_gpu: fail"), box=box)
@@ -73,7 +73,7 @@ def test_fail_is_asked_again_at_a_reload(start: StartDaemon, tmp_path: Path):
     daemon.wait_states(llm="ready")
 
 
-def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: FakeBox):
+def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: FakeBox) -> None:
     """UUIDs in the daemon's own CUDA_VISIBLE_DEVICES, in their order; `--pool all` ignores them."""
     pool = {"CUDA_VISIBLE_DEVICES": f"{box.uuids[3]},{box.uuids[1]}"}
     daemon = start(service(workers=3), box=box, env=pool)
@@ -87,7 +87,7 @@ def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: Fak
     assert [one["gpus"][0]["index"] for one in free.values()] == [0, 1, 2]
 
 
-def test_positions_in_an_unknown_order_are_refused_as_a_pool(start: StartDaemon, box: FakeBox):
+def test_positions_in_an_unknown_order_are_refused_as_a_pool(start: StartDaemon, box: FakeBox) -> None:
     """Integers mean a device only with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
     refused = start(service(), box=box, env={"CUDA_VISIBLE_DEVICES": "0,1"})
     taken = start(service(), box=box, env={"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
@@ -97,7 +97,7 @@ def test_positions_in_an_unknown_order_are_refused_as_a_pool(start: StartDaemon,
     assert taken.wait_states(llm="ready")["llm/0"]["gpus"][0]["index"] == 2
 
 
-def test_explicit_lists_are_booked_for_everybody(start: StartDaemon, box: FakeBox):
+def test_explicit_lists_are_booked_for_everybody(start: StartDaemon, box: FakeBox) -> None:
     """Several services share one ledger: who names its GPUs gets them, others go round."""
     daemon = start(
         f"""
@@ -123,7 +123,7 @@ services:
     }
 
 
-def test_a_start_waits_until_its_memory_is_there(start: StartDaemon, box: FakeBox):
+def test_a_start_waits_until_its_memory_is_there(start: StartDaemon, box: FakeBox) -> None:
     """`gpu_memory` is a gate before every start: the reason says the numbers."""
     for uuid in box.uuids:
         box.change(uuid, used_bytes=70 * GIB)
@@ -137,7 +137,7 @@ def test_a_start_waits_until_its_memory_is_there(start: StartDaemon, box: FakeBo
     daemon.wait_states(llm="ready")
 
 
-def test_an_nvml_that_hangs_stops_nothing(start: StartDaemon, box: FakeBox):
+def test_an_nvml_that_hangs_stops_nothing(start: StartDaemon, box: FakeBox) -> None:
     """Workers go on and restart on their slices, the API answers, a reload comes back; new placements wait."""
     daemon = start(service(workers=2), box=box)
     before = daemon.wait_states(llm="ready")
@@ -160,7 +160,7 @@ def test_an_nvml_that_hangs_stops_nothing(start: StartDaemon, box: FakeBox):
     daemon.wait_states(llm="ready")
 
 
-def test_each_answer_of_the_driver_has_its_state_and_the_daemon_goes_on(start: StartDaemon, box: FakeBox):
+def test_each_answer_of_the_driver_has_its_state_and_the_daemon_goes_on(start: StartDaemon, box: FakeBox) -> None:
     """The last good inventory stays in force whatever NVML says at the next reload."""
     daemon = start(service(), box=box)
     before = daemon.wait_states(llm="ready")
@@ -180,7 +180,7 @@ def test_each_answer_of_the_driver_has_its_state_and_the_daemon_goes_on(start: S
     assert len(daemon.status()["devices"]) == 4
 
 
-def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, box: FakeBox):
+def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, box: FakeBox) -> None:
     """Within `gpu_wait` nobody falls back to the CPU; after it `on_no_gpu` is asked."""
     box.init_code(9)
     patient = start("daemon: {gpu_wait: 60s}" + service("on_no_gpu: cpu"), box=box)
@@ -193,7 +193,7 @@ def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, b
     assert patient.wait_states(llm="ready")["llm/0"]["fallback"] is None
 
 
-def test_plan_and_devices_need_no_daemon(start: StartDaemon, box: FakeBox, tmp_path: Path):
+def test_plan_and_devices_need_no_daemon(start: StartDaemon, box: FakeBox, tmp_path: Path) -> None:
     """`plan` says where everybody would go and why not; exit 3 when somebody has no place."""
     daemon = start(service(), box=box)
     daemon.wait_states(llm="ready")

@@ -21,7 +21,7 @@ services:
 """
 
 
-def test_each_worker_gets_a_gpu_of_its_own_and_finds_it_in_its_environment(start: StartDaemon, box: FakeBox):
+def test_each_worker_gets_a_gpu_of_its_own_and_finds_it_in_its_environment(start: StartDaemon, box: FakeBox) -> None:
     """The table of the contract, as the worker sees it."""
     daemon = start(FOUR, box=box, env={"HIP_VISIBLE_DEVICES": "3", "RANK": "7", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"})
 
@@ -38,7 +38,7 @@ def test_each_worker_gets_a_gpu_of_its_own_and_finds_it_in_its_environment(start
         assert not {"HIP_VISIBLE_DEVICES", "RANK"} & env.keys()
 
 
-def test_a_killed_worker_comes_back_with_the_same_slice(start: StartDaemon, box: FakeBox):
+def test_a_killed_worker_comes_back_with_the_same_slice(start: StartDaemon, box: FakeBox) -> None:
     """Same index, same GPU, another process; the neighbours are not touched."""
     daemon = start(FOUR, box=box)
     before = daemon.wait_states(llm="ready")
@@ -55,7 +55,7 @@ def test_a_killed_worker_comes_back_with_the_same_slice(start: StartDaemon, box:
         assert after[name]["pid"] == before[name]["pid"]
 
 
-def test_a_worker_that_never_gets_ready_fails_loudly_and_alone(start: StartDaemon):
+def test_a_worker_that_never_gets_ready_fails_loudly_and_alone(start: StartDaemon) -> None:
     """`start_limit` failures in a row, with its last words; its neighbour goes on."""
     daemon = start("""
 services:
@@ -77,7 +77,7 @@ services:
     assert daemon.cli("status").returncode == 3
 
 
-def test_what_cannot_be_started_is_named_and_fails_at_once(start: StartDaemon):
+def test_what_cannot_be_started_is_named_and_fails_at_once(start: StartDaemon) -> None:
     """Not found, not executable, no such directory: permanent, that worker only."""
     daemon = start("""
 services:
@@ -96,7 +96,7 @@ services:
     assert {workers[f"{name}/0"]["restarts"] for name in ("absent", "file", "nowhere")} == {0}
 
 
-def test_exit_codes_do_what_the_policy_says(start: StartDaemon):
+def test_exit_codes_do_what_the_policy_says(start: StartDaemon) -> None:
     """`never` and code 0 is done, 78 is permanent, on-failure leaves a clean exit alone."""
     daemon = start("""
 services:
@@ -112,7 +112,7 @@ services:
     assert "permanent_exit" in workers["config/0"]["reason"]
 
 
-def test_a_worker_that_is_not_ready_in_time_is_stopped_and_tried_again(start: StartDaemon):
+def test_a_worker_that_is_not_ready_in_time_is_stopped_and_tried_again(start: StartDaemon) -> None:
     """A start timeout counts as a failure whatever the exit code."""
     daemon = start("""
 services:
@@ -129,7 +129,7 @@ services:
     assert workers["slow/0"]["restarts"] == 1
 
 
-def test_ready_by_tcp_waits_for_the_port(start: StartDaemon):
+def test_ready_by_tcp_waits_for_the_port(start: StartDaemon) -> None:
     """Worker i listens on port + i and is ready when it does."""
     daemon = start("""
 services:
@@ -152,7 +152,7 @@ services:
     assert [workers[f"web/{index}"]["port"] for index in range(2)] == [18481, 18482]
 
 
-def test_output_has_the_name_in_front_and_a_flood_without_newlines_is_harmless(start: StartDaemon):
+def test_output_has_the_name_in_front_and_a_flood_without_newlines_is_harmless(start: StartDaemon) -> None:
     """100 MB on one line neither blocks the daemon nor grows it."""
     daemon = start("""
 services:
@@ -168,7 +168,7 @@ services:
     assert peak_kib < 200_000
 
 
-def test_nothing_is_left_when_the_daemon_is_killed(start: StartDaemon, box: FakeBox):
+def test_nothing_is_left_when_the_daemon_is_killed(start: StartDaemon, box: FakeBox) -> None:
     """SIGKILL of the daemon: keeper, shims, prober and workers are gone within two seconds."""
     daemon = start(FOUR, box=box)
     workers = daemon.wait_states(llm="ready")

@@ -26,7 +26,7 @@ def facts(workers: dict[str, dict[str, object]]) -> dict[str, tuple[object, obje
     return {name: (worker["pid"], worker["gpus"]) for name, worker in workers.items()}
 
 
-def test_four_to_two_to_four_keeps_pids_and_slices(start: StartDaemon, box: FakeBox):
+def test_four_to_two_to_four_keeps_pids_and_slices(start: StartDaemon, box: FakeBox) -> None:
     """Shrinking removes the highest indices; growing fills in, each on its old GPU."""
     daemon = start(service(4), box=box)
     first = facts(daemon.wait_states(llm="ready"))
@@ -41,7 +41,7 @@ def test_four_to_two_to_four_keeps_pids_and_slices(start: StartDaemon, box: Fake
     assert {name: gpus for name, (_, gpus) in four.items()} == {name: gpus for name, (_, gpus) in first.items()}
 
 
-def test_sighup_reads_the_file_again_and_the_newest_wins(start: StartDaemon, box: FakeBox):
+def test_sighup_reads_the_file_again_and_the_newest_wins(start: StartDaemon, box: FakeBox) -> None:
     """Signals at once, during the start, start nothing twice."""
     daemon = start(service(1), box=box)
     wait_for(daemon.status, "the socket answers")
@@ -55,7 +55,7 @@ def test_sighup_reads_the_file_again_and_the_newest_wins(start: StartDaemon, box
     assert daemon.status()["daemon"]["state"] == "running"
 
 
-def test_a_reload_of_an_unchanged_file_touches_nobody(start: StartDaemon, box: FakeBox):
+def test_a_reload_of_an_unchanged_file_touches_nobody(start: StartDaemon, box: FakeBox) -> None:
     """It says so, too."""
     daemon = start(service(4), box=box)
     before = facts(daemon.wait_states(llm="ready"))
@@ -66,7 +66,7 @@ def test_a_reload_of_an_unchanged_file_touches_nobody(start: StartDaemon, box: F
     assert "nothing to do" in done.stdout
 
 
-def test_a_changed_command_replaces_one_index_at_a_time(start: StartDaemon, box: FakeBox):
+def test_a_changed_command_replaces_one_index_at_a_time(start: StartDaemon, box: FakeBox) -> None:
     """Each replaced worker is ready again before the next is stopped, and keeps its slice."""
     daemon = start(service(3), box=box)
     before = daemon.wait_states(llm="ready")
@@ -88,7 +88,7 @@ def test_a_changed_command_replaces_one_index_at_a_time(start: StartDaemon, box:
     assert ["stopping" in line for line in order] == [True, False, True, False, True, False]
 
 
-def test_a_bad_file_changes_nothing_and_is_told_with_its_lines(start: StartDaemon, box: FakeBox):
+def test_a_bad_file_changes_nothing_and_is_told_with_its_lines(start: StartDaemon, box: FakeBox) -> None:
     """Exit 78, the problem with line and column, and the same in status."""
     daemon = start(service(2), box=box)
     before = facts(daemon.wait_states(llm="ready"))
@@ -103,7 +103,7 @@ def test_a_bad_file_changes_nothing_and_is_told_with_its_lines(start: StartDaemo
     assert (last["ok"], len(last["problems"])) == (False, 2)
 
 
-def test_a_missing_or_unreadable_file_changes_nothing(start: StartDaemon, box: FakeBox):
+def test_a_missing_or_unreadable_file_changes_nothing(start: StartDaemon, box: FakeBox) -> None:
     """The file may be gone for a moment; nobody's model is."""
     daemon = start(service(2), box=box)
     before = facts(daemon.wait_states(llm="ready"))
@@ -119,7 +119,7 @@ def test_a_missing_or_unreadable_file_changes_nothing(start: StartDaemon, box: F
     assert facts(daemon.workers()) == before
 
 
-def test_a_reload_finds_a_gpu_that_was_added(start: StartDaemon, tmp_path: Path):
+def test_a_reload_finds_a_gpu_that_was_added(start: StartDaemon, tmp_path: Path) -> None:
     """A fresh prober: the driver's library shows a process only what was there when it began."""
     box = FakeBox(tmp_path / "small", gpus=1)
     daemon = start(service(2), box=box)
@@ -135,7 +135,7 @@ def test_a_reload_finds_a_gpu_that_was_added(start: StartDaemon, tmp_path: Path)
     assert after["llm/1"]["gpus"][0]["uuid"] == box.uuids[1]
 
 
-def test_more_gpus_for_each_worker_need_not_wait_for_each_other_for_ever(start: StartDaemon, box: FakeBox):
+def test_more_gpus_for_each_worker_need_not_wait_for_each_other_for_ever(start: StartDaemon, box: FakeBox) -> None:
     """Two of four workers find no place any more and make way for the other two."""
     daemon = start(service(4), box=box)
     daemon.wait_states(llm="ready")
@@ -149,7 +149,7 @@ def test_more_gpus_for_each_worker_need_not_wait_for_each_other_for_ever(start: 
     assert "needs 2 GPUs, 0 of 4 are free" in workers["llm/2"]["reason"]
 
 
-def test_sighup_while_stopping_is_too_late(start: StartDaemon, box: FakeBox):
+def test_sighup_while_stopping_is_too_late(start: StartDaemon, box: FakeBox) -> None:
     """What is on its way down stays there."""
     command = """[sh, -c, "trap '' TERM; echo up; while :; do sleep 0.05; done"]"""
     daemon = start(service(1, command=command, more="stop: {timeout: 1s}"), box=box)

@@ -48,7 +48,7 @@ time.sleep(1000)
 
 
 @pytest.mark.parametrize("kind", ["group", "session", "double", "title"])
-def test_an_orphan_is_dead_before_the_replacement_starts(start: StartDaemon, tmp_path: Path, kind: str):
+def test_an_orphan_is_dead_before_the_replacement_starts(start: StartDaemon, tmp_path: Path, kind: str) -> None:
     """Same group, own session, double-forked, and with a title written over its environment; all ignore SIGTERM."""
     program, home = tmp_path / "worker.py", tmp_path / "orphans"
     program.write_text(WORKER)
@@ -76,7 +76,7 @@ def starts_in(output: str) -> list[str]:
     return [line for line in output.splitlines() if "start beside" in line]
 
 
-def test_a_slot_with_a_living_orphan_says_so(start: StartDaemon, tmp_path: Path):
+def test_a_slot_with_a_living_orphan_says_so(start: StartDaemon, tmp_path: Path) -> None:
     """Between the crash and the SIGKILL five seconds later the worker is `killing`, and its reason says why."""
     program, home = tmp_path / "worker.py", tmp_path / "orphans"
     program.write_text(WORKER)
@@ -93,7 +93,7 @@ def test_a_slot_with_a_living_orphan_says_so(start: StartDaemon, tmp_path: Path)
     assert killing["last_exit"]["signal"] == "SIGKILL"
 
 
-def test_sigterm_ends_everything_in_bounded_time_and_a_second_one_at_once(start: StartDaemon, tmp_path: Path):
+def test_sigterm_ends_everything_in_bounded_time_and_a_second_one_at_once(start: StartDaemon, tmp_path: Path) -> None:
     """Exit 0; what ignores SIGTERM is killed after its grace, or at the second signal."""
     file = """
 services:
@@ -105,8 +105,8 @@ services:
     patient = start(file.replace("GRACE", "500ms"))
     hasty = start(file.replace("GRACE", "10m"))
     pids = [daemon.wait_states(deaf="ready")["deaf/0"]["pid"] for daemon in (patient, hasty)]
-    for daemon in (patient, hasty):
-        wait_for(lambda daemon=daemon: "deaf/0 | deaf" in daemon.output or None, "its trap is set")
+    wait_for(lambda: "deaf/0 | deaf" in patient.output or None, "its trap is set")
+    wait_for(lambda: "deaf/0 | deaf" in hasty.output or None, "its trap is set")
 
     patient.send(signal.SIGTERM)
     hasty.send(signal.SIGTERM)

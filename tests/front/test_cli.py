@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from supervisor.cli import cli
+from supervisor.cli.commands import cli
+from supervisor.cli.grammar import NOT_YET
 from supervisor.errors import CannotError, ProblemsError
-from supervisor.grammar import NOT_YET
 from tests.front.fakes import (
     PATIENCE_S,
     FakeFace,

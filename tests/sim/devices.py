@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.inventory import Device, GpuState, Health, Reading
 from supervisor.core.message import Event, InventoryRead
-from supervisor.core.quantities import amount_bytes
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
 

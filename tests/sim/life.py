@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.message import ReloadRequested, ShutdownRequested, SpecLoaded, State
-from supervisor.core.quantities import amount_bytes
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import LIVING, Worker
 from tests.sim.chaos import Chaos

@@ -75,6 +75,8 @@ class Notes:
         self.recipes: dict[WorkerId, Recipe] = {}
         self.wanted_of: Spec | None = None
         self.wanted: dict[WorkerId, WorkerSpec] = {}
+        self.read_asked_at = 0.0
+        self.reload_at = 0.0
         self.shutdowns: list[float] = []
         self.asked_in_trouble: float | None = None
 
@@ -89,6 +91,10 @@ class Notes:
             if isinstance(action, Report) and action.transition.after is None:
                 self._forget(action.transition.worker)
         event = step.event
+        if step.before.reload is None and step.after.reload is not None:
+            self.reload_at = step.now
+        if isinstance(event, InventoryRead):
+            self.read_asked_at = event.asked_at
         match event:
             case InventoryRead(reading=reading) if reading.state is GpuState.OK:
                 self.devices = {device.uuid: device for device in reading.devices}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from supervisor.core.file.quantities import amount_bytes
+from supervisor.core.file.service import Request
 from supervisor.core.inventory import Device, GpuState, Health
 from supervisor.core.message import Spawn
-from supervisor.core.quantities import amount_bytes
-from supervisor.core.service import Request
 from supervisor.core.spec import WorkerId, WorkerSpec
 from supervisor.core.turn import DaemonState, Fleet
 from tests.sim.trouble import Rule, Step

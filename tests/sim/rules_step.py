@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.core.inventory import GpuState
 from supervisor.core.message import (
     Cause,
     Dismiss,
     Exit,
     Exited,
     KillTree,
-    ReadInventory,
     Report,
     ShimLost,
     ShutdownRequested,
@@ -23,7 +21,6 @@ from supervisor.core.message import (
     TimePassed,
 )
 from supervisor.core.rescale import SETTLED
-from supervisor.core.turn import DaemonState
 from supervisor.core.worker import LIVING, RUNNING, Worker
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step
 
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 CRASH_GRACE_S = 5.0
-RETRY_S = 5.0
 STOP_MARGIN_S = 6.0
 
 
@@ -219,20 +215,6 @@ def only_the_idle_are_dismissed(world: World, step: Step) -> Iterator[str]:
             yield f"{worker} is dismissed while it lives"
 
 
-def driver_in_trouble_is_left_alone(world: World, step: Step) -> Iterator[str]:
-    """Every asking may leave a stuck process: at most one in five seconds, but for a reload and while booting."""
-    asks = [action for action in step.actions if isinstance(action, ReadInventory)]
-    fleet, notes = step.after, world.checks.notes
-    is_in_trouble = fleet.failures > 0 and fleet.wants_gpu and fleet.gpu.state is not GpuState.NOT_LOADED
-    if not is_in_trouble or fleet.state is not DaemonState.RUNNING:
-        notes.asked_in_trouble = None
-    elif asks:
-        last = notes.asked_in_trouble
-        if last is not None and step.now - last < RETRY_S - EPSILON_S:
-            yield f"the driver is {fleet.gpu.state} and asked again after {step.now - last:.1f} s"
-        notes.asked_in_trouble = step.now
-
-
 def exit_is_said_once_and_true(world: World, step: Step) -> Iterator[str]:
     """0 when nothing is left, 1 with the names of what is, within the longest grace and a margin."""
     exits = [action for action in step.actions if isinstance(action, Exit)]
@@ -274,7 +256,6 @@ RULES: tuple[Rule, ...] = (
     time_that_has_come_is_used,
     reports_tell_every_move,
     only_the_idle_are_dismissed,
-    driver_in_trouble_is_left_alone,
     exit_is_said_once_and_true,
     backoff_runs_its_time,
 )

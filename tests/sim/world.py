@@ -35,7 +35,7 @@ from supervisor.core.message import (
     TreeGone,
 )
 from supervisor.core.turn import Fleet
-from supervisor.inbox import Deadlines
+from supervisor.daemon.inbox import Deadlines
 from tests.sim.agenda import Agenda
 from tests.sim.devices import GIB, FakeDevices, Gpu
 from tests.sim.invariants import Checks

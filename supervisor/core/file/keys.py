@@ -12,9 +12,9 @@ import signal
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from supervisor.core.command import split_command
-from supervisor.core.names import reserved_hint
-from supervisor.core.problems import (
+from supervisor.core.file.command import split_command
+from supervisor.core.file.names import reserved_hint
+from supervisor.core.file.problems import (
     BadValueError,
     Place,
     Section,
@@ -27,8 +27,8 @@ from supervisor.core.problems import (
     shown,
     whole_number,
 )
-from supervisor.core.quantities import duration, parse_amount_above_zero, parse_duration_s
-from supervisor.core.service import GpuCount, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+from supervisor.core.file.quantities import duration, parse_amount_above_zero, parse_duration_s
+from supervisor.core.file.service import GpuCount, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
 
 WORKERS_MAX = 100_000  # Beyond any host; what keeps a slip of the finger from filling the memory.
 PORT_MAX = 65535

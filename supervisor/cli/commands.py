@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor import __version__
-from supervisor.errors import CannotError
-from supervisor.grammar import NOT_YET, PROGRAM, Commands, Where, as_json, at_daemon, refuse
-from supervisor.outcome import (
+from supervisor.cli.grammar import NOT_YET, PROGRAM, Commands, Where, as_json, at_daemon, refuse
+from supervisor.cli.outcome import (
     EXIT_BAD_FILE,
     EXIT_NO_DAEMON,
     EXIT_NOT_ALL,
@@ -30,6 +29,7 @@ from supervisor.outcome import (
     put,
     say,
 )
+from supervisor.errors import CannotError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -61,7 +61,7 @@ def cli(context: click.Context, socket: str | None, instance: str | None) -> Non
 @at_daemon
 def run(where: Where, file: str, pool: str | None) -> int:
     """Run the daemon for FILE in the foreground."""
-    from supervisor import daemon  # noqa: PLC0415
+    from supervisor.daemon import loop as daemon  # noqa: PLC0415
     from supervisor.host.files import SpecRefused  # noqa: PLC0415
 
     try:
@@ -75,7 +75,7 @@ def run(where: Where, file: str, pool: str | None) -> int:
 @click.option("--strict", is_flag=True, help="Fail also for what this machine lacks.")
 def check(file: str, *, strict: bool) -> int:
     """Say every problem of FILE."""
-    from supervisor import check as checking  # noqa: PLC0415
+    from supervisor.cli import check as checking  # noqa: PLC0415
     from supervisor.host.files import SpecRefused  # noqa: PLC0415
 
     try:
@@ -113,7 +113,7 @@ def devices(where: Where, *, is_json: bool) -> int:
 
     client = _client_or_none(where)
     if client is None:
-        from supervisor import survey  # noqa: PLC0415
+        from supervisor.daemon import survey  # noqa: PLC0415
 
         answer = survey.devices(os.environ)
     else:
@@ -223,7 +223,7 @@ def _plan(where: Where, file: str) -> dict[str, Any]:
 
 def _survey(file: str) -> dict[str, Any]:
     """The plan for a machine without a daemon."""
-    from supervisor import survey  # noqa: PLC0415
+    from supervisor.daemon import survey  # noqa: PLC0415
     from supervisor.host.files import SpecRefused  # noqa: PLC0415
 
     try:
@@ -246,8 +246,8 @@ def _timeout_s(text: str | None, wait: str | None) -> float | None:
     """The seconds of --timeout, in the file's own notation of durations."""
     if text is None:
         return None
-    from supervisor.core.problems import BadValueError  # noqa: PLC0415
-    from supervisor.core.quantities import parse_duration_s  # noqa: PLC0415
+    from supervisor.core.file.problems import BadValueError  # noqa: PLC0415
+    from supervisor.core.file.quantities import parse_duration_s  # noqa: PLC0415
 
     if wait is None:
         cause = "there is nothing to wait for"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from supervisor.core.problems import BadValueError, nearest, shown
+from supervisor.core.file.problems import BadValueError, nearest, shown
 
 DURATION_MAX_S = 10 * 365 * 86400.0  # Ten years: beyond any use, and far below what timers of the system take.
 SIZE_MAX = 2**63 - 1  # What NVML and the kernel count in.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.core.environment import Host, Moment, render
-from supervisor.core.names import names_in
+from supervisor.core.file.names import names_in
 from supervisor.core.plan import Launch
 from supervisor.core.spec import Problem, SpecError, WorkerSpec, unknown_names
 from supervisor.host.files import SpecRefused, load_spec

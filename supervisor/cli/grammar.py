@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from supervisor.cli.outcome import EXIT_USAGE, conclude
 from supervisor.errors import CannotError
-from supervisor.outcome import EXIT_USAGE, conclude
 
 if TYPE_CHECKING:
     from supervisor.front.client import Client
@@ -88,7 +88,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does; an unknown name comes with the nearest one that works."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            from supervisor.core.problems import nearest  # noqa: PLC0415
+            from supervisor.core.file.problems import nearest  # noqa: PLC0415
 
             hint = nearest(args[0], self.commands.keys() - set(NOT_YET)) or f"see {PROGRAM} --help"
             cause = f'there is no command "{args[0]}"'

@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from supervisor.core.problems import Path
-from supervisor.core.quantities import Amount
+from supervisor.core.file.problems import Path
+from supervisor.core.file.quantities import Amount
 
 OnNoGpu = Literal["wait", "cpu", "fail"]
 GpuCount = int | Literal["all"]

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 
-from supervisor.core.message import ReloadRequested, ShutdownRequested, SpecLoaded
+from supervisor.core.message import Event, ReloadRequested, ShutdownRequested, SpecLoaded
 from supervisor.core.rescale import failures_since_reload, preview, unsettled
-from supervisor.core.snapshot import Json, make_devices, make_plan_json, make_status
+from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_status
+from supervisor.core.turn import Fleet
+from supervisor.daemon.reader import SpecReader
 from supervisor.errors import ProblemsError
-from supervisor.reader import SpecReader
 
-if TYPE_CHECKING:
-    from supervisor.daemon import Daemon
+
+class Source(Protocol):
+    """What of the daemon a face looks at."""
+
+    fleet: Fleet
+    reader: SpecReader
+
+    @property
+    def view(self) -> View:
+        """What snapshots need beside the fleet."""
+
+    def post(self, event: Event) -> None:
+        """Let the core see an event."""
+
 
 log = structlog.get_logger()
 
@@ -25,7 +38,7 @@ STOPPING: Json = {"ok": False, "problems": ["the daemon is stopping"], "differen
 class DaemonFace:
     """The daemon as `front` knows it; see `front.api.Face`."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Source) -> None:
         self._daemon = daemon
         self._changed: asyncio.Future[None] | None = None
         self._reloads: list[asyncio.Future[Json]] = []

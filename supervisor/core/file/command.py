@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from supervisor.core.problems import BadValueError, shown
+from supervisor.core.file.problems import BadValueError, shown
 
 # Operators as a shell reads them where a word begins: pipes, lists, background, redirections with their target.
 _OPERATOR = re.compile(r"\|\|?|&&|&$|;+|[0-9]*[<>].*|&>.*")

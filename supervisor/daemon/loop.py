@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -20,7 +20,7 @@ from typing import assert_never
 import structlog
 from aiohttp import web
 
-from supervisor import __version__, rendezvous, survey
+from supervisor import __version__, rendezvous
 from supervisor.core.environment import Host, device_env
 from supervisor.core.fleet import handle
 from supervisor.core.message import (
@@ -49,8 +49,12 @@ from supervisor.core.message import (
 from supervisor.core.snapshot import View
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet
+from supervisor.daemon import survey
+from supervisor.daemon.face import DaemonFace
+from supervisor.daemon.inbox import Deadlines, Inbox
+from supervisor.daemon.reader import SpecReader
+from supervisor.daemon.report import log_transition
 from supervisor.errors import InvariantBrokenError
-from supervisor.face import DaemonFace
 from supervisor.front import api
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
@@ -62,9 +66,6 @@ from supervisor.host.probes import TcpProbes
 from supervisor.host.process import Processes
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import BoundControl, bind_control
-from supervisor.inbox import Deadlines, Inbox
-from supervisor.reader import SpecReader
-from supervisor.report import log_transition
 
 log = structlog.get_logger()
 
@@ -287,8 +288,8 @@ class Daemon:
             log.error("spec.rejected", problems=list(action.problems))
         self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})
 
-    def _start(self, work: object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,0 +1,133 @@
+"""What one step may do to places on GPUs, and what has to be known first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.file.quantities import amount_bytes
+
+from supervisor.core.inventory import GpuState, Health
+from supervisor.core.message import FinishReload, ReadInventory, State
+from supervisor.core.turn import DaemonState
+from supervisor.core.worker import RUNNING, Worker
+from tests.sim.rules_start import MIB, headroom
+from tests.sim.trouble import EPSILON_S, Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+RETRY_S = 5.0
+DIRTY_S = 60.0
+
+
+def running_workers_keep_their_place(world: World, step: Step) -> Iterator[str]:
+    """Nobody who lives is to be moved while nothing about its GPUs has changed."""
+    before, after = step.before, step.after
+    if before.pool != after.pool or before.spec is None or after.spec is None or before.spec.gpus != after.spec.gpus:
+        return
+    for change in step.changes:
+        old, new = change.before, change.after
+        if old is None or new is None or old.incarnation != new.incarnation or old.state not in RUNNING:
+            continue
+        if old.target is None or new.target is None or old.target.launch is None:
+            continue
+        if old.target.wanted.request != new.target.wanted.request or old.target.launch.slice != old.occupied:
+            continue
+        is_same = new.target.launch is not None and new.target.launch.slice == old.occupied
+        if not is_same and _are_as_before(step, old):
+            yield f"{change.id} is to be moved from {old.occupied} to {new.target.launch}"
+
+
+def _are_as_before(step: Step, worker: Worker) -> bool:
+    """Whether the devices of a worker are there, well, and have the numbers that they had."""
+    old = step.before.inventory.by_uuid if step.before.inventory else {}
+    new = step.after.inventory.by_uuid if step.after.inventory else {}
+    for share in worker.occupied:
+        was, now = old.get(share.uuid), new.get(share.uuid)
+        if was is None or now is None or now.health is not Health.OK:
+            return False
+    # With `all`, what came or went elsewhere is a reason too.
+    return [(one.uuid, one.index, one.pci) for one in old.values()] == [
+        (one.uuid, one.index, one.pci) for one in new.values()
+    ]
+
+
+def memory_comes_back_first(world: World, step: Step) -> Iterator[str]:
+    """A slice is given on when a reading asked for after the end shows its memory, or nobody can tell for a minute."""
+    fleet = step.after
+    if fleet.state is DaemonState.STOPPING or fleet.inventory is None:
+        return
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or before.state is not State.RELEASING:
+            continue
+        if after is not None and after.state is State.RELEASING:
+            continue
+        if step.now - before.since >= DIRTY_S:
+            continue
+        if fleet.gpu.state is not GpuState.OK or fleet.inventory.asked_at < before.since:
+            yield f"{change.id} gives its slice back on a reading from before its end"
+            continue
+        for uuid, free, need in _shortages(step, before):
+            yield f"{change.id} gives {uuid} back with {free // MIB} MiB free, it declared {need // MIB}"
+
+
+def _shortages(step: Step, worker: Worker) -> Iterator[tuple[str, int, int]]:
+    fleet = step.after
+    assert fleet.inventory is not None
+    declared = worker.held.wanted.request.gpu_memory if worker.held else None
+    for share in worker.occupied if declared is not None else ():
+        device = fleet.inventory.by_uuid.get(share.uuid)
+        if device is None or device.memory_total_bytes is None or device.memory_free_bytes is None:
+            continue
+        assert declared is not None
+        need = amount_bytes(declared, device.memory_total_bytes)
+        if device.memory_free_bytes - headroom(fleet, device.memory_total_bytes) < need:
+            yield share.uuid, device.memory_free_bytes, need
+
+
+def want_of_a_gpu_is_the_drivers_word(world: World, step: Step) -> Iterator[str]:
+    """Falling back and failing for want of a GPU need a good reading; a driver that errs makes everybody wait."""
+    if step.after.trusted:
+        return
+    for change in step.changes:
+        old = change.before.target if change.before else None
+        new = change.after.target if change.after else None
+        if new is None:
+            continue
+        if new.fallback and not (old and old.fallback):
+            yield f"{change.id} falls back while the driver is {step.after.gpu.state}"
+        if new.refused and not (old and old.refused):
+            yield f"{change.id} fails for want of a GPU while the driver is {step.after.gpu.state}"
+
+
+def reload_reads_the_devices(world: World, step: Step) -> Iterator[str]:
+    """What a reload decides rests on a reading, good or not, that was asked for by it or later."""
+    notes = world.checks.notes
+    for action in step.actions:
+        if isinstance(action, FinishReload) and action.ok and notes.read_asked_at < notes.reload_at:
+            yield f"the reload of {notes.reload_at} rests on a reading asked for at {notes.read_asked_at}"
+
+
+def driver_in_trouble_is_left_alone(world: World, step: Step) -> Iterator[str]:
+    """Every asking may leave a stuck process: at most one in five seconds, but for a reload and while booting."""
+    asks = [action for action in step.actions if isinstance(action, ReadInventory)]
+    fleet, notes = step.after, world.checks.notes
+    is_in_trouble = fleet.failures > 0 and fleet.wants_gpu and fleet.gpu.state is not GpuState.NOT_LOADED
+    if not is_in_trouble or fleet.state is not DaemonState.RUNNING:
+        notes.asked_in_trouble = None
+    elif asks:
+        last = notes.asked_in_trouble
+        if last is not None and step.now - last < RETRY_S - EPSILON_S:
+            yield f"the driver is {fleet.gpu.state} and asked again after {step.now - last:.1f} s"
+        notes.asked_in_trouble = step.now
+
+
+RULES: tuple[Rule, ...] = (
+    running_workers_keep_their_place,
+    memory_comes_back_first,
+    want_of_a_gpu_is_the_drivers_word,
+    reload_reads_the_devices,
+    driver_in_trouble_is_left_alone,
+)
