@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -29,8 +30,13 @@ class Source(Protocol):
     def post(self, event: Event) -> None:
         """Let the core see an event."""
 
+    async def read_inventory(self) -> None:
+        """Ask the driver, and let the core see what it says."""
+
 
 log = structlog.get_logger()
+
+REFRESH_S = 2.0
 
 STOPPING: Json = {"ok": False, "problems": ["the daemon is stopping"], "difference": {}}
 
@@ -48,8 +54,11 @@ class DaemonFace:
         """The status JSON."""
         return make_status(self._daemon.fleet, self._daemon.view)
 
-    def devices(self) -> Json:
-        """The devices JSON."""
+    async def devices(self) -> Json:
+        """The devices JSON. A driver that takes its time is not waited for: then it is as it was read last."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_S):
+                await self._daemon.read_inventory()
         return make_devices(self._daemon.fleet, self._daemon.view)
 
     async def plan(self, file: str | None) -> Json:

@@ -208,6 +208,10 @@ class Daemon:
             log.error(  # noqa: TRY400 - The story says more than the stack.
                 "daemon.invariant_broken", error=str(error), story=[repr(one) for one in self._story]
             )
+            if isinstance(event, TimePassed) and event.workers:
+                # Their deadlines are off the heap: the others must not miss theirs for the one at fault.
+                for due in ((), *((worker,) for worker in event.workers if len(event.workers) > 1)):
+                    self._decide(TimePassed(due))
             return
         self.fleet = fleet
         for worker_id in fleet.touched:
@@ -252,7 +256,7 @@ class Daemon:
             case ReadSpec():
                 self.reader.read_in_thread(self.post)
             case ReadInventory(fresh=fresh):
-                self._start(self._read_inventory(fresh=fresh))
+                self._start(self.read_inventory(fresh=fresh))
             case Report(transition=transition):
                 log_transition(transition)
             case Say(event=name, fields=fields, is_warning=is_warning):
@@ -276,9 +280,10 @@ class Daemon:
         self._envs[action.worker] = device_env(action.env)
         self._processes.spawn(action, {1: output, 2: output})
 
-    async def _read_inventory(self, *, fresh: bool) -> None:
+    async def read_inventory(self, *, fresh: bool = False) -> None:
+        """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
         reading, asked_at = await self._devices.read(fresh=fresh)
-        self.post(InventoryRead(reading, asked_at))
+        self._decide(InventoryRead(reading, asked_at))
 
     def _finish_reload(self, action: FinishReload) -> None:
         difference = {str(worker): what for worker, what in (action.difference or {}).items()}

@@ -59,8 +59,8 @@ class Face(Protocol):
     def status(self) -> Json:
         """The status JSON."""
 
-    def devices(self) -> Json:
-        """The devices JSON."""
+    async def devices(self) -> Json:
+        """The devices JSON, with memory as it is now where the driver answers soon."""
 
     async def plan(self, file: str | None) -> Json:
         """
@@ -142,7 +142,7 @@ class _Api:
 
     async def devices(self, request: web.Request) -> web.Response:
         _Query(request).finish()
-        return _json(self._face.devices())
+        return _json(await self._face.devices())
 
     async def plan(self, request: web.Request) -> web.Response:
         query = _Query(request)

@@ -125,7 +125,7 @@ class FakeFace:
             raise self.broken
         return self.shown
 
-    def devices(self) -> Json:
+    async def devices(self) -> Json:
         return {"gpu": self.shown["daemon"]["gpu"], "devices": self.shown["devices"]}
 
     async def plan(self, file: str | None) -> Json:

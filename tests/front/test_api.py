@@ -93,7 +93,7 @@ async def test_devices_and_health_are_answered(control: Path) -> None:
     """GET /v1/devices is the face's, GET /v1/healthz says that somebody answers."""
     face = FakeFace(a_status(devices=(a_device(),)))
     async with asking(face, control) as api:
-        assert (200, face.devices()) == await api.get("/v1/devices")
+        assert (200, await face.devices()) == await api.get("/v1/devices")
         assert await api.get("/v1/healthz") == (200, {"ok": True})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -340,7 +341,7 @@ def test_devices_are_the_daemons_where_there_is_one(control: Path, daemon: Serve
     """Its inventory, with who is on each device."""
     daemon.face.shown = a_status(devices=(a_device(workers=["llm/0"]),))
 
-    assert json.loads(call(control, "devices", "--json").stdout) == daemon.face.devices()
+    assert json.loads(call(control, "devices", "--json").stdout) == asyncio.run(daemon.face.devices())
     assert "llm/0" in call(control, "devices").stdout
 
 

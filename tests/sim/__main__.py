@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from tests.sim.life import Life, live
 
 CHUNK = 25
-SHOWN = 3
+SHOWN = 2
+SEEDS_SHOWN = 10
 LINE_MAX = 300
 
 
@@ -28,8 +29,9 @@ def main() -> int:
     broken = [life for life in lives if life.rule]
     for life in broken[:SHOWN]:
         _show(life)
-    for life in broken[SHOWN:]:
-        _say(f"seed {life.seed}: {life.rule}")
+    for rule in sorted({life.rule for life in broken}):
+        seeds = [life.seed for life in broken if life.rule == rule]
+        _say(f"{rule}: {len(seeds)} seeds, {', '.join(map(str, seeds[:SEEDS_SHOWN]))}")
     steps, hours = sum(life.steps for life in lives), sum(life.virtual_s for life in lives) / 3600
     _say(
         f"{len(lives)} seeds, {len(broken)} broken; {steps} steps in {hours:.0f} virtual hours"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
-
 from supervisor.core.inventory import GpuState, Health
 from supervisor.core.message import FinishReload, ReadInventory, State
 from supervisor.core.turn import DaemonState
@@ -30,12 +29,12 @@ def running_workers_keep_their_place(world: World, step: Step) -> Iterator[str]:
         old, new = change.before, change.after
         if old is None or new is None or old.incarnation != new.incarnation or old.state not in RUNNING:
             continue
-        if old.target is None or new.target is None or old.target.launch is None:
+        if old.target is None or new.target is None or old.target.launch is None or new.state not in RUNNING:
             continue
         if old.target.wanted.request != new.target.wanted.request or old.target.launch.slice != old.occupied:
             continue
         is_same = new.target.launch is not None and new.target.launch.slice == old.occupied
-        if not is_same and _are_as_before(step, old):
+        if old.occupied and not is_same and _are_as_before(step, old):
             yield f"{change.id} is to be moved from {old.occupied} to {new.target.launch}"
 
 
