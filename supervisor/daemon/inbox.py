@@ -23,7 +23,7 @@ class Inbox:
     def put(self, event: Event) -> None:
         """Add an event and wake the reader."""
         self._events.append(event)
-        self._wake()
+        self.wake()
 
     def take(self) -> tuple[Event, ...]:
         """Everything that has come. What comes meanwhile is for the next turn."""
@@ -44,7 +44,7 @@ class Inbox:
             return
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = None if until is None else loop.call_at(until, self._wake)
+        timer = None if until is None else loop.call_at(until, self.wake)
         try:
             await self._waiter
         finally:
@@ -52,7 +52,8 @@ class Inbox:
             if timer is not None:
                 timer.cancel()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let the reader look again: its next deadline may be another one."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

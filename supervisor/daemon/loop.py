@@ -284,6 +284,7 @@ class Daemon:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
         reading, asked_at = await self._devices.read(fresh=fresh)
         self._decide(InventoryRead(reading, asked_at))
+        self.inbox.wake()
 
     def _finish_reload(self, action: FinishReload) -> None:
         difference = {str(worker): what for worker, what in (action.difference or {}).items()}
