@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILE ?= configs/demo.yaml
 SEEDS ?= 2000
+MINUTES ?= 5
 
-.PHONY: help run test check lint types sim mutants bench docs clean
+.PHONY: help run test check lint types sim mutants bench soak docs clean
+.PHONY: install-systemd uninstall-systemd check-systemd test-systemd
 
 help:  ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,9 +35,25 @@ mutants: $(VENV)/installed-test  ## Faults planted in the core, each to be caugh
 
 bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, and wake-ups at rest
 	$(BIN)/python benchmarks/restart.py
+	$(BIN)/python benchmarks/logs.py
+
+soak: $(VENV)/installed compiler  ## MINUTES of random trouble for a real daemon; fails when it grows
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 docs: $(VENV)/installed  ## Bring the generated parts of the README up to date
 	$(BIN)/python docs/generate.py
+
+install-systemd:  ## Install as a systemd service into /opt/gpu-supervisor (PREFIX=, DESTDIR=, see systemd/setup.sh)
+	@PYTHON='$(PYTHON)' systemd/setup.sh install
+
+uninstall-systemd:  ## Take that back; the service files in /etc/gpu-supervisor stay
+	@systemd/setup.sh uninstall
+
+check-systemd:  ## What systemd-analyze says of the unit
+	@systemd/analyze.sh
+
+test-systemd: $(VENV)/installed-test  ## Boot a real systemd in a container and try the unit in it (root)
+	SYSTEMD_BOX=1 $(BIN)/python -m pytest tests/systemd
 
 clean:  ## Remove what was installed
 	rm -rf $(VENV)

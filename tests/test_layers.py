@@ -34,20 +34,22 @@ OWNERS: Mapping[str, set[str]] = {
     "yaml": {"host/yaml_tree.py"},
     "psutil": {"host/machine.py"},
     # The keeper and the shims are processes of their own, with nothing but the standard library.
-    "time": {"host/clock.py", "host/keeper.py", "host/shim.py"},
+    "time": {"cli/commands.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
     "ctypes": {"host/kernel.py"},
-    "aiohttp": {"daemon/loop.py", "front/api.py"},
-    "click": {"cli/commands.py", "cli/grammar.py", "cli/outcome.py"},
+    "aiohttp": {"daemon/loop.py", "front/api.py", "front/stream.py"},
+    "click": {
+        *("cli/commands.py", "cli/complete.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py", "cli/schema.py"),
+    },
     "random": set(),
     "secrets": set(),
     "uuid": set(),
     "subprocess": set(),
     "multiprocessing": set(),
-    "os.fork": {"host/keeper.py"},
+    "os.fork": {"host/init.py", "host/keeper.py"},
     "os.forkpty": set(),
-    "os.kill": {"host/keeper.py", "host/peer.py", "host/shim.py"},
+    "os.kill": {"host/init.py", "host/keeper.py", "host/peer.py", "host/shim.py"},
     "os.killpg": set(),
-    "signal.pidfd_send_signal": {"host/peer.py", "host/tree.py"},
+    "signal.pidfd_send_signal": {"host/leftovers.py", "host/peer.py", "host/tree.py"},
     "os.posix_spawn": {"host/peer.py", "host/spawn.py"},
     "os.posix_spawnp": set(),
     "os.system": set(),
@@ -60,7 +62,7 @@ OWNERS: Mapping[str, set[str]] = {
 }
 """Modules and functions, and the only files that may use them."""
 
-BARE = {f"host/{name}.py" for name in ("keeper", "kernel", "shim", "spawn", "tree", "wire")}
+BARE = {f"host/{name}.py" for name in ("attributes", "keeper", "kernel", "leaf", "shim", "spawn", "tree", "wire")}
 """Files of the keeper's and the shims' processes, which start without site-packages."""
 
 EFFECTS = {

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.core.environment import Host, Moment, render
+from supervisor.core.environment import Host, Moment, fill, render
 from supervisor.core.file.names import names_in
 from supervisor.core.plan import Launch
 from supervisor.core.spec import Problem, SpecError, WorkerSpec, unknown_names
+from supervisor.host.accounts import Account, AccountError, find_account
 from supervisor.host.files import SpecRefused, load_spec
 from supervisor.host.machine import cpu_count, installed_vendors, missing_command
 
@@ -56,16 +57,35 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
 
 
 def _lacks(workers: tuple[WorkerSpec, ...], host: Host) -> Iterator[Problem]:
-    """Directories and commands that are not there, each once for a service."""
-    seen = set()
+    """Users, directories and commands that are not there, each once for a service."""
+    seen: set[object] = set()
     for worker in workers:
+        account, lack = _account(worker)
+        if lack is not None and (worker.id.service, lack) not in seen:
+            seen.add((worker.id.service, lack))
+            yield lack
         rendered = render(Launch(worker.recipe), Moment(worker.id, 1, 0, 1, {}), host)
+        if account is not None:
+            rendered = fill(rendered, account.env)
+        elif lack is not None:
+            continue
         question = (rendered.argv[0], rendered.env.get("PATH", ""), rendered.working_dir)
         # A name without a value has been found already; what else is wrong with such a text cannot be told.
         if (worker.id.service, question) in seen or any(map(names_in, question)):
             continue
         seen.add((worker.id.service, question))
         yield from _lack(worker.id.service, *question)
+
+
+def _account(worker: WorkerSpec) -> tuple[Account | None, Problem | None]:
+    """Whose its process would be, if it says so, and why that cannot be."""
+    setup = worker.recipe.setup
+    if setup.user is None and setup.group is None:
+        return None, None
+    try:
+        return find_account(setup.user, setup.group), None
+    except AccountError as error:
+        return None, Problem(("services", worker.id.service, error.key), error.detail)
 
 
 def _lack(service: str, command: str, path: str, working_dir: str) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor import __version__
+from supervisor.cli import complete, operate, schema
 from supervisor.cli.grammar import NOT_YET, PROGRAM, Commands, Where, as_json, at_daemon, refuse
 from supervisor.cli.outcome import (
     EXIT_BAD_FILE,
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 RELOAD_S = 120.0
 """The daemon gives the driver 30 s to begin and 10 s for a call, and has answered 2 s later; this is for many calls."""
 
+LOOK_S = 0.1
+"""Between two looks for a daemon that is only just starting."""
+
 PLAN_S = 30.0
 """The daemon reads a file for it, which may lie on a slow disk."""
 
@@ -61,6 +66,13 @@ def cli(context: click.Context, socket: str | None, instance: str | None) -> Non
 @at_daemon
 def run(where: Where, file: str, pool: str | None) -> int:
     """Run the daemon for FILE in the foreground."""
+    from supervisor.host.init import fork_daemon, open_standard_descriptors  # noqa: PLC0415
+
+    open_standard_descriptors()
+    # As PID 1 of a container, before anything is loaded: what stays is small.
+    if (status := fork_daemon()) is not None:
+        return status
+
     from supervisor.daemon import loop as daemon  # noqa: PLC0415
     from supervisor.host.files import SpecRefused  # noqa: PLC0415
 
@@ -123,7 +135,7 @@ def devices(where: Where, *, is_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("target", metavar="[SERVICE[/N]]", required=False)
+@click.argument("target", metavar="[SERVICE[/N]]", required=False, shell_complete=complete.complete_targets)
 @click.option("--wait", type=click.Choice(["ready", "stopped"]), help="Return when all are, or one has failed.")
 @click.option("--timeout", metavar="D", help="For how long to wait: 500ms 10s 5m 2h. Without: no limit.")
 @as_json
@@ -134,7 +146,7 @@ def status(where: Where, target: str | None, wait: Wait | None, timeout: str | N
     from supervisor.front.verdict import is_met, workers_of  # noqa: PLC0415
 
     timeout_s = _timeout_s(timeout, wait)
-    answer = _status(where.client(), target, wait, timeout_s)
+    answer = _status_once_up(where, target, wait, timeout_s)
 
     def page() -> Page:
         is_one = target is not None and "/" in target
@@ -143,6 +155,19 @@ def status(where: Where, target: str | None, wait: Wait | None, timeout: str | N
 
     _put(answer, page, is_json=is_json)
     return 0 if is_met(answer, wait) else EXIT_NOT_ALL
+
+
+@cli.command()
+@click.argument("target", metavar="[SERVICE[/N]]", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what they say, until Ctrl-C.")
+@click.option("-n", "--lines", metavar="N", type=click.IntRange(0), default=100, help="Last lines of each; 100.")
+@as_json
+@at_daemon
+def logs(where: Where, target: str | None, *, follow: bool, lines: int, is_json: bool) -> int:
+    """Show what workers said last, also before a restart."""
+    from supervisor.cli.logs import EVERYTHING, show  # noqa: PLC0415
+
+    return show(where.client(), target, lines=min(lines, EVERYTHING), follow=follow, is_json=is_json)
 
 
 @cli.command()
@@ -184,6 +209,8 @@ def version() -> None:
     put(f"{PROGRAM} {__version__}\n")
 
 
+for _command in (*operate.COMMANDS, complete.completion, schema.schema):
+    cli.add_command(_command)
 for _name in NOT_YET:
     cli.add_command(refuse(_name))
 
@@ -230,6 +257,19 @@ def _survey(file: str) -> dict[str, Any]:
         return survey.plan(Path(file), os.environ, pool_all=False)
     except SpecRefused as refused:
         raise FileRefusedError(f"plan {file}", refused.lines) from None
+
+
+def _status_once_up(where: Where, target: str | None, wait: str | None, timeout_s: float | None) -> dict[str, Any]:
+    """The status; who says for how long to wait also waits for a daemon that is only just starting."""
+    deadline = time.monotonic() + (timeout_s or 0.0)
+    while True:
+        left_s = None if timeout_s is None else max(0.0, deadline - time.monotonic())
+        try:
+            return _status(where.client(), target, wait, left_s)
+        except CannotError as error:
+            if error.exit_code != EXIT_NO_DAEMON or wait != "ready" or not left_s:
+                raise
+            time.sleep(LOOK_S)
 
 
 def _status(client: Client, target: str | None, wait: str | None, timeout_s: float | None) -> dict[str, Any]:

@@ -23,18 +23,14 @@ if TYPE_CHECKING:
 
 PROGRAM = "gpu-supervisor"
 
+COMPLETE_VARIABLE = "_GPU_SUPERVISOR_COMPLETE"
+"""By which a shell's completion script asks the program."""
+
 NOT_YET = (
-    "completion",
     "doctor",
     "events",
     "explain",
     "export",
-    "logs",
-    "restart",
-    "scale",
-    "schema",
-    "start",
-    "stop",
     "top",
     "upgrade",
 )
@@ -77,6 +73,8 @@ class Commands(click.Group):
     ) -> NoReturn:
         """Run one command and leave the process."""
         words = list(sys.argv[1:] if args is None else args)
+        if COMPLETE_VARIABLE in os.environ:
+            self._main_shell_completion({}, PROGRAM, COMPLETE_VARIABLE)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 # Names and last words come from elsewhere; none of them may end a command.

@@ -80,16 +80,20 @@ def conclude(work: Callable[[], object], name: Callable[[], str]) -> int:
     return _after_flush(status if isinstance(status, int) else 0)
 
 
-def put(text: str) -> None:
+def put(text: str, *, is_raw: bool = False) -> None:
     """
     An answer, on standard output.
+
+    Args:
+        text: What.
+        is_raw: Its escapes are somebody's own and go to pipes and files too.
 
     Raises:
         BrokenPipeError: Nobody reads it.
         CannotError: It cannot be written.
     """
     try:
-        click.echo(text, nl=False)
+        click.echo(text, nl=False, color=True if is_raw else None)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from supervisor.core import claims
 from supervisor.core.environment import Moment, render
 from supervisor.core.evolve import evolve
 from supervisor.core.gpus import shortage
@@ -23,6 +24,8 @@ def admit(turn: Turn) -> None:
         assert launch is not None, "only workers with a place wait for admission"
         if holders := _holders(turn, worker_id, launch):
             _make_way(turn, worker, holders)
+        elif not claims.are_claimed(turn, launch):
+            _wait(turn, worker, "claiming its GPUs", look=False)
         elif (wait := _wait_for_memory(turn, worker, launch)) is not None:
             _wait(turn, worker, wait, look=turn.fleet.gpu.state is GpuState.OK)
         else:
@@ -92,4 +95,5 @@ def _start(turn: Turn, worker: Worker, launch: Launch) -> None:
         devices=fleet.inventory.by_uuid if fleet.inventory else {},
     )
     rendered = render(launch, moment, fleet.host)
-    turn.do(Spawn(worker.id, incarnation, launch, rendered.argv, rendered.env, rendered.working_dir))
+    logs, setup = worker.policy.logs, launch.recipe.setup
+    turn.do(Spawn(worker.id, incarnation, launch, rendered.argv, rendered.env, rendered.working_dir, logs, setup))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from supervisor.core.file.names import TABLE_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.file.names import ACCOUNT_NAMES, TABLE_NAMES, expand_names, is_inherited, names_in
 from supervisor.core.spec import amount_bytes
 
 if TYPE_CHECKING:
@@ -76,12 +76,34 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
         moment: Everything about it that may differ at the next start.
         host: The daemon's surroundings.
     """
+    account = {name: late(name) for name in ACCOUNT_NAMES if launch.recipe.setup.user is not None}
     table = {**_gpu_row(launch, moment, host), **_worker_rows(launch, moment), **_port_row(launch)}
-    names = _resolve(dict(launch.recipe.env), {"PYTHONUNBUFFERED": "1", **host.inherited, **table})
+    names = _resolve(dict(launch.recipe.env), {"PYTHONUNBUFFERED": "1", **host.inherited, **account, **table})
     return Rendered(
         argv=tuple(expand_names(word, names) for word in launch.recipe.command),
         env=names,
         working_dir=expand_names(launch.recipe.working_dir, names),
+    )
+
+
+def late(name: str) -> str:
+    """What stands for a variable of ACCOUNT_NAMES until `fill`: no text of a file has a NUL."""
+    return f"\0{name}\0"
+
+
+def fill(rendered: Rendered, account: Mapping[str, str]) -> Rendered:
+    """Put in the variables of ACCOUNT_NAMES, which only the user database knows."""
+
+    def filled(text: str) -> str:
+        if "\0" in text:
+            for name in ACCOUNT_NAMES:
+                text = text.replace(late(name), account.get(name, ""))
+        return text
+
+    return Rendered(
+        argv=tuple(map(filled, rendered.argv)),
+        env={name: filled(value) for name, value in rendered.env.items()},
+        working_dir=filled(rendered.working_dir),
     )
 
 

@@ -184,16 +184,24 @@ def exited_in_killing(worker: Worker, event: Exited, now: float) -> Step:
 
 
 def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
-    own = Cause.EXIT if event.signal is None else Cause.SIGNAL
+    # One that ended well in spite of it did not end of it.
+    starved = event.out_of_memory and event.code != 0
+    own = Cause.HOST_OOM if starved else Cause.EXIT if event.signal is None else Cause.SIGNAL
     record = ExitRecord(
         code=event.code,
         signal=None if event.signal is None else _signal_name(event.signal),
         cause=worker.cause or own,
-        detail="dumped core" if event.core_dumped else "",
+        detail=_detail(worker, event),
         at=now,
         tail=event.tail,
     )
     return evolve(worker, last_exit=record, pid=None)
+
+
+def _detail(worker: Worker, event: Exited) -> str:
+    if worker.cause is Cause.START_TIMEOUT and worker.held is not None:
+        return f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
+    return "dumped core" if event.core_dumped else ""
 
 
 def _signal_name(number: int) -> str:
@@ -279,6 +287,11 @@ def release_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step
 def memory_back(worker: Worker, _event: MemoryBack, now: float) -> Step:
     """The slice is free again."""
     return follow(worker, now)
+
+
+def parole(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
+    """It has failed and waited: one more try, whatever it failed of."""
+    return to_pending(evolve(worker, history=evolve(worker.history, on_parole=True)), now)
 
 
 def back_off_over(worker: Worker, _event: DeadlinePassed, now: float) -> Step:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from supervisor.core import admission, gpus, rescale
+from supervisor.core import admission, claims, gpus, orders, rescale
 from supervisor.core.message import (
     Action,
     BecameReady,
     BecameUnready,
+    DevicesClaimed,
+    DevicesFreed,
     Event,
     Exit,
     Exited,
     InventoryRead,
     ReadInventory,
     ReloadRequested,
+    RestartRequested,
+    Say,
+    ScaleRequested,
     ShimLost,
     ShutdownRequested,
     Spawned,
@@ -39,8 +44,6 @@ from supervisor.core.worker import (
     KillAsked,
     MemoryBack,
     ProcessEvent,
-    StartAsked,
-    StopAsked,
     Unwanted,
 )
 
@@ -72,6 +75,8 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             rescale.replan(turn)
         admission.admit(turn)
         rescale.roll(turn)
+        _end_if_all_failed(turn)
+    claims.settle(turn)
     return turn.done()
 
 
@@ -84,20 +89,24 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
         case InventoryRead():
             gpus.take_reading(turn, event)
             rescale.devices_read(turn, event.asked_at)
+        case DevicesClaimed():
+            claims.take_answer(turn, event)
+        case DevicesFreed():
+            claims.take_freed(turn, event)
         case SpecLoaded():
             rescale.take_spec(turn, event)
         case SpecRejected(problems=problems):
             rescale.reject(turn, problems)
         case ReloadRequested():
             rescale.request(turn)
-        case StopRequested(workers=workers):
-            for worker in workers:
-                if worker in turn.workers:
-                    turn.tell(worker, StopAsked())
-        case StartRequested(workers=workers):
-            for worker in workers:
-                if worker in turn.workers:
-                    turn.tell(worker, StartAsked())
+        case StopRequested():
+            orders.stop(turn, event)
+        case StartRequested():
+            orders.start(turn, event)
+        case RestartRequested():
+            orders.restart(turn, event)
+        case ScaleRequested():
+            orders.scale(turn, event)
         case ShutdownRequested():
             _shut_down(turn)
         case _:
@@ -146,6 +155,18 @@ def _finish(turn: Turn) -> None:
     if not turn.workers and not turn.fleet.exiting:
         turn.set(exiting=True, deadline=None)
         turn.do(Exit(0))
+
+
+def _end_if_all_failed(turn: Turn) -> None:
+    """`daemon.exit_when_failed`: nobody runs or is going to, and not because all are done or stopped."""
+    fleet = turn.fleet
+    if fleet.spec is None or not fleet.spec.daemon.exit_when_failed or fleet.reload is not None or fleet.exiting:
+        return
+    states = {worker.state for worker in turn.workers.values()}
+    if State.FAILED in states and states <= {State.FAILED, State.EXITED}:
+        failed = sorted(str(one.id) for one in turn.workers.values() if one.state is State.FAILED)
+        turn.set(state=DaemonState.STOPPING, exiting=True, deadline=None)
+        turn.do(Say("daemon.failed", {"workers": failed, "reason": "exit_when_failed"}, is_warning=True), Exit(1))
 
 
 def _give_up(turn: Turn) -> None:

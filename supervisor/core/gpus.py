@@ -53,11 +53,11 @@ def make_supply(fleet: Fleet) -> Supply:
         return Supply(detail=fleet.gpu.detail or Supply().detail)
     devices = fleet.inventory.devices
     if fleet.pool is None:
-        return Supply(devices, fleet.trusted, fleet.gpu.detail)
+        return Supply(devices, fleet.trusted, fleet.gpu.detail, elsewhere=fleet.elsewhere)
     inside = [fleet.inventory.by_uuid[uuid] for uuid in fleet.pool if uuid in fleet.inventory.by_uuid]
     outside = tuple(device for device in devices if device not in inside)
     detail = fleet.gpu.detail or ("" if inside else "CUDA_VISIBLE_DEVICES of the daemon leaves no GPU")
-    return Supply(tuple(inside), fleet.trusted, detail, outside)
+    return Supply(tuple(inside), fleet.trusted, detail, outside, fleet.elsewhere)
 
 
 def is_memory_back(fleet: Fleet, worker: Worker) -> bool:

@@ -7,9 +7,10 @@ In a worker that is going down an intent changes only what follows, and the last
 from __future__ import annotations
 
 from supervisor.core.evolve import evolve
-from supervisor.core.message import Cause, State
+from supervisor.core.message import Cause, Redirect, State
 from supervisor.core.moves import Step, renewed, to_pending, to_stopped, to_stopping
-from supervisor.core.worker import Relaunched, StartAsked, StopAsked, Unwanted, Wanted, Worker
+from supervisor.core.restart import parole_at
+from supervisor.core.worker import Relaunched, RestartAsked, StartAsked, StopAsked, Unwanted, Wanted, Worker
 
 
 def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
@@ -28,14 +29,24 @@ def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
 
 def retarget(worker: Worker, event: Wanted, _now: float) -> Step:
     """A living worker only learns what is wanted; whether and when it is replaced is the fleet's word."""
-    return evolve(worker, target=event.placement), ()
+    return evolve(worker, target=event.placement), _redirect(worker, event)
 
 
 def retarget_going(worker: Worker, event: Wanted, _now: float) -> Step:
     """A worker that goes down comes back with what is wanted now; another launch clears its counts."""
     held = worker.held.launch if worker.held else None
     changed = worker.target is None or event.placement.launch != held
-    return evolve(worker, target=event.placement, relaunch=worker.relaunch or changed), ()
+    after = evolve(worker, target=event.placement, relaunch=worker.relaunch or changed)
+    return after, _redirect(worker, event)
+
+
+def _redirect(worker: Worker, event: Wanted) -> tuple[Redirect, ...]:
+    """What a living process says goes where the newest file wants it; a pipe can be led elsewhere at any time."""
+    logs = event.placement.wanted.policy.logs
+    # While nothing was wanted of it, the policy in force was not kept.
+    if worker.target is not None and worker.target.wanted.policy.logs == logs:
+        return ()
+    return (Redirect(worker.id, worker.incarnation, logs),)
 
 
 def retarget_waiting(worker: Worker, event: Wanted, now: float) -> Step:
@@ -52,9 +63,12 @@ def retarget_ended(worker: Worker, event: Wanted, now: float) -> Step:
     old, new = worker.target, event.placement
     same = (old.wanted.recipe, old.wanted.request) == (new.wanted.recipe, new.wanted.request)
     if same and not old.refused:
-        return evolve(worker, target=evolve(new, launch=None)), ()
+        after = evolve(worker, target=evolve(new, launch=None))
+        if worker.state is State.FAILED:
+            after = evolve(after, deadline=parole_at(after.policy.restart, after.history, after.since))
+        return after, ()
     if new.refused and worker.state is State.FAILED:
-        return evolve(worker, target=new, reason=new.reason), ()
+        return evolve(worker, target=new, reason=new.reason, deadline=None), ()
     return to_pending(renewed(evolve(worker, target=new)), now)
 
 
@@ -81,8 +95,11 @@ def unwant(worker: Worker, _event: Unwanted, _now: float) -> Step:
 
 
 def stop_outdated(worker: Worker, _event: Relaunched, now: float) -> Step:
-    """It goes down in order to come back with its new launch."""
-    after, actions = to_stopping(worker, now, Cause.ROLLOUT, "making way for its new launch")
+    """It goes down in order to come back with its new launch, or because an operator restarts it."""
+    cause, reason = Cause.ROLLOUT, "making way for its new launch"
+    if not worker.is_outdated:
+        cause, reason = Cause.OPERATOR, "restarted by the operator"
+    after, actions = to_stopping(worker, now, cause, reason)
     assert after is not None
     return evolve(after, relaunch=True), actions
 
@@ -123,3 +140,13 @@ def clear_counts(worker: Worker, _event: StartAsked, _now: float) -> Step:
 def come_back(worker: Worker, _event: StartAsked, _now: float) -> Step:
     """What follows its end is a start."""
     return evolve(worker, down=False, relaunch=worker.target is not None), ()
+
+
+def await_turn(worker: Worker, _event: RestartAsked, _now: float) -> Step:
+    """Its process goes on until its turn has come."""
+    return evolve(worker, renew=True), ()
+
+
+def come_back_anyway(worker: Worker, _event: RestartAsked, _now: float) -> Step:
+    """What follows its end is a start, unless it is held down or not wanted."""
+    return evolve(worker, relaunch=worker.relaunch or (worker.target is not None and not worker.down)), ()

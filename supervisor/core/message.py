@@ -7,9 +7,12 @@ Events are past participles, actions are imperatives. All of them are values; no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
+
+from supervisor.core.file.service import INHERIT, Logs
+from supervisor.core.file.setup import NO_SETUP, Setup
 
 if TYPE_CHECKING:
     from supervisor.core.inventory import Reading
@@ -46,6 +49,7 @@ class Cause(StrEnum):
     OPERATOR = "operator"
     ROLLOUT = "rollout"
     LOST = "lost"
+    HOST_OOM = "host_oom"
 
 
 # ---- events ---------------------------------------------------------------------------------------------------------
@@ -103,6 +107,7 @@ class Exited:
         signal: Number of the signal that ended it, None when it exited.
         core_dumped: Whether it left a core.
         alone: True when nothing else of its tree lives; then no TreeGone follows.
+        out_of_memory: The kernel killed something of its tree for want of memory; False also where that is not known.
         tail: The last lines of its output, oldest first.
     """
 
@@ -113,6 +118,7 @@ class Exited:
     core_dumped: bool = False
     alone: bool = False
     tail: tuple[str, ...] = ()
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,22 +161,60 @@ class InventoryRead:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesClaimed:
+    """
+    What came of a Claim.
+
+    Args:
+        claimed: UUIDs that are ours now.
+        held: UUID -> who has it, in words.
+    """
+
+    claimed: tuple[str, ...] = ()
+    held: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesFreed:
+    """Another daemon, of which DevicesClaimed told, has let these devices go."""
+
+    uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadRequested:
     """Somebody wants the file and the devices read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """An operator wants these workers held down."""
+    """An operator wants these workers held down, and every worker of these services, those to come too."""
 
-    workers: tuple[WorkerId, ...]
+    workers: tuple[WorkerId, ...] = ()
+    services: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StartRequested:
-    """An operator wants these workers up, with clean counts."""
+    """An operator wants these workers, and every worker of these services, up and with clean counts."""
 
-    workers: tuple[WorkerId, ...]
+    workers: tuple[WorkerId, ...] = ()
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequested:
+    """An operator wants these workers, and every worker of these services, replaced by new processes, in turn."""
+
+    workers: tuple[WorkerId, ...] = ()
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRequested:
+    """An operator wants these services to have so many workers until the next reload."""
+
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +240,13 @@ Event = (
     | SpecLoaded
     | SpecRejected
     | InventoryRead
+    | DevicesClaimed
+    | DevicesFreed
     | ReloadRequested
     | StopRequested
     | StartRequested
+    | RestartRequested
+    | ScaleRequested
     | ShutdownRequested
     | TimePassed
 )
@@ -217,6 +265,8 @@ class Spawn:
         argv: Command and arguments, every ``$(NAME)`` replaced.
         env: Its whole environment.
         working_dir: Absolute.
+        logs: Where its output goes.
+        setup: Whose it is, its limits, and so on.
     """
 
     worker: WorkerId
@@ -225,6 +275,17 @@ class Spawn:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     working_dir: str
+    logs: Logs = INHERIT
+    setup: Setup = NO_SETUP
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """The output of a living process goes elsewhere from now on."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    logs: Logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +342,20 @@ class ReadInventory:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Claim devices machine-wide, by UUID; DevicesClaimed comes back."""
+
+    uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Let others have devices that were claimed."""
+
+    uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Tell the world of a transition."""
 
@@ -327,7 +402,22 @@ class Exit:
     stuck: tuple[WorkerId, ...] = ()
 
 
-Action = Spawn | Signal | KillTree | Dismiss | Probe | ReadSpec | ReadInventory | Report | Say | FinishReload | Exit
+Action = (
+    Spawn
+    | Redirect
+    | Signal
+    | KillTree
+    | Dismiss
+    | Probe
+    | ReadSpec
+    | ReadInventory
+    | Claim
+    | LetGo
+    | Report
+    | Say
+    | FinishReload
+    | Exit
+)
 
 
 # ---- what changed ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from supervisor.core.evolve import evolve
 from supervisor.core.message import Action, Cause, ReadInventory, Signal, State
 from supervisor.core.plan import Placement
-from supervisor.core.restart import Done, GiveUp, History, RestartAt
+from supervisor.core.restart import Done, GiveUp, History, RestartAt, parole_at
 from supervisor.core.spec import WorkerId
 from supervisor.core.worker import Worker
 
@@ -36,7 +36,15 @@ def enter(worker: Worker, state: State, now: float, *, deadline: float | None = 
 def to_pending(worker: Worker, now: float) -> Step:
     """Wait for admission, unless the plan says that there is no use."""
     worker = evolve(
-        worker, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False, spawned_at=None
+        worker,
+        held=None,
+        pid=None,
+        relaunch=False,
+        renew=False,
+        verdict=None,
+        cause=None,
+        killed=False,
+        spawned_at=None,
     )
     assert worker.target is not None
     if worker.target.refused:
@@ -53,7 +61,14 @@ def freed(worker: Worker) -> Worker:
     """Without a slice, held or reserved: others may have it."""
     assert worker.target is not None
     target = evolve(worker.target, launch=None, fallback=False)
-    return evolve(worker, target=target, held=None, pid=None, relaunch=False, verdict=None, cause=None, killed=False)
+    down = evolve(worker, held=None, pid=None, relaunch=False, renew=False, verdict=None, cause=None, killed=False)
+    return evolve(down, target=target)
+
+
+def to_failed(worker: Worker, now: float, reason: str) -> Worker:
+    """Without a slice, until somebody asks for it or its parole has come."""
+    deadline = parole_at(worker.policy.restart, worker.history, now)
+    return enter(freed(worker), State.FAILED, now, deadline=deadline, reason=reason)
 
 
 def renewed(worker: Worker) -> Worker:
@@ -67,8 +82,8 @@ def follow(worker: Worker, now: float) -> Step:
         return None, ()
     if worker.down:
         return to_stopped(worker, now)
-    if worker.relaunch or (worker.held is not None and worker.held.launch != worker.target.launch):
-        # How its last process fared says nothing about another launch.
+    if worker.relaunch or worker.renew or (worker.held is not None and worker.held.launch != worker.target.launch):
+        # How its last process fared says nothing about another launch; and an operator who restarts it forgives.
         return to_pending(renewed(worker), now)
     match worker.verdict:
         case RestartAt(at) if at > now:
@@ -76,7 +91,7 @@ def follow(worker: Worker, now: float) -> Step:
             waiting = evolve(worker, held=None, pid=None, killed=False, cause=None)
             return enter(waiting, State.BACKOFF, now, deadline=at, reason=reason), ()
         case GiveUp(reason):
-            return enter(freed(worker), State.FAILED, now, reason=reason), ()
+            return to_failed(worker, now, reason), ()
         case Done():
             return enter(freed(worker), State.EXITED, now), ()
         case _:

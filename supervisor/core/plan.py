@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from supervisor.core.inventory import Device, Health
-from supervisor.core.spec import Recipe, Request, WorkerId, WorkerSpec
+from supervisor.core.spec import Recipe, Request, WorkerId, WorkerSpec, amount_bytes
 
 WHOLE = 1000
 """Shares are integers, in thousandths of a device: sums of floats would refuse the twentieth of twenty 0.05."""
@@ -83,12 +83,14 @@ class Supply:
             and `on_no_gpu` is not asked.
         detail: Why it is not trusted, or why there is nothing.
         outside: Devices of the machine that are not in the pool.
+        elsewhere: UUID -> which other daemon has it, in words.
     """
 
     devices: tuple[Device, ...] = ()
     trusted: bool = False
     detail: str = "the GPUs have not been read yet"
     outside: tuple[Device, ...] = ()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_plan(
@@ -182,7 +184,8 @@ class _Ledger:
         matching, problem = self._matching(worker.request)
         if problem:
             return self._refuse(worker, problem)
-        free = [device for device in matching if not self.taken.get(device.uuid) and device.health is Health.OK]
+        roomy = [device for device in matching if _has_room(device, worker.request)]
+        free = [device for device in roomy if not self.taken.get(device.uuid) and self._is_usable(device)]
         count = len(matching) if worker.request.gpu == "all" else worker.request.gpu // WHOLE
         if count == 0 or len(free) < count:
             return self._refuse(worker, self._arithmetic(worker.request, matching, free, count))
@@ -195,7 +198,7 @@ class _Ledger:
         uuids = [share.uuid for share in current.slice]
         if not uuids or any(self.taken.get(uuid) for uuid in uuids):
             return False
-        matching = {device.uuid for device in self._matching(request)[0] if device.health is Health.OK}
+        matching = {device.uuid for device in self._matching(request)[0] if self._is_usable(device)}
         known = {device.uuid for device in self.supply.devices + self.supply.outside}
         # A living worker stays on a device that the last reading did not show, or showed as sick; and on one that has
         # another index since such a device is gone.
@@ -206,6 +209,10 @@ class _Ledger:
         if request.gpu == "all":
             return matching <= set(uuids)
         return len(uuids) * WHOLE == request.gpu
+
+    def _is_usable(self, device: Device) -> bool:
+        """Whether somebody may be placed there who does not live there."""
+        return device.health is Health.OK and device.uuid not in self.supply.elsewhere
 
     def _is_absent(self, uuid: str, known: set[str]) -> bool:
         sick = {device.uuid for device in self.devices if device.health is not Health.OK}
@@ -244,8 +251,16 @@ class _Ledger:
         if holders:
             shown = ", ".join(holders[:8]) + (f" and {len(holders) - 8} more" if len(holders) > 8 else "")
             text += f"; reserved for {shown}"
+        small = [str(device.index) for device in matching if not _has_room(device, request)]
+        text += f"; GPU {', '.join(small)} will never have that much memory" if small else ""
         sick = [f"GPU {device.index} {device.health}" for device in matching if device.health is not Health.OK]
-        return text + (f"; {', '.join(sick)}" if sick else "")
+        text += f"; {', '.join(sick)}" if sick else ""
+        held = [
+            f"GPU {device.index} {self.supply.elsewhere[device.uuid]}"
+            for device in matching
+            if device.uuid in self.supply.elsewhere
+        ]
+        return text + (f"; {', '.join(held)}" if held else "")
 
     def _book(self, worker: WorkerSpec, devices: Slice) -> Placement:
         for share in devices:
@@ -263,6 +278,12 @@ class _Ledger:
 
     def _fall_back(self, worker: WorkerSpec, reason: str = "") -> Placement:
         return Placement(worker, Launch(worker.recipe), fallback=True, reason=reason)
+
+
+def _has_room(device: Device, request: Request) -> bool:
+    """Whether a device, if it were empty, had the memory that is declared. One that does not tell may have it."""
+    total = device.memory_total_bytes
+    return request.gpu_memory is None or total is None or amount_bytes(request.gpu_memory, total) <= total
 
 
 def _gpus(count: int) -> str:

@@ -10,7 +10,7 @@ from supervisor.core.gpus import make_supply, schedule_retry
 from supervisor.core.message import FinishReload, ReadInventory, ReadSpec, Say, SpecLoaded, State
 from supervisor.core.moves import new_worker
 from supervisor.core.plan import Current, Placement, make_plan
-from supervisor.core.spec import Spec, WorkerId, WorkerSpec
+from supervisor.core.spec import Spec, WorkerId, WorkerSpec, scale_problems
 from supervisor.core.turn import DaemonState, Fleet, LastReload, Reload, Turn
 from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Relaunched, Unwanted, Wanted, Worker
 
@@ -28,7 +28,7 @@ def request(turn: Turn) -> None:
     if fleet.state is DaemonState.STOPPING:
         turn.do(FinishReload(ok=False, problems=("the daemon is stopping",)))
     elif fleet.reload is not None:
-        turn.set(reload=evolve(fleet.reload, again=True))
+        turn.set(reload=evolve(fleet.reload, again=True, scaled={}))
     else:
         turn.set(state=DaemonState.RELOADING, reload=Reload(at=turn.now))
         turn.do(ReadSpec(), ReadInventory(fresh=True))
@@ -100,20 +100,34 @@ def _finish(turn: Turn, answer: FinishReload) -> None:
 
 
 def _apply(turn: Turn, spec: Spec, cpu_count: int) -> dict[WorkerId, str]:
-    turn.set(spec=spec, cpu_count=cpu_count, generation=turn.fleet.generation + 1)
+    turn.set(
+        spec=spec, cpu_count=cpu_count, generation=turn.fleet.generation + 1, scaled=_kept_counts(turn, spec, cpu_count)
+    )
     return replan(turn, reloaded=True)
+
+
+def _kept_counts(turn: Turn, spec: Spec, cpu_count: int) -> Mapping[str, int]:
+    """What an operator has asked for since this reload was: it is newer than the file, as far as that allows it."""
+    kept: dict[str, int] = {}
+    for name, count in turn.fleet.reload.scaled.items() if turn.fleet.reload else ():
+        if problems := scale_problems(spec, {**kept, name: count}, cpu_count):
+            turn.do(Say("scale.rejected", {"problems": list(problems)}, is_warning=True))
+        else:
+            kept[name] = count
+    return spec.without_effectless(kept, cpu_count)
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
+def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = frozenset()) -> dict[WorkerId, str]:
     """
     Make the plan anew and tell every worker what is wanted of it.
 
     Args:
         turn: The turn.
         reloaded: A file was loaded: workers that failed for want of a GPU are asked again.
+        asked: Workers that an operator restarts: those that run without a GPU are asked for one again.
 
     Returns:
         What is done about each worker that is touched; see `action_of`.
@@ -121,9 +135,11 @@ def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
     spec = turn.fleet.spec
     if spec is None:
         return {}
-    plan = preview(turn.fleet, spec, turn.fleet.cpu_count, workers=turn.workers, reloaded=reloaded)
+    spec = spec.scale(turn.fleet.scaled)
+    plan = preview(turn.fleet, spec, turn.fleet.cpu_count, workers=turn.workers, reloaded=reloaded, asked=asked)
     actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in plan.items()}
     before = {worker.id for worker in turn.workers.values() if worker.target and worker.target.fallback}
+    reasons = {worker.id: worker.target.reason for worker in turn.workers.values() if worker.target}
     gone = [worker.id for worker in turn.workers.values() if worker.id not in plan and worker.target is not None]
     actions |= dict.fromkeys(gone, "stop")
     changed = {one.service for one, placement in plan.items() if _gets_another_launch(turn.workers.get(one), placement)}
@@ -139,10 +155,12 @@ def replan(turn: Turn, *, reloaded: bool = False) -> dict[WorkerId, str]:
     for worker_id, placement in plan.items():
         worker = turn.workers.get(worker_id)
         if worker is None:
-            turn.put(None, new_worker(worker_id, placement, turn.now), cause="Wanted")
+            born = new_worker(worker_id, placement, turn.now, down=turn.fleet.is_held(worker_id))
+            turn.put(None, born, cause="Wanted")
         elif worker.target != placement:
             turn.tell(worker_id, Wanted(placement))
     _tell_fallbacks(turn, plan, before)
+    _tell_waiting(turn, plan, reasons)
     if reloaded:
         # Other reasons to plan anew do not take up a roll-out again that was halted.
         turn.set(rolling=turn.fleet.rolling | {one.id.service for one in turn.workers.values() if one.is_outdated})
@@ -174,6 +192,19 @@ def _tell_fallbacks(turn: Turn, plan: Plan, before: set[WorkerId]) -> None:
         turn.do(Say("plan.degraded", fields, is_warning=True))
 
 
+def _tell_waiting(turn: Turn, plan: Plan, before: Mapping[WorkerId, str]) -> None:
+    """One line for each service of which workers wait for a place, whenever the reason is a new one."""
+    if not turn.fleet.trusted:
+        return
+    waiting: dict[tuple[str, str], list[str]] = {}
+    for worker, placement in plan.items():
+        is_waiting = placement.launch is None and turn.workers[worker].state is State.PENDING
+        if is_waiting and before.get(worker) != placement.reason:
+            waiting.setdefault((worker.service, placement.reason), []).append(str(worker))
+    for (service, reason), workers in waiting.items():
+        turn.do(Say("plan.waiting", {"service": service, "workers": workers, "reason": reason}, is_warning=True))
+
+
 def preview(
     fleet: Fleet,
     spec: Spec,
@@ -181,12 +212,24 @@ def preview(
     *,
     workers: Mapping[WorkerId, Worker] | None = None,
     reloaded: bool = True,
+    asked: frozenset[WorkerId] = frozenset(),
 ) -> Plan:
     """The plan that a file would have on this fleet. Changes nothing."""
     known = fleet.workers if workers is None else workers
     wanted = spec.expand(cpu_count)
+    if fleet.trusted:
+        # A driver that errs has no GPU to give, and who runs is better off where it is.
+        asked |= {one.id for one in known.values() if one.renew}
+    else:
+        asked = frozenset()
     idle = {one.id: _idle(known[one.id], one, reloaded=reloaded) for one in wanted if one.id in known}
-    current = {one.id: found for one in wanted if (found := _current(fleet, known.get(one.id), one)) is not None}
+    # No slice is kept for one that is born held down.
+    idle |= {one.id: Placement(one, None) for one in wanted if one.id not in known and fleet.is_held(one.id)}
+    current = {
+        one.id: found
+        for one in wanted
+        if (found := _current(fleet, known.get(one.id), one, is_asked=one.id in asked)) is not None
+    }
     plan = make_plan(
         [one for one in wanted if idle.get(one.id) is None], make_supply(fleet), current, allowed=spec.gpus
     )
@@ -218,13 +261,13 @@ def _idle(worker: Worker, wanted: WorkerSpec, *, reloaded: bool) -> Placement | 
     return evolve(target, wanted=wanted, launch=None)
 
 
-def _current(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec) -> Current | None:
+def _current(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec, *, is_asked: bool) -> Current | None:
     """Where a worker is, is going, or was."""
     placement = None
     if worker is not None:
         going = worker.target if worker.target and worker.target.launch else None
         placement = going or (worker.held if worker.state in HOLDING else None)
-    if worker is None or placement is None or placement.launch is None:
+    if worker is None or placement is None or placement.launch is None or (placement.fallback and is_asked):
         last = fleet.remembered.get(wanted.id)
         return None if last is None else Current(wanted, last, living=False, reserved=False)
     lives_there = worker.state in LIVING and worker.occupied == placement.launch.slice
@@ -236,23 +279,30 @@ def _current(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec) -> Current
 
 def roll(turn: Turn) -> None:
     """
-    Give the turn to the next worker that runs with an old launch: one index of a service at a time.
+    Give the turn to the next worker that runs with an old launch, or is to be restarted: one of a service at a time.
 
     Nobody is replaced while another of the service is on its way, and nobody any more once one has failed
     with the new launch: the others go on as they are.
     """
-    for service in sorted(turn.fleet.rolling):
+    for service in sorted(turn.fleet.rolling | turn.fleet.restarting.keys()):
+        is_rolling, restarting = service in turn.fleet.rolling, turn.fleet.restarting.get(service)
         indices = [WorkerId(service, index) for index in range(turn.fleet.counts.get(service, 0))]
         workers = [turn.workers[worker] for worker in indices if worker in turn.workers]
-        outdated = [worker for worker in workers if worker.is_outdated]
+        if restarting is not None and not is_rolling:
+            # Whoever else of the service is in trouble has nothing to do with it.
+            workers = [worker for worker in workers if worker.id in restarting.workers]
+        outdated = [worker for worker in workers if worker.renew or (worker.is_outdated and is_rolling)]
         running = [worker for worker in outdated if worker.state in RUNNING]
         # Not since the last reload: one that changes nothing does not take up again what was halted.
-        failed = [worker for worker in workers if _failed_since(worker, turn.fleet.relaunched_at.get(service))]
+        since = turn.fleet.relaunched_at.get(service) if is_rolling else restarting.at if restarting else None
+        failed = [worker for worker in workers if _failed_since(worker, since)]
         if not outdated:
-            turn.set(rolling=turn.fleet.rolling - {service})
+            _end_roll(turn, service)
         elif failed:
-            _halt(turn, service, failed[0], len(outdated))
+            _halt(turn, service, failed[0], running)
         elif all(_is_settled(worker) for worker in workers if worker not in running):
+            # Whoever serves nobody goes first, so that there is never a second one beside it that does not.
+            running.sort(key=lambda one: (one.state is not State.STARTING, one.is_outdated, one.id))
             for worker in running[:1]:
                 turn.tell(worker.id, Relaunched())
 
@@ -285,8 +335,20 @@ def _failed_since(worker: Worker, at: float | None) -> bool:
     return at is not None and worker.state is State.FAILED and worker.since >= at and not refused
 
 
-def _halt(turn: Turn, service: str, failed: Worker, others: int) -> None:
-    """The new launch does not work: the rest of the service stays as it is, and the reload has failed."""
-    problem = f"{failed.id} failed with its new launch ({failed.reason}); {others} of {service} keep the old one"
-    turn.set(rolling=turn.fleet.rolling - {service}, last_reload=LastReload(turn.now, ok=False, problems=(problem,)))
+def _end_roll(turn: Turn, service: str) -> None:
+    restarting = {name: one for name, one in turn.fleet.restarting.items() if name != service}
+    turn.set(rolling=turn.fleet.rolling - {service}, restarting=restarting)
+
+
+def _halt(turn: Turn, service: str, failed: Worker, others: list[Worker]) -> None:
+    """The next process does not work: the rest of the service stays as it is, and a reload has failed."""
+    is_reload = service in turn.fleet.rolling
+    what = ("failed with its new launch", "keep the old one") if is_reload else ("failed", "were not restarted")
+    problem = f"{failed.id} {what[0]} ({failed.reason}); {len(others)} of {service} {what[1]}"
+    for worker in others:
+        if worker.renew:
+            turn.change(evolve(worker, renew=False))  # Asked for again, it is another restart.
+    _end_roll(turn, service)
+    if is_reload:
+        turn.set(last_reload=LastReload(turn.now, ok=False, problems=(problem,)))
     turn.do(Say("plan.halted", {"service": service, "worker": str(failed.id), "problem": problem}, is_warning=True))

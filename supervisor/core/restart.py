@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 HEALTHY_S = 60.0
 """A run shorter than this proves nothing, however fast the worker gets ready."""
 
+PAROLE_FACTOR = 3
+"""Who has failed on parole too waits so many times as long for each further try."""
+
 JITTER = 0.2
 """Workers of one box fail together; a fifth up or down keeps them from coming back together."""
 
@@ -47,11 +50,13 @@ class History:
         failures: In a row, whatever their kind; sets the delay.
         start_failures: In a row in which the worker was never ready.
         time_to_ready_s: Of the last start that got ready, None if there was none.
+        on_parole: It had failed, and was let try once more; see `parole_at`.
     """
 
     failures: int = 0
     start_failures: int = 0
     time_to_ready_s: float | None = None
+    on_parole: bool = False
 
 
 NO_FAILURES = History()
@@ -120,11 +125,30 @@ def decide_restart(
     if run.was_healthy:
         return RestartAt(now), History(time_to_ready_s=history.time_to_ready_s)
     after = _failed(history, run)
+    if history.on_parole:
+        return GiveUp(f"{_ended(run)}, on its one try after it had failed (parole)"), after
     if 0 < policy.start_limit <= after.start_failures:
         return GiveUp(f"{after.start_failures} failures in a row without ever being ready (start_limit)"), after
     if 0 < policy.limit <= after.failures:
         return GiveUp(f"{after.failures} failed runs without a healthy one between them (limit)"), after
     return RestartAt(now + backoff_s(policy, after.failures, worker, incarnation)), after
+
+
+def parole_at(policy: Restart, history: History, since: float) -> float | None:
+    """
+    When a worker that has failed is let try once more.
+
+    Args:
+        policy: Of the service. One that never restarts does not do so later either.
+        history: Whether its last try was one of these.
+        since: Monotonic second at which it failed.
+
+    Returns:
+        Monotonic second, None for never.
+    """
+    if policy.parole_s == 0 or policy.policy == "never":
+        return None
+    return since + policy.parole_s * (PAROLE_FACTOR if history.on_parole else 1)
 
 
 def _failed(history: History, run: Run) -> History:

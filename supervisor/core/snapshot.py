@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor.core.gpus import make_supply
-from supervisor.core.inventory import Device
+from supervisor.core.inventory import Device, Health
 from supervisor.core.message import ExitRecord, State
 from supervisor.core.plan import Placement, Slice
 from supervisor.core.rescale import Plan, action_of
 from supervisor.core.spec import WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
-from supervisor.core.worker import HOLDING, Worker
+from supervisor.core.worker import HOLDING, RUNNING, Worker
 
 Json = dict[str, Any]
 
@@ -111,7 +111,7 @@ def _service(fleet: Fleet, view: View, name: str) -> Json:
         "name": name,
         "target": fleet.counts.get(name, 0),
         "ready": sum(worker.state is State.READY for worker in workers),
-        "scaled": False,
+        "scaled": name in fleet.scaled,
         "workers": [_worker(fleet, view, worker) for worker in workers],
     }
 
@@ -128,16 +128,20 @@ def _worker(fleet: Fleet, view: View, worker: Worker) -> Json:
         "incarnation": worker.incarnation or None,
         "since": view.rfc3339(worker.since),
         "restarts": max(0, worker.starts - 1),
-        "reason": worker.reason or _fallback_reason(shown),
+        "reason": worker.reason or _turn_reason(worker) or _fallback_reason(shown),
         "fallback": "cpu" if shown is not None and shown.fallback else None,
         "port": recipe.port if recipe else None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "env": dict(view.envs.get(worker.id, {})),
         "last_exit": _last_exit(worker.last_exit, view),
         "next_start": view.rfc3339(worker.deadline)
-        if worker.state is State.BACKOFF and worker.deadline is not None
+        if worker.state in {State.BACKOFF, State.FAILED} and worker.deadline is not None
         else None,
     }
+
+
+def _turn_reason(worker: Worker) -> str:
+    return "waits for its turn to be restarted" if worker.renew and worker.state in RUNNING else ""
 
 
 def _fallback_reason(placement: Placement | None) -> str:
@@ -190,8 +194,7 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         "type": None,
         "pci": device.pci,
         "numa": device.numa,
-        "health": str(device.health),
-        "reason": device.reason,
+        **_health(fleet, device),
         "memory": {
             "total": device.memory_total_bytes,
             "free": device.memory_free_bytes,
@@ -201,6 +204,13 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         "workers": [str(worker) for worker in workers],
         "foreign": None,
     }
+
+
+def _health(fleet: Fleet, device: Device) -> Json:
+    """The driver's word on a device; `held` is ours: it is well, and another daemon has it."""
+    if device.health is Health.OK and device.uuid in fleet.elsewhere:
+        return {"health": "held", "reason": fleet.elsewhere[device.uuid]}
+    return {"health": str(device.health), "reason": device.reason}
 
 
 def _declared(fleet: Fleet, device: Device) -> int:

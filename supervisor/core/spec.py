@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_gpus, read_service
-from supervisor.core.file.names import TABLE_NAMES, VENDOR_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.file.names import ACCOUNT_NAMES, TABLE_NAMES, VENDOR_NAMES, expand_names, is_inherited, names_in
 from supervisor.core.file.problems import (
     Path,
     Place,
@@ -24,11 +24,14 @@ from supervisor.core.file.problems import (
     choice,
     leaf,
     map_or_empty,
+    parse_bool,
     read_section,
     shown,
 )
 from supervisor.core.file.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
 from supervisor.core.file.service import (
+    INHERIT,
+    Logs,
     Policy,
     Ready,
     Recipe,
@@ -43,9 +46,11 @@ from supervisor.core.file.service import (
 )
 
 __all__ = [
+    "INHERIT",
     "TABLE_NAMES",
     "Amount",
     "DaemonSpec",
+    "Logs",
     "Percent",
     "Policy",
     "Problem",
@@ -65,6 +70,7 @@ __all__ = [
     "expand_names",
     "home_of",
     "parse_spec",
+    "scale_problems",
     "unknown_names",
 ]
 
@@ -79,6 +85,7 @@ class DaemonSpec(BaseModel):
         headroom: Memory of each device that is never declared; None = the larger of 512MiB and 2 %.
         gpu_wait: Seconds that a driver which is not loaded yet is waited for.
         log_format: None = console on a terminal, else json.
+        exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +93,7 @@ class DaemonSpec(BaseModel):
     headroom: Amount | None = None
     gpu_wait: float = 30.0
     log_format: Literal["console", "json"] | None = None
+    exit_when_failed: bool = False
 
 
 class Spec(BaseModel):
@@ -120,6 +128,19 @@ class Spec(BaseModel):
             raise SpecError(problems)
         return tuple(worker for name, service in self.services.items() for worker in service.expand(name, cpu_count))
 
+    def scale(self, counts: Mapping[str, int]) -> Spec:
+        """The same file with other counts; those that `scale_problems` has nothing to say against."""
+        if not counts:
+            return self
+        services = {
+            name: service.scale(counts[name]) if name in counts else service for name, service in self.services.items()
+        }
+        return self.model_copy(update={"services": services})
+
+    def without_effectless(self, counts: Mapping[str, int], cpu_count: int) -> dict[str, int]:
+        """Those of the counts that are not what the file says anyway."""
+        return {name: count for name, count in counts.items() if len(self.services[name].entries(cpu_count)) != count}
+
 
 def parse_spec(document: object, *, base_dir: str) -> Spec:
     """
@@ -147,6 +168,37 @@ def parse_spec(document: object, *, base_dir: str) -> Spec:
     return Spec.model_validate(good | {"services": services})
 
 
+def scale_problems(spec: Spec, counts: Mapping[str, int], cpu_count: int) -> tuple[str, ...]:
+    """
+    What speaks against counts other than the file's.
+
+    Args:
+        spec: The file.
+        counts: Workers by service.
+        cpu_count: What ``workers: cpu_count`` means here.
+
+    Returns:
+        A line for each problem.
+    """
+    problems = []
+    for name, count in counts.items():
+        service = spec.services.get(name)
+        if service is None:
+            problems.append(f"there is no service {shown(name)}")
+        elif not 0 <= count <= WORKERS_MAX:
+            problems.append(f"{name}: expected 0 to {WORKERS_MAX} workers, got {count}")
+        elif isinstance(service.workers, tuple) and count > len(service.workers):
+            listed = len(service.workers)
+            problems.append(f"{name}: its file lists {listed} workers one by one, so {listed} is the most, got {count}")
+    if problems:
+        return tuple(problems)
+    services = spec.scale(counts).services
+    total = sum(len(service.entries(cpu_count)) for service in services.values())
+    if total > WORKERS_MAX:
+        return (f"expected {WORKERS_MAX} workers at the most, got {total}",)
+    return tuple(problem.message for problem in _port_problems(services, cpu_count))
+
+
 def unknown_names(spec: Spec, environ: Mapping[str, str]) -> tuple[Problem, ...]:
     """
     Each ``$(NAME)`` that no worker's environment will have.
@@ -163,9 +215,11 @@ def unknown_names(spec: Spec, environ: Mapping[str, str]) -> tuple[Problem, ...]
     for name, service in spec.services.items():
         for index, entry in enumerate(service.variants()):
             known = inherited | _provided(service, entry) | service.env.keys() | entry.env.keys()
+            # Where a log file lies is decided before anybody has asked for that user's home.
+            late = ACCOUNT_NAMES - service.env.keys() - entry.env.keys() if service.user else frozenset[str]()
             for below, text in _texts(service, entry, index):
                 for missing in names_in(text):
-                    if missing not in known:
+                    if missing not in (known - late if below == ("logs", "file") else known | late):
                         problems[_unknown_name(("services", name, *below), missing)] = None
     return tuple(problems)
 
@@ -185,6 +239,9 @@ def _read_services(top: Place, base_dir: str) -> Iterator[tuple[str, ServiceSpec
     file = map_or_empty(top.value)
     services = top.child("services", file.get("services"))
     defaults = file.get("defaults")
+    if "services" in file and services.value is None:
+        # A file that was cut short must not stop everything at the next reload.
+        top.refuse("there is nothing here", "write services: {} to have none", below=("services",))
     for name, value in services.as_map().items():
         if name.startswith("x-"):
             continue
@@ -194,7 +251,12 @@ def _read_services(top: Place, base_dir: str) -> Iterator[tuple[str, ServiceSpec
             hint = f"did you mean {name.lower()}?" if _SERVICE_NAME.fullmatch(name.lower()) else ""
             place.refuse(message, hint, at_key=True)
         if isinstance(place.value, Mapping) or place.value is None:
-            yield name, read_service(place, base_dir)
+            service = read_service(place, base_dir)
+            # A file of variables stands between the two.
+            names = map_or_empty(map_or_empty(defaults).get("env")).keys() - map_or_empty(
+                map_or_empty(value).get("env")
+            )
+            yield name, service.model_copy(update={"default_names": frozenset(names)})
         else:
             place.as_map(SERVICE.example)
         top.problems.extend(place.problems)
@@ -290,6 +352,7 @@ def _texts(service: ServiceSpec, entry: WorkerEntry, index: int) -> Iterator[tup
     for word in service.command:
         yield ("command",), word
     yield ("working_dir",), service.working_dir
+    yield ("logs", "file"), service.logs.file
     for name, text in service.env.items():
         if name not in entry.env:
             yield ("env", name), text
@@ -318,8 +381,9 @@ DAEMON = Section(
         "headroom": leaf(parse_amount),
         "gpu_wait": leaf(parse_duration_s),
         "log_format": leaf(choice("console", "json")),
+        "exit_when_failed": leaf(parse_bool),
     },
-    not_yet=frozenset({"http", "http_token_file", "socket_group", "start_parallel", "poll", "exit_when_failed"}),
+    not_yet=frozenset({"http", "http_token_file", "socket_group", "start_parallel", "poll"}),
     example="daemon: {gpu_wait: 30s}",
 )
 FILE = Section(

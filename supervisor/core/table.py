@@ -28,6 +28,7 @@ from supervisor.core.worker import (
     KillAsked,
     MemoryBack,
     Relaunched,
+    RestartAsked,
     StartAsked,
     StopAsked,
     Unwanted,
@@ -73,6 +74,7 @@ class Row:
     relaunched: Cell
     stop: Cell
     start: Cell
+    restart: Cell
     kill: Cell
 
 
@@ -92,6 +94,7 @@ COLUMNS: Mapping[type[WorkerEvent], str] = {
     Relaunched: "relaunched",
     StopAsked: "stop",
     StartAsked: "start",
+    RestartAsked: "restart",
     KillAsked: "kill",
 }
 
@@ -119,7 +122,6 @@ _NO_PROCESS = {
 _FREED = {
     **_NO_PROCESS,
     "admitted": IMPOSSIBLE,
-    "deadline": IMPOSSIBLE,
     "unwanted": Cell(intents.forget, (GONE,)),
 }
 _RUNNING = {
@@ -136,6 +138,7 @@ _RUNNING = {
     "relaunched": Cell(intents.stop_outdated, (State.STOPPING,)),
     "stop": Cell(intents.stop_for_operator, (State.STOPPING,)),
     "start": IGNORE,
+    "restart": Cell(intents.await_turn),
     "kill": Cell(facts.kill, (State.KILLING,)),
 }
 _GOING = {
@@ -144,6 +147,7 @@ _GOING = {
     "relaunched": Cell(intents.mark_relaunch),
     "stop": Cell(intents.hold),
     "start": Cell(intents.come_back),
+    "restart": Cell(intents.come_back_anyway),
     "became_ready": IGNORE,
     "became_unready": IGNORE,
     "admitted": IMPOSSIBLE,
@@ -158,6 +162,7 @@ TABLE: Mapping[State, Row] = {
         unwanted=Cell(intents.forget, (GONE,)),
         stop=Cell(intents.park, (State.STOPPED,)),
         start=Cell(intents.clear_counts),
+        restart=Cell(intents.clear_counts),
     ),
     State.STARTING: Row(
         **{
@@ -220,24 +225,31 @@ TABLE: Mapping[State, Row] = {
         unwanted=Cell(intents.forget, (GONE,)),
         stop=Cell(intents.park, (State.STOPPED,)),
         start=Cell(intents.start_again, (State.PENDING,)),
+        restart=Cell(intents.start_again, (State.PENDING,)),
     ),
     State.EXITED: Row(
         **_FREED,
+        deadline=IMPOSSIBLE,
         wanted=Cell(intents.retarget_ended, (State.PENDING, State.FAILED)),
         stop=Cell(intents.park, (State.STOPPED,)),
         start=Cell(intents.start_again, (State.PENDING,)),
+        restart=Cell(intents.start_again, (State.PENDING,)),
     ),
     State.FAILED: Row(
         **_FREED,
+        deadline=Cell(facts.parole, (State.PENDING,)),
         wanted=Cell(intents.retarget_ended, (State.PENDING,)),
         stop=Cell(intents.park, (State.STOPPED,)),
         start=Cell(intents.start_again, (State.PENDING,)),
+        restart=Cell(intents.start_again, (State.PENDING,)),
     ),
     State.STOPPED: Row(
         **_FREED,
+        deadline=IMPOSSIBLE,
         wanted=Cell(intents.retarget_stopped),
         stop=IGNORE,
         start=Cell(intents.start_again, (State.PENDING,)),
+        restart=IGNORE,
     ),
 }
 

@@ -17,7 +17,7 @@ from supervisor.core.message import Action, Dismiss, ReadInventory, Report, Stat
 from supervisor.core.plan import Slice
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.table import step
-from supervisor.core.worker import FREED, HOLDING, Worker, WorkerEvent
+from supervisor.core.worker import FREED, HOLDING, Worker, WorkerEvent, reach
 
 
 class DaemonState(StrEnum):
@@ -49,6 +49,7 @@ class Reload:
         cpu_count: Read with the file.
         devices_read: Whether the driver has answered, or failed to.
         again: Asked for once more since the file was asked for, so what comes may be old.
+        scaled: Counts that an operator has asked for since: it does not take these back.
     """
 
     at: float
@@ -56,6 +57,19 @@ class Reload:
     cpu_count: int = 1
     devices_read: bool = False
     again: bool = False
+    scaled: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Restarting:
+    """A restart under way: since when (monotonic seconds), and all the workers of a service that it is about."""
+
+    at: float
+    workers: frozenset[WorkerId]
+
+
+Holds = Mapping[WorkerId | str, bool]
+"""Whether an operator holds a worker down, or a whole service; a worker's own entry counts before its service's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,9 @@ class Fleet:
         spec: The file in force, None before the first.
         generation: How many files have been in force.
         occupied: Device UUID -> worker -> thousandths: what living or unreleased processes hold.
+        claimed: Devices that are ours machine-wide: nobody is started on any other.
+        claiming: Devices that were asked for, without an answer yet.
+        elsewhere: Device UUID -> which other daemon has it, in words.
         changed_at: Device UUID -> when a process last started or ended on it. Memory read before that is old.
         remembered: Where workers without a reservation last were.
         inventory: The last good reading, None before the first.
@@ -92,7 +109,10 @@ class Fleet:
         wants_gpu: Whether anybody in the file does.
         waiting: Workers in pending that have a place.
         unplaced: Workers in pending that have none.
+        holds: What an operator holds down; it outlives workers and files.
+        scaled: Service -> how many workers an operator wants instead of what the file says.
         rolling: Services in which workers may run with an old launch.
+        restarting: Services in which workers wait for their turn to be restarted.
         relaunched_at: Service -> when the plan last had another launch for a process of it.
         deadline: The fleet's own: look at the driver again, or, while stopping, give up. None for never.
         exiting: It has said Exit.
@@ -109,6 +129,9 @@ class Fleet:
     generation: int = 0
     workers: Mapping[WorkerId, Worker] = field(default_factory=dict)
     occupied: Mapping[str, Mapping[WorkerId, int]] = field(default_factory=dict)
+    claimed: frozenset[str] = frozenset()
+    claiming: frozenset[str] = frozenset()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
     changed_at: Mapping[str, float] = field(default_factory=dict)
     remembered: Mapping[WorkerId, Slice] = field(default_factory=dict)
     incarnations: int = 0
@@ -122,13 +145,20 @@ class Fleet:
     wants_gpu: bool = False
     waiting: frozenset[WorkerId] = frozenset()
     unplaced: frozenset[WorkerId] = frozenset()
+    holds: Holds = field(default_factory=dict)
+    scaled: Mapping[str, int] = field(default_factory=dict)
     rolling: frozenset[str] = frozenset()
+    restarting: Mapping[str, Restarting] = field(default_factory=dict)
     relaunched_at: Mapping[str, float] = field(default_factory=dict)
     reload: Reload | None = None
     last_reload: LastReload | None = None
     deadline: float | None = None
     exiting: bool = False
     touched: frozenset[WorkerId] = frozenset()
+
+    def is_held(self, worker: WorkerId) -> bool:
+        """Whether an operator holds a worker down, be it there or not."""
+        return self.holds.get(worker, self.holds.get(worker.service, False))
 
 
 class Turn:
@@ -137,6 +167,7 @@ class Turn:
 
     Attributes:
         stale: The plan does not hold any more: a worker has no place that may now have one, or lost the one it had.
+        has_moved: Somebody is placed on other devices than before, so what is claimed may have to change.
     """
 
     def __init__(self, fleet: Fleet, now: float) -> None:
@@ -144,6 +175,7 @@ class Turn:
         self.fleet = fleet
         self.actions: list[Action] = []
         self.stale = False
+        self.has_moved = False
         self._is_own = False
         self._workers: dict[WorkerId, Worker] | None = None
         self._touched: set[WorkerId] = set()
@@ -188,6 +220,7 @@ class Turn:
         self._write(one.id, after)
         self._book(before, after)
         self._queue(before, after)
+        self.has_moved |= reach(before) != reach(after)
         if after is None:
             self.actions.append(Dismiss(one.id))
         if (before.state if before else None) is not (after.state if after else None):
@@ -223,7 +256,8 @@ class Turn:
                 elif name == was:
                     self.set(**{name: queue - {one.id}})
             self.stale |= now == "unplaced"
-        if now == "waiting" and was != now:
+        backs_off = one.state is State.BACKOFF and (before is None or before.state is not State.BACKOFF)
+        if (now == "waiting" and was != now) or (after is not None and backs_off):
             self.stale |= self._lost_its_place(one)
         if self.fleet.unplaced and (after is None or after.state in FREED) and before and before.state not in FREED:
             self.stale = True

@@ -89,13 +89,27 @@ class StartAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartAsked:
+    """An operator wants another process in place of the one that it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class KillAsked:
     """The daemon has no more patience."""
 
 
 ProcessEvent = Spawned | SpawnFailed | BecameReady | BecameUnready | Exited | TreeGone | ShimLost
 FleetEvent = (
-    Admitted | MemoryBack | DeadlinePassed | Wanted | Unwanted | Relaunched | StopAsked | StartAsked | KillAsked
+    Admitted
+    | MemoryBack
+    | DeadlinePassed
+    | Wanted
+    | Unwanted
+    | Relaunched
+    | StopAsked
+    | StartAsked
+    | RestartAsked
+    | KillAsked
 )
 WorkerEvent = ProcessEvent | FleetEvent
 
@@ -112,6 +126,7 @@ class Worker:
         deadline: Monotonic second at which this state must be left or looked at; None for never.
         down: Held down by an operator.
         relaunch: Going down in order to come back at once, with clean counts.
+        renew: An operator wants another process in place of the one that lives; it waits for its turn.
         cause: Why we end its process, None while we do not.
         verdict: What follows by its restart policy once nothing of its process is left.
         history: Failures since it was last healthy.
@@ -133,6 +148,7 @@ class Worker:
     deadline: float | None = None
     down: bool = False
     relaunch: bool = False
+    renew: bool = False
     cause: Cause | None = None
     verdict: Verdict | None = None
     history: History = NO_FAILURES
@@ -164,3 +180,12 @@ class Worker:
         if self.held is None or self.target is None or self.state not in LIVING:
             return False
         return self.held.launch != self.target.launch
+
+
+def reach(worker: Worker | None) -> frozenset[str]:
+    """UUIDs of the devices that a worker is placed on: those that it is meant for, and those that it occupies."""
+    if worker is None:
+        return frozenset()
+    meant = worker.target.launch.slice if worker.target and worker.target.launch else ()
+    occupied = worker.occupied if worker.state in HOLDING else ()
+    return frozenset(share.uuid for share in (*meant, *occupied))

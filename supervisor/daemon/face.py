@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from supervisor.core.message import Event, ReloadRequested, ShutdownRequested, SpecLoaded
+from supervisor.core.message import (
+    Event,
+    ReloadRequested,
+    RestartRequested,
+    ScaleRequested,
+    ShutdownRequested,
+    SpecLoaded,
+    StartRequested,
+    StopRequested,
+)
 from supervisor.core.rescale import failures_since_reload, preview, unsettled
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_status
+from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
 from supervisor.daemon.reader import SpecReader
+from supervisor.daemon.telling import Telling
 from supervisor.errors import ProblemsError
 
 
@@ -30,6 +42,13 @@ class Source(Protocol):
     def post(self, event: Event) -> None:
         """Let the core see an event."""
 
+    def decide(self, event: Event) -> None:
+        """Let the core see an event now: the fleet after the call is the one after the event."""
+
+    @property
+    def telling(self) -> Telling:
+        """Who reads what workers say."""
+
     async def read_inventory(self) -> None:
         """Ask the driver, and let the core see what it says."""
 
@@ -37,6 +56,12 @@ class Source(Protocol):
 log = structlog.get_logger()
 
 REFRESH_S = 2.0
+
+ORDERS: Mapping[str, type[StartRequested | StopRequested | RestartRequested]] = {
+    "start": StartRequested,
+    "stop": StopRequested,
+    "restart": RestartRequested,
+}
 
 STOPPING: Json = {"ok": False, "problems": ["the daemon is stopping"], "difference": {}}
 
@@ -80,6 +105,10 @@ class DaemonFace:
         fleet = self._daemon.fleet
         return make_plan_json(fleet, preview(fleet, event.spec, event.cpu_count), self._daemon.view)
 
+    def logs(self, target: str | None, *, lines: int, after: int | None, follow: bool) -> AsyncGenerator[Json, None]:
+        """What workers said and say; see `Telling.tell`."""
+        return self._daemon.telling.tell(target, lines=lines, after=after, follow=follow)
+
     async def reload(self) -> Json:
         """Ask for a reload and wait for its answer."""
         if self._is_closed:
@@ -95,6 +124,24 @@ class DaemonFace:
             await self.changed()
         problems = failures_since_reload(self._daemon.fleet)
         return {"ok": not problems, "problems": list(problems)}
+
+    def order(self, verb: str, targets: tuple[str, ...]) -> None:
+        """Let the core know what an operator wants of services and workers."""
+        workers = tuple(WorkerId.parse(target) for target in targets if "/" in target)
+        services = tuple(target for target in targets if "/" not in target)
+        self._daemon.decide(ORDERS[verb](workers, services))
+
+    def scale(self, counts: Mapping[str, int]) -> None:
+        """
+        Let the core know of other counts than the file's.
+
+        Raises:
+            ProblemsError: The file does not allow them.
+        """
+        fleet = self._daemon.fleet
+        if problems := scale_problems(fleet.spec or Spec(), {**fleet.scaled, **counts}, fleet.cpu_count):
+            raise ProblemsError(problems)
+        self._daemon.decide(ScaleRequested(counts))
 
     def shutdown(self) -> None:
         """Ask the daemon to end."""
@@ -128,5 +175,6 @@ class DaemonFace:
     def close(self) -> None:
         """The daemon ends: nobody waits any more."""
         self._is_closed = True
+        self._daemon.telling.close()
         self.finish_reload(STOPPING)
         self.notice()

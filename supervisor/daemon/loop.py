@@ -7,12 +7,13 @@ Owns the wiring and nothing else: every effect is done by the part of `host` tha
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import logging
 import os
-import resource
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -25,6 +26,7 @@ from supervisor.core.environment import Host, device_env
 from supervisor.core.fleet import handle
 from supervisor.core.message import (
     Action,
+    Claim,
     Dismiss,
     Event,
     Exit,
@@ -32,9 +34,11 @@ from supervisor.core.message import (
     FinishReload,
     InventoryRead,
     KillTree,
+    LetGo,
     Probe,
     ReadInventory,
     ReadSpec,
+    Redirect,
     ReloadRequested,
     Report,
     Say,
@@ -51,21 +55,28 @@ from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet
 from supervisor.daemon import survey
 from supervisor.daemon.face import DaemonFace
+from supervisor.daemon.herald import Herald
 from supervisor.daemon.inbox import Deadlines, Inbox
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.report import log_transition
+from supervisor.daemon.telling import Telling
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
+from supervisor.host import limits
+from supervisor.host.cgroups import find_leaves
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
 from supervisor.host.devices import Devices
 from supervisor.host.files import SpecRefused
+from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
+from supervisor.host.locks import Locks
 from supervisor.host.logs import Outputs
 from supervisor.host.machine import installed_vendors
 from supervisor.host.probes import TcpProbes
 from supervisor.host.process import Processes
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import BoundControl, bind_control
+from supervisor.host.systemd import Manager, Notifier, find_manager, is_journal
 
 log = structlog.get_logger()
 
@@ -90,6 +101,7 @@ def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool)
         SpecRefused: The file is bad (exit 78).
         CannotError: It cannot start; 75 when another daemon has the socket.
     """
+    manager = find_manager(os.environ, os.getpid())
     reader = SpecReader(file, os.environ)
     first = reader.read()
     if not isinstance(first, SpecLoaded):
@@ -98,16 +110,24 @@ def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool)
     path = rendezvous.control_path(socket, instance, os.environ, os.geteuid())
     control = bind_control(path)
     try:
-        _raise_descriptor_limit()
+        limits.raise_descriptor_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(reader, first, control, pool, instance or ""))
+            return runner.run(_run(reader, first, control, pool=pool, instance=instance or "", manager=manager))
     finally:
         control.close()
 
 
 async def _run(
-    reader: SpecReader, first: SpecLoaded, control: BoundControl, pool: tuple[str, ...] | None, instance: str
+    reader: SpecReader,
+    first: SpecLoaded,
+    control: BoundControl,
+    *,
+    pool: tuple[str, ...] | None,
+    instance: str,
+    manager: Manager | None,
 ) -> int:
+    if manager is not None and manager.watchdog_s is not None:
+        faulthandler.enable()  # The watchdog's SIGABRT then leaves in the journal where the loop was stuck.
     sink = Sink(2)
     is_terminal = sys.stderr.isatty()
     configure_logging(
@@ -115,8 +135,9 @@ async def _run(
         log_format=first.spec.daemon.log_format,
         is_terminal=is_terminal,
         colour=wants_colour(os.environ, is_terminal=is_terminal),
+        is_journal=is_journal(os.environ, 2),
     )
-    daemon = Daemon(reader, Clock(), sink, pool=pool, instance=instance)
+    daemon = Daemon(reader, Clock(), sink, pool=pool, instance=instance, manager=manager)
     try:
         return await daemon.run(first, control)
     finally:
@@ -133,10 +154,18 @@ class Daemon:
         sink: Where log lines and workers' output go.
         pool: What an inherited restriction leaves to us, None for every GPU.
         instance: Name of this daemon, or empty.
+        manager: The service manager that started us, None without one.
     """
 
     def __init__(
-        self, reader: SpecReader, clock: Clock, sink: Sink, *, pool: tuple[str, ...] | None, instance: str
+        self,
+        reader: SpecReader,
+        clock: Clock,
+        sink: Sink,
+        *,
+        pool: tuple[str, ...] | None,
+        instance: str,
+        manager: Manager | None = None,
     ) -> None:
         self.clock = clock
         self.fleet = Fleet(
@@ -151,17 +180,36 @@ class Daemon:
         self._story: deque[Event] = deque(maxlen=STORY_LENGTH)
         self._status: int | None = None
         loop = asyncio.get_running_loop()
-        self._outputs = Outputs(loop, sink)
+        self._outputs = Outputs(loop, sink, tell=_tell_of_logs)
+        self.telling = Telling(self._outputs, clock.rfc3339)
         self._probes = TcpProbes(loop, self.post)
         self._processes = Processes(self.post)
         self._devices = Devices(self._processes, clock.monotonic, os.environ)
+        self._locks = Locks(self.post, self._processes)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ledger: Ledger | None = None
+        self._herald = None
+        if manager is not None:
+            self._herald = Herald(
+                Notifier(manager.address),
+                watchdog_s=manager.watchdog_s,
+                monotonic=clock.monotonic,
+                call_later=loop.call_later,
+            )
 
     async def run(self, first: SpecLoaded, control: BoundControl) -> int:
         """Serve and supervise until the core says Exit; then leave nothing behind."""
         self._watch_signals()
+        mark, ledger = make_mark(control.path), state_path(control.path, os.environ)
+        await sweep(ledger, mark)
+        self._processes.mark = {MARK: mark}
+        self._ledger = Ledger(ledger, self._read_pids)
+        self._use_cgroups()
         await self._processes.start()
-        server = web.AppRunner(api.make_app(self.face), access_log=None)
+        # What a client sends that is no HTTP is answered, and is nobody's business in the log.
+        quiet = logging.getLogger("supervisor.http")
+        quiet.disabled = True
+        server = web.AppRunner(api.make_app(self.face), access_log=None, logger=quiet)
         await server.setup()
         await web.SockSite(server, control.socket).start()
         log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(control.path))
@@ -171,20 +219,45 @@ class Daemon:
         finally:
             await self._close(server)
             log.info("daemon.stopped", status=self._status)
+            if self._herald is not None:
+                self._herald.close("stopped" if self._status == 0 else "ended with workers that could not be killed")
+
+    def _use_cgroups(self) -> None:
+        """Cgroups of their own for workers, where that was stated; what earlier daemons left is removed."""
+        leaves = find_leaves()
+        leaves.sweep()
+        self._processes.use(leaves)
+        if leaves.folder is None:
+            log.info("cgroup.absent", reason=leaves.why)
+        else:
+            log.info("cgroup.found", path=str(leaves.folder), reason=leaves.why)
 
     async def supervise(self) -> int:
         """The main loop: wait for events or the earliest deadline, decide, act."""
         while self._status is None:
-            await self.inbox.wait(self._deadlines.earliest())
+            await self.inbox.wait(self._wake_at())
             for event in self.inbox.take():
                 self._decide(event)
             if (due := self._deadlines.take_due(self.clock.monotonic())) is not None:
                 self._decide(TimePassed(due))
+            if self._herald is not None:
+                self._herald.turned()
         return self._status
+
+    def _wake_at(self) -> float | None:
+        """When the loop has to turn though nothing happens: for a deadline, or as a sign of life that is asked for."""
+        earliest = self._deadlines.earliest()
+        ping_at = self._herald.ping_at if self._herald is not None else None
+        return min((at for at in (earliest, ping_at) if at is not None), default=None)
 
     def post(self, event: Event) -> None:
         """Let the main loop see an event. Called by every part that learns something."""
         self.inbox.put(event)
+
+    def decide(self, event: Event) -> None:
+        """Let the core see an event now, outside the main loop; what waits in the inbox comes after it."""
+        self._decide(event)
+        self.inbox.wake()
 
     @property
     def view(self) -> View:
@@ -221,8 +294,17 @@ class Daemon:
         # A worker should not wait for the log line about its start.
         for action in sorted(actions, key=_is_word):
             self._perform(action)
+        if self._herald is not None:
+            self._herald.look(fleet)
         if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
             self.face.notice()
+            if self._ledger is not None:
+                self._ledger.note()
+
+    def _read_pids(self) -> set[int]:
+        """Everybody who is ours, for a later life of this daemon."""
+        workers = (worker.pid for worker in self.fleet.workers.values())
+        return self._processes.read_pids() | {pid for pid in workers if pid is not None}
 
     def _complete(self, event: Event) -> Event:
         """Add what only this side knows: a process' last words, its pipe emptied before it counts as dead."""
@@ -243,6 +325,8 @@ class Daemon:
         match action:
             case Spawn():
                 self._spawn(action)
+            case Redirect():
+                self._outputs.redirect(action)
             case Signal():
                 self._processes.signal(action)
             case KillTree():
@@ -250,6 +334,7 @@ class Daemon:
             case Dismiss(worker=worker):
                 self._probes.forget(worker)
                 self._envs.pop(worker, None)
+                self._outputs.forget(worker)
                 self._processes.dismiss(worker)
             case Probe():
                 self._probes.watch(action)
@@ -257,6 +342,10 @@ class Daemon:
                 self.reader.read_in_thread(self.post)
             case ReadInventory(fresh=fresh):
                 self._start(self.read_inventory(fresh=fresh))
+            case Claim(uuids=uuids):
+                self._locks.claim(uuids)
+            case LetGo(uuids=uuids):
+                self._locks.let_go(uuids)
             case Report(transition=transition):
                 log_transition(transition)
             case Say(event=name, fields=fields, is_warning=is_warning):
@@ -272,7 +361,8 @@ class Daemon:
 
     def _spawn(self, action: Spawn) -> None:
         try:
-            output = self._outputs.open(action.worker, action.incarnation)
+            limits.check_room()
+            output = self._outputs.open(action.worker, action.incarnation, action.logs, action.env)
         except OSError as error:
             words = f"no pipe for its output: {os.strerror(error.errno or 0)}"
             self.post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
@@ -283,8 +373,7 @@ class Daemon:
     async def read_inventory(self, *, fresh: bool = False) -> None:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
         reading, asked_at = await self._devices.read(fresh=fresh)
-        self._decide(InventoryRead(reading, asked_at))
-        self.inbox.wake()
+        self.decide(InventoryRead(reading, asked_at))
 
     def _finish_reload(self, action: FinishReload) -> None:
         difference = {str(worker): what for worker, what in (action.difference or {}).items()}
@@ -304,9 +393,13 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self.post, ReloadRequested())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.post, ShutdownRequested())
-        # Their default would end the daemon; what they are for is not built yet.
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            loop.add_signal_handler(number, _refuse_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        # Its default would end the daemon; what it is for is not built yet.
+        loop.add_signal_handler(signal.SIGUSR2, _refuse_signal, signal.SIGUSR2)
+
+    def _reopen_logs(self) -> None:
+        log.info("logs.reopened")
+        self._outputs.reopen()
 
     async def _close(self, server: web.AppRunner) -> None:
         self.face.close()
@@ -317,6 +410,9 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._processes.close()
+        if self._ledger is not None and self._status == 0:
+            self._ledger.close()
+        self._locks.close()  # Now that nothing of ours lives on any device.
         self._outputs.close_all()
 
 
@@ -324,14 +420,12 @@ def _is_word(action: Action) -> bool:
     return isinstance(action, Report | Say)
 
 
+def _tell_of_logs(event: str, fields: Mapping[str, object]) -> None:
+    (log.info if event == "logs.resumed" else log.warning)(event, **fields)
+
+
 def _refuse_signal(number: signal.Signals) -> None:
     log.warning("signal.ignored", signal=number.name, reason="not supported yet")
-
-
-def _raise_descriptor_limit() -> None:
-    """Soft to hard: a few descriptors for each worker, and workers inherit it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

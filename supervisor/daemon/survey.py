@@ -10,7 +10,7 @@ from supervisor.core.environment import Host
 from supervisor.core.fleet import handle
 from supervisor.core.gpus import needs_cuda_order, parse_pool, resolve_pool
 from supervisor.core.inventory import Reading
-from supervisor.core.message import Event, InventoryRead
+from supervisor.core.message import DevicesClaimed, Event, InventoryRead
 from supervisor.core.rescale import preview
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json
 from supervisor.core.turn import Fleet
@@ -18,6 +18,7 @@ from supervisor.errors import CannotError
 from supervisor.host.clock import Clock
 from supervisor.host.devices import Devices
 from supervisor.host.files import load_spec
+from supervisor.host.locks import find_holders
 from supervisor.host.machine import cpu_count, installed_vendors
 from supervisor.host.process import Processes
 
@@ -31,7 +32,7 @@ def devices(environ: Mapping[str, str]) -> Json:
     """
     clock = Clock()
     now = clock.monotonic()
-    fleet, _ = handle(Fleet(started_at=now), InventoryRead(read_devices(environ), now), now)
+    fleet = _look(Fleet(started_at=now), environ, now)
     return make_devices(fleet, View(rfc3339=clock.rfc3339))
 
 
@@ -54,7 +55,7 @@ def plan(file: Path, environ: Mapping[str, str], *, pool_all: bool) -> Json:
     now = clock.monotonic()
     # As long after the start of a daemon as can be: nobody waits here for a module that is still being loaded.
     born = Fleet(host=Host(environ, installed_vendors()), started_at=float("-inf"), pool_tokens=pool)
-    fleet, _ = handle(born, InventoryRead(read_devices(environ), now), now)
+    fleet = _look(born, environ, now)
     return make_plan_json(fleet, preview(fleet, spec, cpu_count()), View(rfc3339=clock.rfc3339))
 
 
@@ -87,6 +88,15 @@ def find_pool(environ: Mapping[str, str], *, pool_all: bool) -> tuple[str, ...] 
 def read_devices(environ: Mapping[str, str]) -> Reading:
     """Ask the driver once. Bounded by its deadlines; a prober that hangs is left behind."""
     return asyncio.run(_read(environ))
+
+
+def _look(fleet: Fleet, environ: Mapping[str, str], now: float) -> Fleet:
+    """A fleet that knows the devices, and which of them a daemon has."""
+    reading = read_devices(environ)
+    fleet, _ = handle(fleet, InventoryRead(reading, now), now)
+    holders = find_holders(device.uuid for device in reading.devices)
+    fleet, _ = handle(fleet, DevicesClaimed(held=holders), now)
+    return fleet
 
 
 async def _read(environ: Mapping[str, str]) -> Reading:

@@ -12,8 +12,9 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -23,7 +24,9 @@ from aiohttp.typedefs import Handler
 from supervisor.core.file.problems import nearest, show_words
 from supervisor.core.file.quantities import DURATION_MAX_S
 from supervisor.errors import CannotError, ProblemsError
-from supervisor.front.verdict import WAITS, Json, UnknownNameError, Wait, is_over, select
+from supervisor.front.orders import BODIES, read_counts, read_targets
+from supervisor.front.stream import stream_lines
+from supervisor.front.verdict import WAITS, Json, UnknownNameError, Wait, is_over, select, select_all
 
 log = structlog.get_logger()
 
@@ -31,19 +34,19 @@ BODY_MAX_BYTES = 64 * 1024
 GATHER_S = 0.1
 """Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
 
+LINES = 100
+"""Last lines of each worker for who does not say how many."""
+
+DIGITS_MAX = 18
+
 LINGER_S = 1.0
 """How long the rest of a refused body is taken in, so that its sender sees the answer; also at the daemon's end."""
 
 NOT_YET = (
     "/v1/events",
-    "/v1/logs",
     "/v1/metrics",
     "/v1/openapi.json",
     "/v1/readyz",
-    "/v1/restart",
-    "/v1/scale",
-    "/v1/start",
-    "/v1/stop",
     "/v1/upgrade",
 )
 """Routes that the contract has and this version has not."""
@@ -76,8 +79,33 @@ class Face(Protocol):
     async def reload(self) -> Json:
         """Read file and devices again; ``{"ok", "problems", "difference"}``."""
 
+    def logs(self, target: str | None, *, lines: int, after: int | None, follow: bool) -> AsyncGenerator[Json, None]:
+        """
+        What workers said and say.
+
+        Args:
+            target: Service or worker, None for everybody.
+            lines: Of each at the most.
+            after: Only lines with a higher number.
+            follow: Go on.
+
+        Yields:
+            ``{"lines": [{"number", "worker", "incarnation", "at", "line"}]}``; at the end ``{"end": reason}``.
+        """
+
     async def settled(self) -> Json:
         """Wait until no roll-out is under way; ``{"ok", "problems"}``."""
+
+    def order(self, verb: str, targets: tuple[str, ...]) -> None:
+        """``start stop restart`` services and workers that there are. Taken when it returns, carried out later."""
+
+    def scale(self, counts: Mapping[str, int]) -> None:
+        """
+        Give services other counts than the file's, until the next reload.
+
+        Raises:
+            ProblemsError: The file does not allow that.
+        """
 
     def shutdown(self) -> None:
         """Ask the daemon to end. Returns at once."""
@@ -110,9 +138,12 @@ def make_app(face: Face) -> web.Application:
             web.get("/v1/status", api.status),
             web.get("/v1/devices", api.devices),
             web.get("/v1/plan", api.plan),
+            web.get("/v1/logs", api.logs),
             web.get("/v1/healthz", api.healthz),
             web.post("/v1/reload", api.reload),
             web.post("/v1/shutdown", api.shutdown),
+            web.post("/v1/scale", api.scale),
+            *(web.post(f"/v1/{verb}", partial(api.order, verb)) for verb in ("start", "stop", "restart")),
             *(web.route(hdrs.METH_ANY, path, _refuse_route) for path in NOT_YET),
         ]
     )
@@ -152,6 +183,18 @@ class _Api:
         query.finish()
         return _json(await self._face.plan(file))
 
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        query = _Query(request)
+        target = query.text("target")
+        lines = query.number("lines")
+        # A browser that comes again says by itself how far it has come.
+        after = query.number("after", request.headers.get("Last-Event-ID"))
+        is_followed = query.choice("follow", ("0", "1")) != "0"
+        query.finish()
+        self._look(target, None)
+        told = self._face.logs(target, lines=LINES if lines is None else lines, after=after, follow=is_followed)
+        return await stream_lines(request, told)
+
     async def healthz(self, request: web.Request) -> web.Response:
         _Query(request).finish()
         return _json({"ok": True})
@@ -168,6 +211,25 @@ class _Api:
         if not answer["ok"]:
             return self._stopping() or _json(answer, status=400)
         return _json(answer)
+
+    async def order(self, verb: str, request: web.Request) -> web.Response:
+        targets = read_targets(request.query.items(), await request.read())
+        if refusal := self._stopping():
+            return refusal
+        select_all(self._face.status(), targets)
+        self._face.log_change(f"{verb} {' '.join(targets)}", _peer(request))
+        self._face.order(verb, targets)
+        return _json({"ok": True, "services": select_all(self._face.status(), targets)})
+
+    async def scale(self, request: web.Request) -> web.Response:
+        counts = read_counts(request.query.items(), await request.read())
+        if refusal := self._stopping():
+            return refusal
+        select_all(self._face.status(), tuple(counts))
+        words = (f"{name}={count}" for name, count in counts.items())
+        self._face.log_change(f"scale {' '.join(words)}", _peer(request))
+        self._face.scale(counts)
+        return _json({"ok": True, "services": select_all(self._face.status(), tuple(counts))})
 
     async def shutdown(self, request: web.Request) -> web.Response:
         _Query(request).finish()
@@ -190,7 +252,7 @@ class _Api:
         except ProblemsError as error:
             return _problems(400, *error.lines)
         except UnknownNameError as error:
-            return _problems(404, str(error), hint=error.hint)
+            return _problems(404, *error.lines, hint=error.hint)
         except CannotError as error:
             return _problems({2: 404, 78: 400}.get(error.exit_code, 409), str(error), hint=error.hint)
         except web.HTTPException as error:
@@ -277,6 +339,16 @@ class _Query:
         """``1`` or ``0``."""
         return self.choice(name, ("0", "1")) == "1"
 
+    def number(self, name: str, otherwise: str | None = None) -> int | None:
+        """A whole number; *otherwise* stands for one that is not given."""
+        value = self.text(name) or otherwise
+        if not value:
+            return None
+        if value.isascii() and value.isdecimal() and len(value) <= DIGITS_MAX:
+            return int(value)
+        self.refuse(f'{name}: expected a whole number, got "{value[:60]}"')
+        return None
+
     def seconds(self, name: str) -> float | None:
         """A number of seconds."""
         value = self.text(name)
@@ -311,9 +383,9 @@ class _Query:
 
 
 async def _refuse_body(request: web.Request) -> None:
-    """No route takes a body: one that says something would be accepted and ignored."""
+    """Most routes take no body: one that says something would be accepted and ignored."""
     # Read also to bound it: aiohttp refuses at client_max_size.
-    if request.can_read_body and (await request.read()).strip() not in {b"", b"{}"}:
+    if request.path not in BODIES and request.can_read_body and (await request.read()).strip() not in {b"", b"{}"}:
         raise ProblemsError((f"{request.method} {request.path} takes no body; give parameters in the query",))
 
 

@@ -93,9 +93,44 @@ class Client:
         *,
         thing: str = "ask the daemon",
         timeout_s: float | None = ANSWER_S,
+        body: Mapping[str, object] | None = None,
     ) -> Json:
-        """Ask for a change; as `get`."""
-        return self._ask("POST", route, params, thing, timeout_s)
+        """Ask for a change; as `get`. *body*: more of what is asked for, as JSON."""
+        return self._ask("POST", route, params, thing, timeout_s, body=body)
+
+    def stream(
+        self, route: str, params: Mapping[str, str] | None = None, *, thing: str = "ask the daemon"
+    ) -> Iterator[tuple[int | None, str, Json]]:
+        """
+        Ask for events, for as long as they come.
+
+        Args:
+            route: ``/v1/logs``.
+            params: Of the query.
+            thing: What for, as an infinitive, for the error.
+
+        Yields:
+            Number, type (``message`` where none is said) and data of each event.
+
+        Raises:
+            AnswerError: The daemon refuses.
+            CannotError: There is no daemon (4), or it ends in the middle.
+        """
+        query = urlencode(params or {}, errors="surrogateescape")
+        with closing(_Connection(self.path, ANSWER_S)) as connection:
+            try:
+                connection.request("GET", f"{route}?{query}" if query else route)
+                response = connection.getresponse()
+                if response.status != http.client.OK:
+                    _understand(response.status, response.read(ANSWER_MAX_BYTES + 1), thing, self.path)
+                if connection.sock is not None:
+                    connection.sock.settimeout(None)
+                yield from _events(response)
+            except TimeoutError:
+                cause = f"the daemon at {self.path} does not answer"
+                raise CannotError(thing, cause, hint="its process may be stopped or very busy") from None
+            except (http.client.HTTPException, ConnectionError):
+                raise no_daemon(self.path, "the daemon ended before it had answered") from None
 
     def shut_down(self) -> None:
         """
@@ -117,16 +152,26 @@ class Client:
                     _wait_closed(connection.sock)
 
     def _ask(
-        self, method: str, route: str, params: Mapping[str, str] | None, thing: str, timeout_s: float | None
+        self,
+        method: str,
+        route: str,
+        params: Mapping[str, str] | None,
+        thing: str,
+        timeout_s: float | None,
+        *,
+        body: Mapping[str, object] | None = None,
     ) -> Json:
         # Names of files need not be UTF-8.
         query = urlencode(params or {}, errors="surrogateescape")
         with closing(_Connection(self.path, timeout_s)) as connection:
-            return self._exchange(connection, method, f"{route}?{query}" if query else route, thing)
+            return self._exchange(connection, method, f"{route}?{query}" if query else route, thing, body=body)
 
-    def _exchange(self, connection: _Connection, method: str, url: str, thing: str) -> Json:
+    def _exchange(
+        self, connection: _Connection, method: str, url: str, thing: str, *, body: Mapping[str, object] | None = None
+    ) -> Json:
+        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            connection.request(method, url)
+            connection.request(method, url, None if body is None else json.dumps(body).encode(), headers)
             response = connection.getresponse()
             content = response.read(ANSWER_MAX_BYTES + 1)
             is_cut = bool(response.length) and len(content) <= ANSWER_MAX_BYTES
@@ -140,6 +185,26 @@ class Client:
         if is_cut:
             raise no_daemon(self.path, "the daemon ended before it had answered")
         return _understand(response.status, content, thing, self.path)
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[tuple[int | None, str, Json]]:
+    """Server-sent events. A stream that ends without an event of type ``end`` was cut off."""
+    number, kind = None, "message"
+    for line in response:
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        match name:
+            case "id":
+                number = int(value)
+            case "event":
+                kind = value
+            case "data":
+                yield number, kind, json.loads(value)
+                if kind == "end":
+                    return
+                number, kind = None, "message"
+            case _:
+                pass
+    raise http.client.IncompleteRead(b"")
 
 
 class _Connection(http.client.HTTPConnection):

@@ -227,7 +227,8 @@ def _reason(worker: Json, now: datetime) -> str:
     """Why it is as it is; for one that is well, what became of the process before."""
     reason = str(worker["reason"])
     last = worker["last_exit"]
-    if last and _ended(last) not in reason and (worker["state"] == "failed" or not reason):
+    is_told = last is not None and (_ended(last) in reason or bool(last["detail"] and last["detail"] in reason))
+    if last and not is_told and (worker["state"] == "failed" or not reason):
         is_down = worker["state"] in {"exited", "failed", "backoff"}
         reason = "; ".join(filter(None, (reason, _ended(last) if is_down else f"before: {_ended(last)}")))
     if worker["next_start"]:

@@ -7,6 +7,7 @@ library at once, since every command comes by here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 Json = dict[str, Any]
@@ -22,13 +23,15 @@ class UnknownNameError(LookupError):
     A service or worker that is not there.
 
     Args:
-        message: Which, and what there is instead.
-        hint: The nearest name, or empty.
+        message: Which.
+        hint: The nearest name, or what there is instead, or empty.
+        lines: One for each name, where several are not there.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", lines: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.hint = hint
+        self.lines = lines or (message,)
 
 
 def select(status: Json, target: str | None) -> Json:
@@ -55,6 +58,35 @@ def select(status: Json, target: str | None) -> Json:
             raise UnknownNameError(f'there is no worker "{target}"', _range(name, list(workers)))
         service = {**service, "workers": [workers[target]]}
     return {**status, "services": [service]}
+
+
+def select_all(status: Json, targets: Sequence[str]) -> list[Json]:
+    """
+    The services that were asked for, each with the workers that were.
+
+    Args:
+        status: The whole.
+        targets: ``llm`` or ``llm/0``; several of a service make one.
+
+    Raises:
+        UnknownNameError: Some of them are not there; it names them all.
+    """
+    found: dict[str, Json] = {}
+    problems: list[UnknownNameError] = []
+    for target in targets:
+        try:
+            (service,) = select(status, target)["services"]
+        except UnknownNameError as error:
+            problems.append(error)
+            continue
+        before = found.get(service["name"], {"workers": []})["workers"]
+        more = [worker for worker in service["workers"] if worker not in before]
+        found[service["name"]] = {**service, "workers": [*before, *more]}
+    if problems:
+        lines = tuple(str(problem) for problem in problems)
+        hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+        raise UnknownNameError("; ".join(lines), "; ".join(hints), lines)
+    return list(found.values())
 
 
 def workers_of(status: Json) -> list[Json]:

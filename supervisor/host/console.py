@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LOUDNESS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
 """Select Graphic Rendition parameters of ECMA-48 for the levels that shall be seen, or overlooked."""
 
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""Levels of syslog; sd-daemon(3)."""
+
 EVENT_WIDTH = 18
 """Most events fit, so that the fields of successive lines begin in one column."""
 
@@ -52,7 +55,12 @@ class TextStream:
 
 
 def configure_logging(
-    sink: Sink, *, log_format: Literal["console", "json"] | None, is_terminal: bool, colour: bool
+    sink: Sink,
+    *,
+    log_format: Literal["console", "json"] | None,
+    is_terminal: bool,
+    colour: bool,
+    is_journal: bool = False,
 ) -> None:
     """
     Set up structlog, and the standard library's logging behind it.
@@ -62,10 +70,12 @@ def configure_logging(
         log_format: As the file says; None chooses by *is_terminal*.
         is_terminal: Whether stderr is one.
         colour: Whether levels are coloured on the console; see `wants_colour`.
+        is_journal: Whether stderr is a stream into the journal, which takes a line's level from a prefix.
     """
     is_console = is_terminal if log_format is None else log_format == "console"
+    *before, render = _console(colour=colour) if is_console else _json()
     structlog.configure(
-        processors=_console(colour=colour) if is_console else _json(),
+        processors=[*before, _Prioritized(render) if is_journal else render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=TextStream(sink)),  # type: ignore[arg-type]  # It needs no more of a file.
         cache_logger_on_first_use=False,
@@ -125,6 +135,17 @@ def _shown(value: object) -> str:
     text = str(value)
     is_bare = text.isprintable() and text and not set(text) & set(" =\"'")
     return text if is_bare else json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+class _Prioritized:
+    """Puts ``<4>`` before every line: the journal takes it off again, and `journalctl -p err` finds what is one."""
+
+    def __init__(self, render: Processor) -> None:
+        self._render = render
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        priority = PRIORITIES.get(event["level"], PRIORITIES["info"])
+        return "\n".join(f"<{priority}>{line}" for line in str(self._render(logger, method, event)).split("\n"))
 
 
 def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -6,15 +6,15 @@ What the file means is decided in the core; nothing is written here.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.core.file.problems import Problem, SpecError, show_path
 from supervisor.core.spec import Spec, home_of, parse_spec
+from supervisor.host.env_files import add_variables
+from supervisor.host.guard import FileFaultError, read_trusted
 from supervisor.host.yaml_tree import Flaw, Mark, Node, mark_of, plain, read_tree
 
 FILE_MAX_BYTES = 1024 * 1024
@@ -110,7 +110,10 @@ def load_spec(path: Path) -> LoadedSpec:
         raise SpecRefused(positions.lines(error.problems, flaws)) from None
     if flaws:
         raise SpecRefused(positions.lines((), flaws))
-    return LoadedSpec(spec, positions)
+    found = add_variables(spec)
+    if found.problems or found.lines:
+        raise SpecRefused((*positions.lines(found.problems), *found.lines))
+    return LoadedSpec(found.spec, positions)
 
 
 def _no_map(root: Node | None) -> Flaw:
@@ -121,30 +124,10 @@ def _no_map(root: Node | None) -> Flaw:
 
 
 def _read_bytes(file: str) -> bytes:
-    """The whole file. Only a regular one: a pipe would block the daemon at its next reload."""
     try:
-        # Opening a pipe waits for its other end, but for this flag.
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise _refused(file, "is a directory" if stat.S_ISDIR(mode) else "is no regular file")
-            content = _read_at_most(descriptor, FILE_MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name.
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _refused(file, f"cannot read it: {cause.lower()}") from None
-    if len(content) > FILE_MAX_BYTES:
-        raise _refused(file, f"expected {FILE_MAX_BYTES} bytes at the most")
-    return content
-
-
-def _read_at_most(descriptor: int, count: int) -> bytes:
-    content = b""
-    while len(content) < count and (chunk := os.read(descriptor, count - len(content))):
-        content += chunk
-    return content
+        return read_trusted(file, FILE_MAX_BYTES)
+    except FileFaultError as fault:
+        raise _refused(file, fault.message, hint=fault.hint) from None
 
 
 def _decode(file: str, content: bytes) -> str:
@@ -163,8 +146,8 @@ def _end_of(text: str) -> Mark:
     return text.count("\n") + 1, len(text) - text.rfind("\n")
 
 
-def _refused(file: str, message: str, mark: Mark = (1, 1)) -> SpecRefused:
-    return SpecRefused((_line(file, mark, Problem((), message)),))
+def _refused(file: str, message: str, mark: Mark = (1, 1), *, hint: str = "") -> SpecRefused:
+    return SpecRefused((_line(file, mark, Problem((), message, hint)),))
 
 
 def _line(file: str, mark: Mark, problem: Problem) -> str:

@@ -38,6 +38,7 @@ class Keeper:
         self.title = title
         self.shims: dict[int, int] = {}  # Pid to the number that the master gave it.
         self.strays = tree.Strays()
+        self.kept: dict[str, int] = {}  # Descriptors that are to outlive the master; shims close theirs.
         self.rescan_s: float | None = None  # Not None while there are strays.
 
     def serve(self) -> None:
@@ -64,9 +65,20 @@ class Keeper:
             match message["do"]:
                 case "fork":
                     self.fork(message["shim"], message["worker"], fds)
+                case "keep":  # Open until we end, who outlive everything that the master's workers started.
+                    self.keep(message["name"], fds or ())
+                case "drop":
+                    self.keep(message["name"], ())
                 case "kill":  # Strays are killed unasked. The answer shows that we are not stopped.
                     self.settle()
                     self.channel.send({"did": "heard", "order": message["order"]})
+
+    def keep(self, name: str, fds: tuple[int, ...]) -> None:
+        """Hold a descriptor for the master, in place of the one of that name before."""
+        if (old := self.kept.pop(name, None)) is not None:
+            os.close(old)
+        if fds:
+            self.kept[name] = fds[0]
 
     def fork(self, number: int, worker: str, fds: tuple[int, ...] | None) -> None:
         """Fork a shim and send its pidfd to the master."""

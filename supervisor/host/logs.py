@@ -1,26 +1,33 @@
 """
-Owns the pipes that workers write into: their lines go to the daemon's stderr, their last words are kept.
+Owns the pipes that workers write into: what they say goes where the file wants it, and the last of it is kept.
 
-Must not enlarge a pipe, read more than 64 KiB of one in a turn, or hold more of one worker than a partial line and a
-tail; what a worker writes is never looked at beyond its line feeds.
+Must not enlarge a pipe, read more than 64 KiB of one in a turn, or hold more of one worker than a partial line and its
+last lines; what a worker writes is never looked at beyond its line feeds.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from supervisor.core.spec import INHERIT
+from supervisor.host.journal import JOURNAL, Journal
+from supervisor.host.lines import KEPT_BYTES, LINE_MAX, Block, Ring, Whole
+from supervisor.host.logfiles import LogFile, LogFiles
+from supervisor.host.outlets import Gate, Route, ToFile, ToJournal, ToSink
 from supervisor.host.sink import Sink
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from supervisor.core.message import Incarnation
-    from supervisor.core.spec import WorkerId
+    from supervisor.core.message import Incarnation, Redirect
+    from supervisor.core.spec import Logs, WorkerId
 
-__all__ = ["Lines", "Outputs", "Sink"]
+__all__ = ["Follower", "Outputs", "Said", "Sink"]
 
 READ_SIZE = 64 * 1024
 """Of one pipe in one turn; more makes a flood delay restarts (measured: 450 ms with 1 MiB, 30 ms with this)."""
@@ -28,115 +35,153 @@ READ_SIZE = 64 * 1024
 DRAIN_LIMIT = 1 << 20
 """A pipe holds 64 KiB, but an orphan may go on filling it while the rest is read."""
 
-LINE_MAX = 8 * 1024
 TAIL_LINES = 20
 TAIL_LINE_MAX = 2 * 1024
 
+KEPT_TOTAL = 32 << 20
+"""Bytes kept of all workers together; with more than 128 of them each has less than `KEPT_BYTES`."""
+
+KEPT_LEAST = 16 * 1024
+
+FOLLOWER_LIMIT = 1 << 20
+"""Bytes that wait for somebody who follows; who is slower than that is let go."""
+
 STALL_S = 5.0
-"""A reader of stderr that takes nothing for so long is stuck (Ctrl-S), and must not hold up the workers."""
+"""A reader of output that takes nothing for so long is stuck (Ctrl-S), and must not hold up the workers."""
 
 
-class Lines:
+@dataclass(frozen=True, slots=True, order=True)
+class Said:
     """
-    Cuts what one worker writes into lines with its name in front.
+    One line of a worker.
 
     Args:
-        name: Put before each line: ``llm/0``.
+        number: Grows in the order in which lines of all workers arrive.
+        at: Second of the loop's clock.
     """
 
-    def __init__(self, name: str) -> None:
-        self._prefix = f"{name} | ".encode()
-        self._partial = b""
-        self._is_continued = False  # The partial line follows a piece that was written already.
-        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-
-    def feed(self, text: bytes) -> bytes:
-        """
-        Take more of the output.
-
-        Returns:
-            The lines that are complete now, ready to write; empty if there is none. A line longer than `LINE_MAX`
-            comes in pieces, cut between UTF-8 characters.
-        """
-        *lines, partial = (self._partial + text).split(b"\n")
-        if b"\r" in text or self._partial.endswith(b"\r"):
-            lines = [line.rstrip(b"\r") for line in lines]
-        if lines:
-            if self._is_continued and not lines[0]:
-                del lines[0]  # Only the end of a piece that has its line feed already.
-            self._is_continued = False
-        if max(map(len, lines), default=0) > LINE_MAX:
-            lines = [piece for line in lines for piece in _pieces(line)]
-        if len(partial) > LINE_MAX:
-            *pieces, partial = _pieces(partial)
-            lines += pieces
-            self._is_continued = True
-        self._partial = partial
-        return self._join(lines)
-
-    def finish(self) -> bytes:
-        """Complete the partial line, if there is one; what comes later continues it on a line of its own."""
-        line, self._partial = self._partial.rstrip(b"\r"), b""
-        if not line:
-            return b""
-        self._is_continued = True
-        return self._join([line])
-
-    def tail(self) -> tuple[str, ...]:
-        """Last lines, oldest first, each cut to `TAIL_LINE_MAX` bytes; invalid UTF-8 is replaced."""
-        return tuple(line.decode(errors="replace") for line in self._tail)
-
-    def _join(self, lines: list[bytes]) -> bytes:
-        if not lines:
-            return b""
-        self._tail.extend(line[:TAIL_LINE_MAX] for line in lines[-TAIL_LINES:])
-        return self._prefix + (b"\n" + self._prefix).join(lines) + b"\n"
+    number: int
+    worker: WorkerId
+    incarnation: Incarnation
+    at: float
+    line: str
 
 
-def _pieces(line: bytes) -> Iterator[bytes]:
-    """Parts of at most `LINE_MAX` bytes; the last one may be short, none is empty unless the line is."""
-    start = 0
-    while len(line) - start > LINE_MAX:
-        end = start + LINE_MAX
-        # Step back over at most three continuation bytes (10xxxxxx), the most that a UTF-8 character has.
-        for back in range(4):
-            if line[end - back] & 0xC0 != 0x80:
-                end -= back
-                break
-        yield line[start:end]
-        start = end
-    yield line[start:]
+class Follower:
+    """
+    Somebody who follows what workers say.
+
+    Args:
+        wants: Whether a worker is one of those.
+        wake: Called when there is something to take, or no more comes.
+    """
+
+    def __init__(self, wants: Callable[[WorkerId], bool], wake: Callable[[], None]) -> None:
+        self.wants = wants
+        self.is_dropped = False
+        """It was too slow, and gets nothing any more."""
+        self._wake = wake
+        self._blocks: deque[tuple[WorkerId, Block]] = deque()
+        self._size = 0
+
+    def put(self, worker: WorkerId, block: Block) -> None:
+        """Take a block in; beyond the limit everything is dropped."""
+        self._size += len(block.text)
+        if self._size > FOLLOWER_LIMIT:
+            self.is_dropped = True
+            self._blocks.clear()
+        else:
+            self._blocks.append((worker, block))
+        self._wake()
+
+    def take(self) -> Iterator[Said]:
+        """What has come, oldest first."""
+        while self._blocks:
+            worker, block = self._blocks.popleft()
+            self._size -= len(block.text)
+            yield from _said(worker, block)
 
 
 class _Pipe:
     """The read end of one incarnation's output; *fd* is None after its end of file."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, turn: Callable[[_Pipe], None]) -> None:
         self.fd: int | None = fd
-        self.lines = Lines(name)
+        self.worker: WorkerId
+        self.incarnation: Incarnation
+        self.route: Route
+        self.logs: Logs
+        self.env: Mapping[str, str]
+        self.whole = Whole(LINE_MAX)
+        self.is_continued = False  # What was kept last is a piece of a long line.
+        self._loop = loop
+        self._turn = turn
+        self.resume()
+
+    def pause(self) -> None:
+        """Do not read it."""
+        if self.fd is not None:
+            self._loop.remove_reader(self.fd)
+
+    def resume(self) -> None:
+        """Read it."""
+        if self.fd is not None:
+            self._loop.add_reader(self.fd, self._turn, self)
+
+    def close(self) -> None:
+        """No more comes."""
+        if self.fd is not None:
+            self._loop.remove_reader(self.fd)
+            os.close(self.fd)
+            self.fd = None
 
 
 class Outputs:
     """
     All workers' output.
 
-    While stderr is congested but moves, pipes are left unread: a worker that says more than the reader takes waits for
-    it. When nothing has moved for *stall_s* they are read again and the sink drops lines, until it moves.
+    Args:
+        loop: The loop.
+        sink: Where the output of `inherit` goes.
+        stall_s: For how long an outlet may take nothing before it is let drop what workers say.
+        tell: Takes log events about output that is lost.
+        journal: Path of the journal's socket.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, *, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sink: Sink,
+        *,
+        stall_s: float = STALL_S,
+        tell: Callable[[str, Mapping[str, object]], None] | None = None,
+        journal: str = JOURNAL,
+    ) -> None:
         self._loop = loop
         self._sink = sink
         self._stall_s = stall_s
+        self._tell = tell or _ignore
+        self._journal = Journal(loop, self._tell, journal)
+        self._files = LogFiles(loop, self._tell)
+        self._gate = Gate(loop, sink, stall_s)
+        self._journal_gate = Gate(loop, self._journal, stall_s)
+        self._file_gates: dict[LogFile, Gate] = {}
         self._pipes: dict[tuple[WorkerId, Incarnation], _Pipe] = {}
-        self._paused: set[_Pipe] = set()
-        self._stall_check: asyncio.TimerHandle | None = None
-        self._stalled_at: int | None = None  # What sink.moved was when the sink was found stuck.
-        sink.on_relief = self._unpause
+        self._rings: dict[WorkerId, Ring] = {}
+        self._followers: set[Follower] = set()
+        self._said = 0
 
-    def open(self, worker: WorkerId, incarnation: Incarnation) -> int:
+    def open(
+        self, worker: WorkerId, incarnation: Incarnation, logs: Logs = INHERIT, env: Mapping[str, str] | None = None
+    ) -> int:
         """
         Make a pipe for the output of a process to come.
+
+        Args:
+            worker: Whose.
+            incarnation: Of the process.
+            logs: Where the output goes.
+            env: The process' environment, for the ``$(NAME)`` of a file's path.
 
         Returns:
             Its write end, blocking and not inheritable; whoever receives it closes it.
@@ -146,10 +191,31 @@ class Outputs:
         """
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
-        pipe = _Pipe(read_end, str(worker))
+        pipe = _Pipe(self._loop, read_end, self._turn)
+        pipe.worker, pipe.incarnation, pipe.logs, pipe.env = worker, incarnation, logs, env or {}
+        pipe.route = self._make_route(pipe)
         self._pipes[worker, incarnation] = pipe
-        self._loop.add_reader(read_end, self._turn, pipe)
+        self._rings.setdefault(worker, Ring())
         return write_end
+
+    def redirect(self, order: Redirect) -> None:
+        """Lead the output of a living process elsewhere; what came before has gone the old way."""
+        pipe = self._pipes.get((order.worker, order.incarnation))
+        if pipe is None or pipe.logs == order.logs:
+            return
+        old = pipe.route
+        if pipe in old.gate.paused:
+            old.gate.let_go(pipe)
+            pipe.resume()
+        self._pass_on(pipe, pipe.whole.finish())
+        old.finish()
+        pipe.logs = order.logs
+        pipe.route = self._make_route(pipe)
+        self._close_route(old)
+
+    def reopen(self) -> None:
+        """Open every log file anew: somebody has moved them away."""
+        self._files.reopen()
 
     def drain(self, worker: WorkerId, incarnation: Incarnation) -> tuple[str, ...]:
         """
@@ -164,8 +230,9 @@ class Outputs:
         taken = 0
         while taken < DRAIN_LIMIT and (count := self._read(pipe)):
             taken += count
-        self._sink.write(pipe.lines.finish())
-        return pipe.lines.tail()
+        self._finish(pipe)
+        ring = self._rings.get(worker)
+        return ring.tail(incarnation, TAIL_LINES, TAIL_LINE_MAX) if ring else ()
 
     def close(self, worker: WorkerId, incarnation: Incarnation) -> None:
         """Take what is left and let go; end-of-file is not awaited, as an orphan may hold the pipe for ever."""
@@ -173,18 +240,48 @@ class Outputs:
         pipe = self._pipes.pop((worker, incarnation), None)
         if pipe is not None:
             self._let_go(pipe)
+            self._close_route(pipe.route)
+
+    def forget(self, worker: WorkerId) -> None:
+        """The index is gone, and its last lines with it."""
+        self._rings.pop(worker, None)
 
     def close_all(self) -> None:
-        """Close every pipe: the daemon ends."""
+        """Close every pipe, and wait a little for the disks: the daemon ends."""
         for worker, incarnation in tuple(self._pipes):
             self.close(worker, incarnation)
-        self._stop_checking()
+        self._gate.close()
+        self._journal_gate.close()
+        self._journal.close()
+        self._files.close()
+
+    # ---- what was said ----------------------------------------------------------------------------------------------
+
+    def last(self, wants: Callable[[WorkerId], bool], lines: int, after: int = -1) -> Iterator[Said]:
+        """
+        The last lines of some workers, merged in the order of their arrival.
+
+        Args:
+            wants: Which workers.
+            lines: Of each at the most.
+            after: Only lines with a higher number.
+        """
+        kept = [(worker, ring.blocks()) for worker, ring in self._rings.items() if wants(worker)]
+        return heapq.merge(*(_last(worker, blocks, lines, after) for worker, blocks in kept))
+
+    def follow(self, follower: Follower) -> None:
+        """From now on somebody gets what workers say."""
+        self._followers.add(follower)
+
+    def unfollow(self, follower: Follower) -> None:
+        """They have had enough."""
+        self._followers.discard(follower)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
 
     def _turn(self, pipe: _Pipe) -> None:
         """One pipe is readable."""
-        if self._sink.is_congested and self._sink.moved != self._stalled_at:
-            self._pause(pipe)
-        else:
+        if pipe.route.gate.is_open(pipe):
             self._read(pipe)
 
     def _read(self, pipe: _Pipe) -> int:
@@ -196,44 +293,83 @@ class Outputs:
         except BlockingIOError:
             return 0
         if text:
-            self._sink.write(pipe.lines.feed(text))
+            self._pass_on(pipe, pipe.whole.feed(text))
         else:
-            self._sink.write(pipe.lines.finish())
+            self._finish(pipe)
             self._let_go(pipe)  # At once: at its end a pipe stays readable, and the loop would spin.
         return len(text)
 
-    def _pause(self, pipe: _Pipe) -> None:
-        assert pipe.fd is not None
-        self._loop.remove_reader(pipe.fd)
-        self._paused.add(pipe)
-        self._stalled_at = None
-        if self._stall_check is None:
-            self._stall_check = self._loop.call_later(self._stall_s, self._check_stall, self._sink.moved)
+    def _finish(self, pipe: _Pipe) -> None:
+        self._pass_on(pipe, pipe.whole.finish())
+        pipe.route.finish()
 
-    def _unpause(self) -> None:
-        self._stop_checking()
-        for pipe in self._paused:
-            assert pipe.fd is not None
-            self._loop.add_reader(pipe.fd, self._turn, pipe)
-        self._paused.clear()
+    def _pass_on(self, pipe: _Pipe, text: bytes) -> None:
+        if text:
+            pipe.route.feed(text)
+            self._keep(pipe, text)
 
-    def _check_stall(self, moved_before: int) -> None:
-        """Look whether the sink moved since the last look, and drop lines rather than wait if it did not."""
-        self._stall_check = None
-        if self._sink.moved == moved_before:
-            self._stalled_at = moved_before
-            self._unpause()
-        elif self._paused:
-            self._stall_check = self._loop.call_later(self._stall_s, self._check_stall, self._sink.moved)
-
-    def _stop_checking(self) -> None:
-        if self._stall_check is not None:
-            self._stall_check.cancel()
-            self._stall_check = None
+    def _keep(self, pipe: _Pipe, text: bytes) -> None:
+        """Keep what was said, and let those who follow have it."""
+        if pipe.is_continued and text[:1] == b"\n":
+            text = text[1:]  # Only the end of a piece that got its line feed here.
+        pipe.is_continued = bool(text) and text[-1] != 0x0A
+        if pipe.is_continued:
+            text += b"\n"
+        ring = self._rings.get(pipe.worker)
+        if not text or ring is None:
+            return
+        block = Block(self._said, pipe.incarnation, self._loop.time(), text)
+        self._said += len(text)
+        ring.limit = max(KEPT_LEAST, min(KEPT_BYTES, KEPT_TOTAL // len(self._rings)))
+        ring.add(block)
+        for follower in tuple(self._followers):
+            if follower.wants(pipe.worker):
+                follower.put(pipe.worker, block)
+                if follower.is_dropped:
+                    self._followers.discard(follower)
 
     def _let_go(self, pipe: _Pipe) -> None:
-        self._paused.discard(pipe)
-        if pipe.fd is not None:
-            self._loop.remove_reader(pipe.fd)
-            os.close(pipe.fd)
-            pipe.fd = None
+        pipe.route.gate.let_go(pipe)
+        pipe.close()
+
+    # ---- routes -----------------------------------------------------------------------------------------------------
+
+    def _make_route(self, pipe: _Pipe) -> Route:
+        inherited = ToSink(self._gate, self._sink, pipe.worker)
+        match pipe.logs.kind:
+            case "file":
+                path = pipe.logs.path(pipe.env)
+                file = self._files.open(path, max_size=pipe.logs.max_size, keep=pipe.logs.keep)
+                if file not in self._file_gates:
+                    self._file_gates[file] = Gate(self._loop, file, self._stall_s)
+                return ToFile(self._file_gates[file], file)
+            case "journal" if self._journal.is_there():
+                return ToJournal(self._journal_gate, self._journal, pipe.worker, pipe.incarnation, inherited)
+            case _:
+                return inherited
+
+    def _close_route(self, route: Route) -> None:
+        if isinstance(route, ToFile):
+            self._files.release(route.file)
+            if not route.file.users:
+                self._file_gates.pop(route.file).close()
+
+
+def _last(worker: WorkerId, blocks: tuple[Block, ...], lines: int, after: int) -> list[Said]:
+    """The last lines of one worker; what need not be cut into lines is not."""
+    found: list[Said] = []
+    for block in reversed(blocks):
+        if len(found) >= lines or block.first + len(block.text) <= after:
+            break
+        said = [one for one in _said(worker, block) if one.number > after]
+        found[:0] = said[-(lines - len(found)) :]
+    return found
+
+
+def _said(worker: WorkerId, block: Block) -> Iterator[Said]:
+    for number, line in block.lines():
+        yield Said(number, worker, block.incarnation, block.at, line)
+
+
+def _ignore(_event: str, _fields: Mapping[str, object]) -> None:
+    pass

@@ -62,6 +62,7 @@ class Peer:
         self._is_watched = False
         self._is_writer = False
         self._asked = 0
+        self._waiting: list[wire.Message] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.pid: int | None = None
         self._loop.add_reader(self._channel.fileno(), self.read)
@@ -75,9 +76,22 @@ class Peer:
 
     def ask(self, message: wire.Message) -> None:
         """Send a message whose answer, ``heard``, is awaited with limited patience."""
+        if self._waiting is not None:
+            self._waiting.append(message)
+            return
         self._asked += 1
         self.send({**message, "order": self._asked})
         self._start_timer()
+
+    def pause(self) -> None:
+        """Keep what is asked from now on: what it is about has not been sent yet."""
+        self._waiting = []
+
+    def resume(self) -> None:
+        """Ask what was kept."""
+        waiting, self._waiting = self._waiting, None
+        for message in waiting or ():
+            self.ask(message)
 
     def read(self) -> None:
         """Deliver what has come; at the end of the channel say so."""
@@ -108,6 +122,7 @@ class Peer:
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
             self._channel.close()
+        self._waiting = None
         self._stop_timer()
         if expect_end:
             self._start_timer()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import os
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING
 from supervisor.core.message import Exited, ShimLost, Spawned, SpawnFailed, TreeGone
 from supervisor.errors import CannotError
 from supervisor.host import kernel, wire
+from supervisor.host.accounts import Account, AccountError, Accounts
+from supervisor.host.cgroups import NO_LEAVES, Leaves
+from supervisor.host.orders import spawn_message
 from supervisor.host.orphans import Orphans
 from supervisor.host.peer import PATIENCE_S, Peer, exec_keeper
 
@@ -66,18 +70,27 @@ class Processes:
     """
 
     def __init__(self, on_event: OnEvent, *, patience_s: float = PATIENCE_S) -> None:
+        self.mark: Mapping[str, str] = {}
+        """Put into the environment of everything that is started from now on."""
         self._on_event = on_event
         self._patience_s = patience_s
+        self._accounts = Accounts()
+        self._leaves = NO_LEAVES
         self._listeners: dict[WorkerId, OnEvent] = {}
         self._numbers = itertools.count(1)
         self._shims: dict[WorkerId, _Shim] = {}  # The one that serves each id.
         self._all: dict[int, _Shim] = {}  # Every one whose end, with its tree's, is not known yet, by its number.
         self._adopted: set[int] = set()  # Those that outlived their keeper and are our children now.
         self._keeper: Peer | None = None
+        self._entrusted: dict[str, int] = {}
         self._keeper_timer: asyncio.TimerHandle | None = None
         self._is_keeper_ready = False
         self._is_closing = False
         self._changed = asyncio.Event()  # Set when the keeper gets ready, and whenever something has ended.
+
+    def use(self, leaves: Leaves) -> None:
+        """Give workers cgroups of their own from now on."""
+        self._leaves = leaves
 
     async def start(self) -> None:
         """
@@ -117,15 +130,34 @@ class Processes:
             self._loop.call_soon(self._emit, failed)
             return
         shim.live = order.incarnation
-        message: wire.Message = {
-            "do": "spawn",
-            "incarnation": order.incarnation,
-            "argv": order.argv,
-            "env": dict(order.env),
-            "working_dir": order.working_dir,
-            "fds": tuple(fds),
-        }
+        if order.setup.user is None and order.setup.group is None:
+            self._send_spawn(shim, order, ours, tuple(fds), None)
+        else:
+            shim.peer.pause()
+            self._accounts.find(order.setup, partial(self._spawn_as, shim, order, fds))
+
+    def _spawn_as(self, shim: _Shim, order: Spawn, fds: Mapping[int, int], account: Account | AccountError) -> None:
+        """Go on with a start once it is known who that user is. The shim may be gone by now."""
+        ours = tuple(fds.values())
+        if isinstance(account, Account) and shim.live == order.incarnation and not shim.is_lost:
+            self._send_spawn(shim, order, ours, tuple(fds), account)
+        else:
+            wire.close_all(ours)
+        if isinstance(account, AccountError) and shim.live == order.incarnation and not shim.is_lost:
+            shim.live = None
+            self._emit(SpawnFailed(order.worker, order.incarnation, account.errno, account.detail))
+        shim.peer.resume()
+
+    def _send_spawn(
+        self, shim: _Shim, order: Spawn, ours: tuple[int, ...], targets: tuple[int, ...], account: Account | None
+    ) -> None:
+        message = spawn_message(order, targets, account, self._leaf_of(order))
+        message["env"] |= self.mark
         shim.peer.send(message, ours)
+
+    def _leaf_of(self, order: Spawn) -> str | None:
+        """What somebody else listens to is no worker of the file and needs no cgroup of its own."""
+        return None if order.worker in self._listeners else self._leaves.path_of(str(order.worker))
 
     def signal(self, order: Signal) -> None:
         """Send a signal; ignored if that incarnation is gone by now."""
@@ -156,6 +188,28 @@ class Processes:
         """Send the events of a worker id elsewhere from now on."""
         self._listeners[worker] = callback
 
+    def entrust(self, name: str, fd: int) -> None:
+        """Have the keeper hold a descriptor too, which stays ours: so it is open as long as anything of ours lives."""
+        self._entrusted[name] = fd
+        self._entrust(name)
+
+    def take_back(self, name: str) -> None:
+        """The keeper closes its copy; to be called before ours is closed."""
+        if self._entrusted.pop(name, None) is not None and self._keeper is not None:
+            self._keeper.send({"do": "drop", "name": name})
+
+    def _entrust(self, name: str) -> None:
+        if self._keeper is None or not self._is_keeper_ready:
+            return  # It gets them all once it is there.
+        # Without room for a copy the claim ends with us, a second before what the shims then kill.
+        with contextlib.suppress(OSError):
+            self._keeper.send({"do": "keep", "name": name}, (os.dup(self._entrusted[name]),))
+
+    def read_pids(self) -> set[int]:
+        """Who the keeper and the shims are."""
+        peers = [shim.peer for shim in self._all.values()] + ([self._keeper] if self._keeper else [])
+        return {peer.pid for peer in peers if peer.pid is not None}
+
     async def close(self) -> None:
         """Kill whatever still lives, wait for it within bounds, and close everything. Tells nothing any more."""
         self._is_closing = True
@@ -174,6 +228,7 @@ class Processes:
                     peer.kill()
             await self._wait(self._is_over, CLOSE_LAST_S)
         self._release_all()
+        self._leaves.sweep()
 
     # ---- shims -------------------------------------------------------------------------------------------------------
 
@@ -226,6 +281,7 @@ class Processes:
                         signal=message["signal"],
                         core_dumped=message["core"],
                         alone=message["alone"],
+                        out_of_memory=message["oom"],
                     )
                 )
             case "gone":
@@ -282,6 +338,8 @@ class Processes:
         match message["did"]:
             case "ready":
                 self._is_keeper_ready = True
+                for name in self._entrusted:
+                    self._entrust(name)
                 self._changed.set()
             case "forked":
                 self._hold_shim(message["shim"], message["pid"], fds or ())

@@ -16,6 +16,8 @@ import sys
 import time
 
 from supervisor.host import kernel, spawn, tree, wire
+from supervisor.host.attributes import Attributes
+from supervisor.host.leaf import Leaf
 
 # Importing these would cost memory in every shim.
 TYPE_CHECKING = False
@@ -65,6 +67,7 @@ class Shim:
         self.incarnation: int | None = None
         self.main: int | None = None
         self.rescan_s: float | None = None  # Not None while the tree is being killed.
+        self.leaf: Leaf | None = None  # Of the worker, where the daemon was delegated a cgroup.
 
     def serve(self) -> None:
         """Work until the master is gone, then end the tree."""
@@ -104,6 +107,8 @@ class Shim:
         try:
             pid = self.start(message, fds)
         except spawn.SpawnError as error:
+            if self.leaf and self.incarnation is None:
+                self.leaf.remove()
             self.channel.send(
                 {"did": "failed", "incarnation": incarnation, "errno": error.errno, "detail": error.detail}
             )
@@ -122,8 +127,21 @@ class Shim:
         if self.incarnation is not None:
             raise spawn.SpawnError(errno.EBUSY, "the worker's last process, or something of its tree, lives")
         targets = dict(zip(message["fds"], fds, strict=True))
-        with self.oom:
-            return spawn.spawn(message["argv"], message["env"], message["working_dir"], targets)
+        attributes = message["attributes"]
+        self.leaf = Leaf(message["leaf"]) if message["leaf"] else None
+        leaf = self.leaf.open(message["env"]) if self.leaf else None
+        try:
+            with self.oom.at(message["oom"]), Attributes(attributes, fds):
+                return spawn.spawn(message["argv"], message["env"], message["working_dir"], targets, leaf=leaf)
+        except spawn.SpawnError as error:
+            if "user" in attributes and error.errno == errno.EACCES:
+                error.detail += f" (as {attributes['user']})"
+            raise
+        finally:
+            if leaf is not None:
+                os.close(leaf)
+            if "gid" in attributes:  # The kernel forgets it when ids change.
+                kernel.continue_when_parent_ends()
 
     def signal(self, message: wire.Message) -> None:
         """Signal the main process, or everything else of the tree."""
@@ -136,6 +154,8 @@ class Shim:
 
     def kill(self) -> None:
         """Kill what is seen of the tree, and see to it that we look again."""
+        if self.leaf:
+            self.leaf.kill()
         tree.kill_all(lambda: tree.read_children(os.getpid()))
         self.rescan_s = min((self.rescan_s or tree.RESCAN_MIN_S) * 2, tree.RESCAN_MAX_S)
 
@@ -157,12 +177,17 @@ class Shim:
             return
         if ended is not None:
             self.main = None
-            self.channel.send({"did": "exited", "incarnation": self.incarnation, "alone": is_alone, **_exit_of(ended)})
+            oom = self.leaf is not None and self.leaf.was_out_of_memory()
+            self.channel.send(
+                {"did": "exited", "incarnation": self.incarnation, "alone": is_alone, "oom": oom, **_exit_of(ended)}
+            )
         elif is_alone:
             self.channel.send({"did": "gone", "incarnation": self.incarnation})
         if is_alone:
             self.incarnation = None
             self.rescan_s = None
+            if self.leaf:
+                self.leaf.remove()
 
     def end(self) -> None:
         """Kill the tree. What is stuck in the kernel falls to the keeper."""
@@ -191,16 +216,22 @@ class OomScore:
     def __init__(self) -> None:
         self.own = inherited = self._read()
         self.worker = max(inherited, WORKER_OOM_SCORE_MIN)
+        self._next: int | None = None
         if inherited > LOW_OOM_SCORE and self._write(LOW_OOM_SCORE):
             self.own = LOW_OOM_SCORE
 
+    def at(self, score: int | None) -> OomScore:
+        """Use this score for the next worker; None for the usual one."""
+        self._next = score
+        return self
+
     def __enter__(self) -> None:
-        if self.own != self.worker:
-            self._write(self.worker)
+        score = self.worker if self._next is None else self._next
+        if self.own != score and not self._write(score) and self._next is not None:
+            raise spawn.SpawnError(errno.EPERM, f"cannot set oom_score_adj to {score}: only root may lower it")
 
     def __exit__(self, *_: object) -> None:
-        if self.own != self.worker:
-            self._write(self.own)
+        self._write(self.own)
 
     def _read(self) -> int:
         try:

@@ -14,8 +14,12 @@ import fcntl
 import os
 import signal
 
+from supervisor.host.leaf import ENTER
+
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"  # For a worker without PATH; what dash and bash take then.
+STDIN = 0
 STDERR = 2
+SHELL = "/bin/sh"
 SCRIPTS_NESTED_MAX = 5  # Of the kernel: a script whose interpreter is a script, and so on.
 SHEBANG_MAX_BYTES = 256  # BINPRM_BUF_SIZE of the kernel.
 
@@ -38,7 +42,9 @@ class SpawnError(Exception):
         self.detail = detail
 
 
-def spawn(argv: list[str], env: dict[str, str], working_dir: str, fds: dict[int, int]) -> int:
+def spawn(
+    argv: list[str], env: dict[str, str], working_dir: str, fds: dict[int, int], *, leaf: int | None = None
+) -> int:
     """
     Start a process in a session of its own, with default signals and no descriptor but 0, 1, 2 and the given ones.
 
@@ -47,6 +53,7 @@ def spawn(argv: list[str], env: dict[str, str], working_dir: str, fds: dict[int,
         env: Its whole environment; its PATH is searched.
         working_dir: Absolute.
         fds: Target in the worker -> descriptor of ours. Standard streams that are not named are /dev/null.
+        leaf: Descriptor of the cgroup.procs that the worker enters by itself, through a shell; None = it stays in ours.
 
     Returns:
         Its pid.
@@ -59,10 +66,12 @@ def spawn(argv: list[str], env: dict[str, str], working_dir: str, fds: dict[int,
     moved: dict[int, int] = {}
     try:
         path = _find(path, env)
+        if leaf is not None and STDIN not in fds:
+            _check_program(path, argv, env, working_dir)
+            fds = {STDIN: leaf, **fds}
         _move_above(fds, moved)
         return os.posix_spawn(
-            path,
-            argv,
+            *((SHELL, ["sh", "-c", ENTER, "sh", *argv]) if fds.get(STDIN) == leaf is not None else (path, argv)),
             env,
             file_actions=_file_actions(moved),
             setsid=True,
@@ -77,6 +86,21 @@ def spawn(argv: list[str], env: dict[str, str], working_dir: str, fds: dict[int,
         for fd in moved.values():
             os.close(fd)
         os.chdir("/")  # A shim must not keep a file system from being unmounted.
+
+
+def _check_program(path: str, argv: list[str], env: dict[str, str], working_dir: str) -> None:
+    """Refuse what the shell could not execute: nobody would learn its errno, and it takes any text for a script."""
+    for interpreter, _ in _interpreters(path, path):
+        if not os.access(interpreter, os.X_OK, effective_ids=True):
+            number = errno.EACCES if os.path.exists(interpreter) else errno.ENOENT
+            raise _explain(number, argv, env, path, working_dir)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            is_program = file.read(4).startswith((b"#!", b"\x7fELF"))
+    except PermissionError:  # It may be executed and not read.
+        return
+    if not is_program:
+        raise _explain(errno.ENOEXEC, argv, env, path, working_dir)
 
 
 def _enter(working_dir: str) -> None:

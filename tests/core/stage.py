@@ -11,6 +11,7 @@ from supervisor.core.message import (
     Action,
     BecameReady,
     BecameUnready,
+    DevicesClaimed,
     Event,
     Exited,
     FinishReload,
@@ -43,6 +44,8 @@ class Stage:
         now: Monotonic seconds; moves only by `at` and `pass_time`.
         actions: What the last event made it ask for.
         history: What it has ever asked for.
+        rivals: UUID -> which other daemon has it. A claim is answered at once, as a part of the event that led to it.
+        left_open: UUIDs of which a claim is not answered.
     """
 
     def __init__(self, *, environ: Mapping[str, str] | None = None, pool: tuple[str, ...] | None = None) -> None:
@@ -50,6 +53,8 @@ class Stage:
         self.now = 0.0
         self.actions: tuple[Action, ...] = ()
         self.history: list[Action] = []
+        self.rivals: dict[str, str] = {}
+        self.left_open: set[str] = set()
 
     def at(self, now: float) -> Stage:
         """Move the clock, and nothing else."""
@@ -60,6 +65,10 @@ class Stage:
     def meet(self, event: Event) -> tuple[Action, ...]:
         """One event."""
         self.fleet, self.actions = handle(self.fleet, event, self.now)
+        while asked := set(self.fleet.claiming) - self.left_open:
+            ours, taken = asked - self.rivals.keys(), {uuid: self.rivals[uuid] for uuid in asked & self.rivals.keys()}
+            self.fleet, more = handle(self.fleet, DevicesClaimed(tuple(sorted(ours)), taken), self.now)
+            self.actions += more
         self.history += self.actions
         return self.actions
 

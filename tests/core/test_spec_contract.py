@@ -60,12 +60,13 @@ DAEMON_KEYS: dict[str, object] = {
     "exit_when_failed": False,
 }
 WORKING = (
-    {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart"}
+    {"env_file", "user", "group", "umask", "limits", "nice", "oom_score_adj"}
+    | {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart", "logs"}
     | {"resources.gpu", "resources.gpus", "resources.gpu_memory"}
     | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval", "stop.signal", "stop.timeout"}
-    | {f"restart.{key}" for key in SECTION_KEYS["restart"] if key != "parole"}
+    | {f"restart.{key}" for key in SECTION_KEYS["restart"]}
     | {"workers.gpu", "workers.gpus", "workers.gpu_memory", "workers.env", "workers.port"}
-    | {"daemon.headroom", "daemon.gpu_wait", "daemon.log_format"}
+    | {"daemon.headroom", "daemon.gpu_wait", "daemon.log_format", "daemon.exit_when_failed"}
 )
 
 

@@ -33,6 +33,7 @@ from supervisor.core.worker import (
     KillAsked,
     MemoryBack,
     Relaunched,
+    RestartAsked,
     StartAsked,
     StopAsked,
     Unwanted,
@@ -66,6 +67,7 @@ EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     Relaunched: (Relaunched(),),
     StopAsked: (StopAsked(),),
     StartAsked: (StartAsked(),),
+    RestartAsked: (RestartAsked(),),
     KillAsked: (KillAsked(),),
 }
 
@@ -77,6 +79,7 @@ INTENTS: tuple[dict[str, object], ...] = (
     {"target": None},
     {"down": True},
     {"relaunch": True},
+    {"renew": True},
     {"cause": Cause.START_TIMEOUT},
 )
 VERDICTS: tuple[dict[str, object], ...] = (
@@ -150,10 +153,10 @@ def meetings(state: State, kind: type[WorkerEvent]) -> Iterator[tuple[Worker, Wo
 
 
 def test_every_state_has_a_cell_for_every_event() -> None:
-    """Eleven states, sixteen columns, and no event without a column."""
+    """Eleven states, seventeen columns, and no event without a column."""
     cells = [getattr(TABLE[state], column) for state in State for column in column_names()]
 
-    assert len(cells) == 11 * 16
+    assert len(cells) == 11 * 17
     assert all(isinstance(cell, Cell) for cell in cells)
     assert sorted(COLUMNS.values()) == sorted(column_names())
     assert set(COLUMNS) == set(EVENTS)
@@ -199,9 +202,15 @@ def test_a_worker_that_came_out_of_a_cell_is_whole(state: State) -> None:
             assert after.pid is None or after.state in LIVING, story
             assert (after.target is not None) or after.state in HOLDING - RUNNING, story
             waits = after.state in HOLDING - {State.READY, State.UNREADY} | {State.BACKOFF}
+            waits |= after.state is State.FAILED and _may_be_paroled(after)
             assert (after.deadline is not None) == waits, story
             assert after.since == NOW, story
             assert after.state not in FREED or (after.target and after.target.launch is None), story
+
+
+def _may_be_paroled(worker: Worker) -> bool:
+    """Not who has no GPU to run on, nor who is never to be restarted."""
+    return worker.target is not None and not worker.target.refused and worker.policy.restart.policy != "never"
 
 
 def test_a_cell_that_leads_elsewhere_than_it_says_is_our_own_fault() -> None:

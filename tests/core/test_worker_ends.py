@@ -212,3 +212,19 @@ def test_a_worker_without_a_gpu_waits_for_none() -> None:
     after, _ = meet(worker_in(State.STOPPING, target=placement, held=placement, down=True), exit_of(0), 101.0)
 
     assert after.state is State.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "cause"),
+    [(None, 9, Cause.HOST_OOM), (1, None, Cause.HOST_OOM), (0, None, Cause.EXIT)],
+)
+def test_an_end_for_want_of_host_memory_is_called_that(code: int | None, number: int | None, cause: Cause) -> None:
+    """Unless it ended well all the same, or we ended it."""
+    event = replace(exit_of(code, number=number), out_of_memory=True)
+
+    after, _ = meet(worker_in(State.READY), event, 300.0)
+    asked, _ = meet(worker_in(State.STOPPING), event, 300.0)
+
+    assert after.last_exit is not None
+    assert asked.last_exit is not None
+    assert (after.last_exit.cause, asked.last_exit.cause) == (cause, Cause.OPERATOR)

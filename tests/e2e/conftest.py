@@ -18,6 +18,7 @@ class StartDaemon(Protocol):
         box: FakeBox | None = None,
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
     ) -> RunningDaemon: ...
 
 
@@ -32,10 +33,11 @@ def start(tmp_path: Path) -> Iterator[StartDaemon]:
         box: FakeBox | None = None,
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
     ) -> RunningDaemon:
         home = tmp_path / f"d{len(started)}"
         home.mkdir()
-        started.append(RunningDaemon(home, file, box=box, env=env, arguments=arguments))
+        started.append(RunningDaemon(home, file, box=box, env=env, arguments=arguments, prefix=prefix))
         return started[-1]
 
     yield start_one

@@ -45,6 +45,7 @@ class RunningDaemon:
         box: GPUs; without one the machine has none.
         env: More environment.
         arguments: More arguments of `run`.
+        prefix: A command that runs the daemon: in a namespace, as another user, under a limit.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RunningDaemon:
         box: FakeBox | None = None,
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.home = home
         self.file = home / "service.yaml"
@@ -66,7 +68,7 @@ class RunningDaemon:
         self.env["GPU_SUPERVISOR_SOCKET"] = str(self.socket)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor", "run", str(self.file), *arguments],
+                [*prefix, sys.executable, "-m", "supervisor", "run", str(self.file), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

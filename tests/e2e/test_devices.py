@@ -77,12 +77,15 @@ def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: Fak
     """UUIDs in the daemon's own CUDA_VISIBLE_DEVICES, in their order; `--pool all` ignores them."""
     pool = {"CUDA_VISIBLE_DEVICES": f"{box.uuids[3]},{box.uuids[1]}"}
     daemon = start(service(workers=3), box=box, env=pool)
+    workers = daemon.wait(
+        lambda now: [one["state"] for one in now.values()] == ["ready", "ready", "pending"], "two of three"
+    )
+    environments = [environment_of(workers[f"llm/{index}"]["pid"]) for index in range(2)]
+    assert daemon.stop() == 0
     everything = start(service(workers=3), box=box, env=pool, arguments=("--pool", "all"))
-
-    workers = daemon.wait(lambda now: now["llm/1"]["state"] == "ready", "two of three")
     free = everything.wait_states(llm="ready")
 
-    assert [environment_of(workers[f"llm/{index}"]["pid"])["CUDA_VISIBLE_DEVICES"] for index in range(2)] == ["3", "1"]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["3", "1"]
     assert workers["llm/2"]["state"] == "pending"
     assert [one["gpus"][0]["index"] for one in free.values()] == [0, 1, 2]
 

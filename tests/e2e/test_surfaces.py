@@ -142,14 +142,13 @@ def test_a_client_that_stalls_holds_up_nobody(start: StartDaemon) -> None:
 
 
 def test_signals_for_what_is_not_built_yet_end_nobody(start: StartDaemon) -> None:
-    """SIGUSR1 and SIGUSR2 are said to be ignored."""
+    """SIGUSR2 is said to be ignored."""
     daemon = start(ONE)
     daemon.wait_states(web="ready")
 
-    daemon.send(signal.SIGUSR1)
     daemon.send(signal.SIGUSR2)
 
-    wait_for(lambda: daemon.output.count("signal.ignored") == 2 or None, "two log lines")
+    wait_for(lambda: "signal.ignored" in daemon.output or None, "a log line")
     assert daemon.worker("web/0")["restarts"] == 0
 
 
@@ -171,3 +170,46 @@ def test_reload_wait_comes_back_when_everything_is_rolled_out(start: StartDaemon
     assert workers["web/0"]["state"] == "failed"
     assert (workers["web/1"]["state"], workers["web/1"]["pid"]) == ("ready", pids["web/1"])
     assert "web/0 failed" in daemon.status()["daemon"]["reload"]["problems"][0]
+
+
+def test_status_wait_with_a_timeout_also_waits_for_a_daemon_that_is_only_just_starting(start: StartDaemon) -> None:
+    """`run &` and `status --wait ready --timeout` need no sleep between them."""
+    daemon = start(ONE)
+
+    done = daemon.cli("status", "--wait", "ready", "--timeout", "15s")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_http_is_answered_and_leaves_no_traceback_in_the_log(start: StartDaemon) -> None:
+    """Anybody may send anything to a socket."""
+    daemon = start(ONE)
+    daemon.wait_states(web="ready")
+
+    with socket.socket(socket.AF_UNIX) as garbage:
+        garbage.settimeout(10)
+        garbage.connect(str(daemon.socket))
+        garbage.sendall(b"\x00\x01garbage\r\n\r\n")
+        answer = garbage.recv(1000)
+
+    assert b"400" in answer
+    assert daemon.status()["daemon"]["pid"] == daemon.pid
+    assert "Traceback" not in daemon.output
+
+
+def test_the_log_says_why_a_worker_waits(start: StartDaemon, box: FakeBox) -> None:
+    """A demand that no GPU here can ever meet reserves none, and is told once."""
+    daemon = start(
+        """
+services:
+  big: {command: sleep 1000, resources: {gpu: 1, gpu_memory: 500GiB}}
+  rest: {command: sleep 1000, workers: 4, resources: {gpu: 1}, ready: {after: 50ms}}
+""",
+        box=box,
+    )
+
+    workers = daemon.wait_states(rest="ready")
+
+    assert workers["big/0"]["state"] == "pending"
+    assert "will never have that much memory" in workers["big/0"]["reason"]
+    assert daemon.output.count("plan.waiting") == 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from supervisor.errors import ProblemsError
 from supervisor.front.api import make_app
 
 Json = dict[str, Any]
@@ -113,7 +114,9 @@ class FakeFace:
         self.plan_answer: Json | Exception = {"gpu": None, "devices": [], "workers": []}
         self.reload_answer: Json = {"ok": True, "problems": [], "difference": {}}
         self.settled_answer: Json = {"ok": True, "problems": []}
+        self.scale_problems: tuple[str, ...] = ()
         self.asked: list[Any] = []
+        self.told: tuple[Json, ...] = ()
         self.on_shutdown: Callable[[], None] = lambda: None
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -138,9 +141,27 @@ class FakeFace:
         self.asked.append("reload")
         return self.reload_answer
 
+    async def logs(
+        self, target: str | None, *, lines: int, after: int | None, follow: bool
+    ) -> AsyncGenerator[Json, None]:
+        self.asked.append(("logs", target, lines, after, follow))
+        for batch in self.told:
+            yield batch
+        if follow:
+            await self.changed()
+        yield {"end": "done"}
+
     async def settled(self) -> Json:
         self.asked.append("settled")
         return self.settled_answer
+
+    def order(self, verb: str, targets: tuple[str, ...]) -> None:
+        self.asked.append((verb, targets))
+
+    def scale(self, counts: Mapping[str, int]) -> None:
+        self.asked.append(("scale", dict(counts)))
+        if self.scale_problems:
+            raise ProblemsError(self.scale_problems)
 
     def shutdown(self) -> None:
         self.asked.append("shutdown")

@@ -9,11 +9,13 @@ import select
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 import uvloop
 
+from supervisor.core.file.setup import NO_SETUP, Setup
 from supervisor.core.message import (
     Event,
     Exited,
@@ -103,9 +105,11 @@ class Rig:
         env: Mapping[str, str] | None = None,
         working_dir: str = "/",
         fds: Mapping[int, int] | None = None,
+        setup: Setup = NO_SETUP,
     ) -> Incarnation:
         self._incarnation += 1
         order = Spawn(worker, self._incarnation, launch(launched), argv, ENV if env is None else env, working_dir)
+        order = replace(order, setup=setup)
         self.processes.spawn(order, fds or {})
         return self._incarnation
 

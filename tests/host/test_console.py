@@ -81,6 +81,21 @@ def test_console_line_escapes_what_others_wrote(sink: Sink, said: Callable[[], s
     assert said().count("\n") == 1
 
 
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_the_journal_gets_the_level_of_every_line(sink: Sink, said: Callable[[], str], log_format: str) -> None:
+    """A prefix that it takes off again; each line of a traceback has one."""
+    configure_logging(sink, log_format=log_format, is_terminal=False, colour=False, is_journal=True)  # type: ignore[arg-type]
+    structlog.get_logger().info("daemon.started")
+    structlog.get_logger().warning("worker.backoff")
+    try:
+        int("boom")
+    except ValueError:
+        structlog.get_logger().exception("worker.failed")
+
+    first, second, *rest = said().splitlines()
+    assert (first[:3], second[:3], {line[:3] for line in rest}) == ("<6>", "<4>", {"<3>"})
+
+
 def test_colour_marks_levels_only_where_wanted(sink: Sink, said: Callable[[], str]) -> None:
     """Warnings stand out, everyday lines do not."""
     configure_logging(sink, log_format="console", is_terminal=True, colour=True)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.host.logs import LINE_MAX, TAIL_LINES, Lines
+from supervisor.host.lines import LINE_MAX, Block, Lines, Ring, Whole, folded
 
 
 def test_lines_get_the_workers_name_in_front() -> None:
@@ -66,17 +66,75 @@ def test_long_line_is_cut_between_characters() -> None:
     assert text == "".join(piece.removeprefix("a/0 | ") for piece in got.decode().splitlines())
 
 
-def test_tail_has_the_last_lines_bounded() -> None:
-    """The tail keeps 20 lines of at most 2 KiB, partial one included, invalid UTF-8 replaced."""
-    lines = Lines("a/0")
-    lines.feed(b"".join(b"line %d\n" % number for number in range(100)))
-    lines.feed(b"y" * 5000 + b"\n\xffbad")
-    lines.finish()
+def block(first: int, text: bytes, incarnation: int = 1) -> Block:
+    return Block(first, incarnation, 0.0, text)
 
-    tail = lines.tail()
 
-    assert len(tail) == TAIL_LINES
-    assert (tail[0], *tail[-3:]) == ("line 82", "line 99", "y" * 2048, "�bad")
+def lines_of(ring: Ring) -> list[str]:
+    return [line for one in ring.blocks() for _, line in one.lines()]
+
+
+def test_ring_keeps_the_last_thousand_lines_of_who_says_one_at_a_time() -> None:
+    """What they weigh beside their bytes is bounded too."""
+    ring = Ring()
+    for number in range(5000):
+        ring.add(block(number, b"%d\n" % number))
+
+    assert lines_of(ring) == [str(number) for number in range(4000, 5000)]
+
+
+def test_ring_is_bounded_in_bytes() -> None:
+    """However long lines are, and however large the block is in which they come."""
+    ring = Ring(limit=1000)
+    ring.add(block(0, b"x" * 600 + b"\n"))
+    ring.add(block(1, b"y" * 600 + b"\n"))
+    assert lines_of(ring) == ["y" * 600]
+
+    ring.add(block(2, b"".join(b"%03d\n" % number for number in range(500))))
+    kept = lines_of(ring)
+    assert kept == [f"{number:03}" for number in range(500 - len(kept), 500)]
+    assert 900 < 4 * len(kept) <= 1000
+    assert [number for one in ring.blocks() for number, _ in one.lines()][-1] == 2 + 499 * 4
+
+    ring.add(block(502, b"z" * 5000 + b"\n"))
+    assert lines_of(ring) == ["z" * 999]
+
+
+def test_tail_is_that_of_one_process() -> None:
+    """Its last lines, cut, with invalid UTF-8 replaced; whatever others said in between."""
+    ring = Ring()
+    ring.add(block(0, b"old\n", incarnation=1))
+    ring.add(block(1, b"a\nb\nc\n", incarnation=2))
+    ring.add(block(4, b"orphan\n", incarnation=1))
+    ring.add(block(5, b"yyyyyyyyyyyyyyyy\n\xffbad\n", incarnation=2))
+
+    assert ring.tail(2, 3, 10) == ("c", "yyyyyyyyyy", "\ufffdbad")
+    assert ring.tail(2, 20, 10) == ("a", "b", "c", "yyyyyyyyyy", "\ufffdbad")
+    assert ring.tail(1, 20, 10) == ("old", "orphan")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [(b"plain", b"plain"), (b"dos\r", b"dos"), (b"1%\r50%\r100%", b"100%"), (b"99%\r100%\r\r", b"100%"), (b"\r", b"")],
+)
+def test_folded_line_is_what_a_terminal_shows_in_the_end(line: bytes, shown: bytes) -> None:
+    """A progress bar has one state, its last."""
+    assert folded(line) == shown
+
+
+def test_whole_holds_back_what_is_not_complete() -> None:
+    """Up to a limit; nothing is changed or lost."""
+    whole = Whole(limit=10)
+
+    assert [whole.feed(text) for text in (b"a", b"b\nc", b"\n", b"0123456789", b"x")] == [
+        b"",
+        b"ab\n",
+        b"c\n",
+        b"",
+        b"0123456789x",
+    ]
+    whole.feed(b"rest")
+    assert (whole.finish(), whole.finish()) == (b"rest", b"")
 
 
 @given(st.lists(st.binary(max_size=30) | st.sampled_from([b"\n", b"\r\n", b"z" * LINE_MAX])))

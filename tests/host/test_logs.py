@@ -313,7 +313,7 @@ def test_stuck_stderr_blocks_neither_loop_nor_worker(run: Run) -> None:
         outputs = CountedOutputs(asyncio.get_running_loop(), sink, stall_s=0.2)
         count = 1_000_000
         with start(f"exec seq {count}", outputs.open(LLM, 1)) as process:
-            await until(lambda: bool(outputs._paused))
+            await until(lambda: bool(outputs._gate.paused))
             turns = outputs.turns
             await asyncio.sleep(0.05)
             assert turns == outputs.turns
@@ -349,7 +349,7 @@ def test_stderr_that_breaks_lets_paused_workers_go_on(run: Run) -> None:
         sink = Sink(write_end)
         outputs = Outputs(asyncio.get_running_loop(), sink)
         with start("exec seq 1000000", outputs.open(LLM, 1)) as process:
-            await until(lambda: bool(outputs._paused))
+            await until(lambda: bool(outputs._gate.paused))
 
             os.close(read_end)
 

@@ -22,7 +22,7 @@ def main() -> int:
     survivors = 0
     for catch in hunt_all(options.seeds):
         survivors += not catch.rule
-        how = f"{catch.rule} at seed {catch.seed}" if catch.rule else f"SURVIVED {catch.seed} seeds"
+        how = f"{catch.rule} at seed {catch.seed}" if catch.rule else catch.problem or f"SURVIVED {catch.seed} seeds"
         sys.stdout.write(f"{catch.mutant.file:<13} {catch.mutant.name:<52} {how}\n")
         sys.stdout.flush()
     sys.stdout.write(f"{survivors} survived; {time.monotonic() - began:.0f} s\n")

@@ -9,7 +9,10 @@ from supervisor.core.inventory import GpuState
 from supervisor.core.message import (
     BecameReady,
     BecameUnready,
+    Event,
     ReloadRequested,
+    RestartRequested,
+    ScaleRequested,
     ShutdownRequested,
     StartRequested,
     StopRequested,
@@ -40,12 +43,14 @@ class Chaos:
             self.reload,
             self.storm,
             self.operator,
+            self.scale,
             self.lose_shim,
             self.repeat,
             self.foreign,
             self.vanish,
             self.sicken,
             self.renumber,
+            self.rival,
             self.trouble,
             self.slow_driver,
             self.leap,
@@ -87,16 +92,27 @@ class Chaos:
             self._later(self.rng.uniform(0.0, 0.2), self.rng.choice((self.edit, self.reload)))
 
     def operator(self) -> None:
-        """Somebody stops and starts workers, in any order."""
+        """Somebody stops, starts and restarts workers and whole services, in any order."""
         rng = self.rng
         known = sorted(self.world.fleet.workers)
         some = [*rng.sample(known, rng.randint(0, min(3, len(known)))), WorkerId(rng.choice(NAMES), rng.randint(0, 4))]
+        services = (rng.choice(NAMES),) if rng.random() < 0.5 else ()
         for _ in range(rng.randint(1, 4)):
-            kind = rng.choice((StopRequested, StartRequested, StartRequested))
-            self._later(rng.choice((0.0, 0.0, rng.random(), rng.uniform(0.0, 10.0))), self._asker(kind, tuple(some)))
+            kind = rng.choice((StopRequested, StartRequested, StartRequested, RestartRequested, RestartRequested))
+            delay_s = rng.choice((0.0, 0.0, rng.random(), rng.uniform(0.0, 10.0)))
+            self._later(delay_s, self._asker(kind(tuple(some), services)))
 
-    def _asker(self, kind: type[StopRequested | StartRequested], workers: tuple[WorkerId, ...]) -> Callable[[], None]:
-        return lambda: self.world.post(kind(workers))
+    def scale(self) -> None:
+        """Somebody wants other counts for a while, also beside a reload."""
+        rng = self.rng
+        counts = {name: rng.randint(0, 5) for name in rng.sample(NAMES, rng.randint(1, 2))}
+        for _ in range(rng.randint(1, 2)):
+            self._later(rng.choice((0.0, 0.01, rng.uniform(0.0, 5.0))), self._asker(ScaleRequested(counts)))
+        if rng.random() < 0.4:
+            self.reload()
+
+    def _asker(self, event: Event) -> Callable[[], None]:
+        return lambda: self.world.post(event)
 
     # ---- processes --------------------------------------------------------------------------------------------------
 
@@ -147,6 +163,11 @@ class Chaos:
         self.rng.shuffle(slots)
         for gpu, slot in zip(self.world.gpus, slots, strict=True):
             gpu.slot = slot
+
+    def rival(self) -> None:
+        """Another daemon wants a device, and lets it go after a while."""
+        locks = self.world.locks
+        self._for_a_while(120.0, lambda gpu: locks.come(gpu.uuid), lambda gpu: locks.leave(gpu.uuid))
 
     def trouble(self) -> None:
         """The driver fails, in any of its ways."""

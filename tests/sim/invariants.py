@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tests.sim import rules_gpu, rules_restart, rules_spot, rules_start, rules_state, rules_step
+from tests.sim import rules_gpu, rules_orders, rules_restart, rules_spot, rules_start, rules_state, rules_step
 from tests.sim.notes import Notes
 from tests.sim.trouble import Rule, Step, TroubleError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SPOT_EVERY = 23
 """Steps from one look at what costs more to the next; a prime, so that it falls on all kinds of events."""
 
-ACT_RULES = (*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES, *rules_gpu.RULES)
+ACT_RULES = (*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES, *rules_gpu.RULES, *rules_orders.RULES)
 STATE_RULES = rules_state.RULES
 
 

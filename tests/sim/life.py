@@ -91,6 +91,8 @@ def heal(world: World) -> None:
     world.is_healed = True
     world.frozen_until = 0.0
     world.devices.heal()
+    for gpu in world.gpus:
+        world.locks.leave(gpu.uuid)
     world.processes.heal()
     world.devices.forget({tree.order.incarnation for tree in world.processes.living()})
     while not isinstance(read(world.document, world.cpu_count), SpecLoaded):
@@ -119,6 +121,8 @@ def _restless(world: World, *, is_last: bool) -> Iterator[str]:
         is_due = is_last or worker.id.service in fleet.rolling
         if worker.is_outdated and is_due and not _is_left_behind(fleet, worker):
             yield f"{worker.id} runs with an old launch"
+        elif worker.renew:
+            yield f"{worker.id} waits for its turn to be restarted"
         elif not _is_at_rest(fleet, worker):
             yield f"{worker.id} is {worker.state}: {worker.reason}"
 
@@ -134,7 +138,9 @@ def _is_at_rest(fleet: Fleet, worker: Worker) -> bool:
         if worker.target is not None and worker.target.launch is None:
             return not could_be_placed(_still(fleet), worker)
         return _never_fits(fleet, worker)
-    return worker.state in {State.READY, State.EXITED, State.FAILED, State.STOPPED}
+    if worker.state is State.FAILED:
+        return worker.deadline is None
+    return worker.state in {State.READY, State.EXITED, State.STOPPED}
 
 
 def _never_fits(fleet: Fleet, worker: Worker) -> bool:
@@ -149,7 +155,7 @@ def _never_fits(fleet: Fleet, worker: Worker) -> bool:
 
 def _is_wrongly_idle(world: World, worker: Worker) -> str:
     """Why a worker should not rest where it does."""
-    if worker.state is State.STOPPED and worker.id not in world.checks.notes.down:
+    if worker.state is State.STOPPED and not world.checks.notes.is_down(worker.id):
         return f"{worker.id} is stopped by nobody"
     if worker.state is State.EXITED and worker.last_exit is not None and worker.last_exit.code != 0:
         return f"{worker.id} counts as done with code {worker.last_exit.code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from supervisor.core.message import (
     Exited,
     InventoryRead,
     KillTree,
+    Redirect,
+    ReloadRequested,
     Report,
+    ScaleRequested,
     ShimLost,
     ShutdownRequested,
     Signal,
@@ -23,11 +27,13 @@ from supervisor.core.message import (
     TreeGone,
 )
 from supervisor.core.plan import Slice
-from supervisor.core.spec import WorkerId
+from supervisor.core.spec import SpecError, WorkerId
+from supervisor.core.turn import DaemonState
 from supervisor.core.worker import HOLDING, Worker
 from tests.sim.trouble import Change, Step
 
 if TYPE_CHECKING:
+    from supervisor.core.file.service import Logs
     from supervisor.core.spec import Recipe, Spec, WorkerSpec
     from tests.sim.rules_restart import Sentence
 
@@ -59,10 +65,14 @@ class Notes:
     def __init__(self) -> None:
         self.incarnations: set[int] = set()
         self.spawns: Counter[WorkerId] = Counter()
-        self.down: set[WorkerId] = set()
+        self.orders: dict[WorkerId | str, tuple[int, bool]] = {}
+        self.order = 0
+        self.scaled: dict[str, int] = {}
+        self.scaled_since: dict[str, int] = {}
         self.changed: dict[str, float] = {}
         self.ran_on: dict[WorkerId, set[Slice]] = {}
         self.slices: dict[int, Slice] = {}
+        self.outputs: dict[int, Logs] = {}
         self.signalled: set[int] = set()
         self.killed: set[int] = set()
         self.lost: set[int] = set()
@@ -73,7 +83,7 @@ class Notes:
         self.runs: dict[WorkerId, Run] = {}
         self.sentences: dict[WorkerId, Sentence] = {}
         self.recipes: dict[WorkerId, Recipe] = {}
-        self.wanted_of: Spec | None = None
+        self.wanted_of: tuple[Spec | None, dict[str, int]] = (None, {})
         self.wanted: dict[WorkerId, WorkerSpec] = {}
         self.read_asked_at = 0.0
         self.reload_at = 0.0
@@ -91,6 +101,8 @@ class Notes:
             if isinstance(action, Report) and action.transition.after is None:
                 self._forget(action.transition.worker)
         event = step.event
+        if step.after.generation != step.before.generation:
+            self._hear_of_file(step)
         if step.before.reload is None and step.after.reload is not None:
             self.reload_at = step.now
         if isinstance(event, InventoryRead):
@@ -100,14 +112,42 @@ class Notes:
                 self.devices = {device.uuid: device for device in reading.devices}
             case Spawned() | SpawnFailed() | Exited() | TreeGone() | ShimLost():
                 self._hear_of_process(step, event)
-            case StopRequested(workers=workers):
-                self.down |= {worker for worker in workers if worker in step.before.workers}
-            case StartRequested(workers=workers):
-                self.down -= set(workers)
+            case StopRequested() | StartRequested():
+                self.order += 1
+                is_stop = isinstance(event, StopRequested)
+                self.orders |= dict.fromkeys(event.services, (self.order, is_stop))
+                self.orders |= dict.fromkeys(event.workers, (self.order, is_stop))
+            case ScaleRequested(counts=counts):
+                self._hear_of_counts(step, counts)
+            case ReloadRequested():
+                self.scaled_since = {}
             case ShutdownRequested():
                 self.shutdowns.append(step.now)
             case _:
                 pass
+
+    def is_down(self, worker: WorkerId) -> bool:
+        """Whether the last order about a worker or its service was to stop."""
+        orders = [self.orders[one] for one in (worker, worker.service) if one in self.orders]
+        return bool(orders) and max(orders)[1]
+
+    def _hear_of_counts(self, step: Step, counts: Mapping[str, int]) -> None:
+        spec = step.before.spec
+        if spec is None or step.before.state is DaemonState.STOPPING:
+            return
+        scaled = {**self.scaled, **counts}
+        if could_be(spec, scaled, step.before.cpu_count):
+            self.scaled = scaled
+            if step.before.reload is not None:
+                self.scaled_since |= counts
+
+    def _hear_of_file(self, step: Step) -> None:
+        """Another file ends what was asked for before the reload was."""
+        spec, since, self.scaled = step.after.spec, self.scaled_since, {}
+        for name, count in since.items():
+            if spec is not None and could_be(spec, {**self.scaled, name: count}, step.after.cpu_count):
+                self.scaled[name] = count
+        self.scaled_since = {}
 
     def _hear_of_process(self, step: Step, event: Spawned | SpawnFailed | Exited | TreeGone | ShimLost) -> None:
         worker = step.before.workers.get(event.worker)
@@ -128,6 +168,8 @@ class Notes:
             match action:
                 case Signal(incarnation=incarnation, scope="main"):
                     self.signalled.add(incarnation)
+                case Redirect(incarnation=incarnation, logs=logs):
+                    self.outputs[incarnation] = logs
                 case KillTree(incarnation=incarnation):
                     self.killed.add(incarnation)
                 case Report(transition=one):
@@ -141,6 +183,7 @@ class Notes:
             self.incarnations.add(spawn.incarnation)
             self.spawns[spawn.worker] += 1
             self.slices[spawn.incarnation] = spawn.launch.slice
+            self.outputs[spawn.incarnation] = spawn.logs
             self.recipes[spawn.worker] = spawn.launch.recipe
             self.ran_on.setdefault(spawn.worker, set()).add(spawn.launch.slice)
             for share in spawn.launch.slice:
@@ -154,7 +197,6 @@ class Notes:
         self.spawns.pop(worker, None)
         self.sentences.pop(worker, None)
         self.recipes.pop(worker, None)
-        self.down.discard(worker)
 
     def _follow(self, change: Change, now: float) -> None:
         before, after = change.before, change.after
@@ -173,6 +215,27 @@ class Notes:
         elif was is State.READY and after.state is State.UNREADY:
             run.was_healthy = run.is_healthy(after, now)
             run.ready_at = None
+
+
+def could_be(spec: Spec, counts: Mapping[str, int], cpu_count: int) -> bool:
+    """Whether a file allows other counts: a list has no more workers than it lists, and no port has two."""
+    try:
+        scaled_file(spec, counts).expand(cpu_count)
+    except (SpecError, LookupError):
+        return False
+    return True
+
+
+def scaled_file(spec: Spec, counts: Mapping[str, int]) -> Spec:
+    """A file as if it had been written with these counts."""
+    services = dict(spec.services)
+    for name, count in counts.items():
+        workers = services[name].workers
+        if isinstance(workers, tuple) and count > len(workers):
+            raise LookupError(name)
+        again = workers[:count] if isinstance(workers, tuple) else count
+        services[name] = services[name].model_copy(update={"workers": again})
+    return spec.model_copy(update={"services": services})
 
 
 def _gets_another_launch(change: Change) -> bool:

@@ -47,9 +47,9 @@ def _are_as_before(step: Step, worker: Worker) -> bool:
         if was is None or now is None or now.health is not Health.OK:
             return False
     # With `all`, what came or went elsewhere is a reason too.
-    return [(one.uuid, one.index, one.pci) for one in old.values()] == [
-        (one.uuid, one.index, one.pci) for one in new.values()
-    ]
+    return step.before.elsewhere == step.after.elsewhere and [
+        (one.uuid, one.index, one.pci) for one in old.values()
+    ] == [(one.uuid, one.index, one.pci) for one in new.values()]
 
 
 def memory_comes_back_first(world: World, step: Step) -> Iterator[str]:
@@ -91,7 +91,8 @@ def want_of_a_gpu_is_the_drivers_word(world: World, step: Step) -> Iterator[str]
     if step.after.trusted:
         return
     for change in step.changes:
-        old = change.before.target if change.before else None
+        # Who was removed and came back while its process lives is what that process is.
+        old = (change.before.target or change.before.held) if change.before else None
         new = change.after.target if change.after else None
         if new is None:
             continue
@@ -123,7 +124,15 @@ def driver_in_trouble_is_left_alone(world: World, step: Step) -> Iterator[str]:
         notes.asked_in_trouble = step.now
 
 
+def starts_are_claimed(world: World, step: Step) -> Iterator[str]:
+    """Nobody starts on a device that is not ours on the whole machine."""
+    for spawn in step.spawns:
+        if strange := {share.uuid for share in spawn.launch.slice} - world.locks.ours:
+            yield f"{spawn.worker} starts on {strange}, which another daemon may have"
+
+
 RULES: tuple[Rule, ...] = (
+    starts_are_claimed,
     running_workers_keep_their_place,
     memory_comes_back_first,
     want_of_a_gpu_is_the_drivers_word,

@@ -6,10 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from supervisor.core.message import Cause, Exited, ShimLost, SpawnFailed, StartRequested, State
+from supervisor.core.message import (
+    Cause,
+    Exited,
+    RestartRequested,
+    ShimLost,
+    SpawnFailed,
+    StartRequested,
+    State,
+    TimePassed,
+)
 from supervisor.core.worker import HOLDING, RUNNING, Worker
 from tests.sim.nature import PERMANENT, REFUSED
-from tests.sim.trouble import EPSILON_S, Change, Rule, Step
+from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -82,12 +91,15 @@ def _sentence(world: World, worker: Worker, code: int | None, now: float, *, fai
     policy, run = worker.policy.restart, world.checks.notes.runs[worker.id]
     was_ready = run.took_s is not None and not failed_to_start
     counts = (worker.history.failures + 1, 0 if was_ready else worker.history.start_failures + 1)
+    is_healthy = not failed_to_start and run.is_healthy(worker, now)
     if code == 0 and not failed_to_start and policy.policy != "always":
         return Sentence("exited", counts=(0, 0))
     if policy.policy == "never" or (code in policy.permanent_exit and not failed_to_start):
         return Sentence("failed", counts=counts)
-    if not failed_to_start and run.is_healthy(worker, now):
+    if is_healthy:
         return Sentence("again", now, now, counts=(0, 0))
+    if worker.history.on_parole:
+        return Sentence("failed", counts=counts)
     if 0 < policy.start_limit <= counts[1] or 0 < policy.limit <= counts[0]:
         return Sentence("failed", counts=counts)
     delay = min(policy.max_delay_s, policy.delay_s * 2.0 ** (counts[0] - 1))
@@ -100,7 +112,7 @@ def _check_counts(step: Step, before: Worker, sentence: Sentence) -> Iterator[st
         return
     found = (after.history.failures, after.history.start_failures)
     if found != sentence.counts and not (
-        before.relaunch or _runs_something_old(before) or _is_asked_anew(before, after)
+        before.relaunch or before.renew or _runs_something_old(before) or _is_asked_anew(before, after)
     ):
         yield f"{before.id} counts {found} failures (in all, in starting) instead of {sentence.counts}"
 
@@ -109,7 +121,7 @@ def _check_what_follows(step: Step, before: Worker, after: Worker, sentence: Sen
     now = step.now
     is_refused = after.state is State.FAILED and after.target is not None and after.target.refused
     is_again = after.state in {State.PENDING, *RUNNING} or is_refused
-    comes_back = before.relaunch or _runs_something_old(before)
+    comes_back = before.relaunch or before.renew or _runs_something_old(before)
     if comes_back or _is_asked_anew(before, after):
         if comes_back and (not is_again or after.history.failures):
             yield f"{before.id} was to come back at once with clean counts, and is {after.state}"
@@ -144,8 +156,10 @@ def clean_counts_when_asked(world: World, step: Step) -> Iterator[str]:
     """`start` forgives."""
     if not isinstance(step.event, StartRequested):
         return
-    for worker_id in step.event.workers:
+    for worker_id in step.before.workers:
         before, after = step.before.workers.get(worker_id), step.after.workers.get(worker_id)
+        if not is_named(step.event, worker_id):
+            continue
         if before is None or after is None or before.state in HOLDING:
             continue
         if after.history.failures or after.history.start_failures or after.down:
@@ -172,7 +186,8 @@ def lasting_states_are_kept(world: World, step: Step) -> Iterator[str]:
         assert before.target is not None
         assert after.target is not None
         old, new = before.target.wanted, after.target.wanted
-        asked = isinstance(step.event, StartRequested) and change.id in step.event.workers
+        asked = isinstance(step.event, StartRequested | RestartRequested) and is_named(step.event, change.id)
+        asked |= isinstance(step.event, TimePassed) and before.deadline is not None and before.deadline <= step.now
         if not asked and not before.target.refused and (old.recipe, old.request) == (new.recipe, new.request):
             yield f"{change.id} was {before.state} and is {after.state} at {type(step.event).__name__}"
 

@@ -34,6 +34,8 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
     fleet = step.after
     if fleet.state is not DaemonState.RUNNING or fleet.spec is None or fleet.inventory is None or not fleet.trusted:
         return
+    if fleet.scaled:
+        return  # A reload takes the operator's counts back.
     # Whatever this very reading sets off on its own is no reload's doing.
     read = InventoryRead(Reading(GpuState.OK, fleet.gpu.detail, fleet.inventory.devices), step.now)
     settled, _ = _all(fleet, (read, read), step.now)
@@ -59,7 +61,7 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
 def _is_behind(worker: Worker) -> bool:
     held, target = worker.held, worker.target
     is_going = worker.state in {State.STOPPING, State.KILLING, State.RELEASING}
-    return is_going or (held is not None and target is not None and held.launch != target.launch)
+    return target is not None and (is_going or (held is not None and held.launch != target.launch))
 
 
 def _all(fleet: Fleet, events: tuple[Event, ...], now: float) -> tuple[Fleet, list[Action]]:

@@ -11,6 +11,7 @@ from supervisor.core.inventory import Device, GpuState, Health
 from supervisor.core.message import Spawn
 from supervisor.core.spec import WorkerId, WorkerSpec
 from supervisor.core.turn import DaemonState, Fleet
+from tests.sim.notes import scaled_file
 from tests.sim.trouble import Rule, Step
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def start_is_wanted(world: World, step: Step) -> Iterator[str]:
     """By the file in force, by the operator, and by a daemon that is not stopping."""
     for spawn in step.spawns:
         worker = step.after.workers[spawn.worker]
-        if spawn.worker in world.checks.notes.down:
+        if world.checks.notes.is_down(spawn.worker):
             yield f"{spawn.worker} is held down"
         if step.after.state is DaemonState.STOPPING:
             yield f"{spawn.worker} is started while the daemon stops"
@@ -135,9 +136,10 @@ def memory_is_there(world: World, step: Step) -> Iterator[str]:
 def wanted_by_file(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
     """Workers that the file in force wants, and how."""
     notes = world.checks.notes
-    if notes.wanted_of is not fleet.spec:
-        notes.wanted_of = fleet.spec
-        notes.wanted = {one.id: one for one in fleet.spec.expand(fleet.cpu_count)} if fleet.spec else {}
+    if notes.wanted_of[0] is not fleet.spec or notes.wanted_of[1] != notes.scaled:
+        notes.wanted_of = (fleet.spec, dict(notes.scaled))
+        spec = scaled_file(fleet.spec, notes.scaled) if fleet.spec else None
+        notes.wanted = {one.id: one for one in spec.expand(fleet.cpu_count)} if spec else {}
     return notes.wanted
 
 

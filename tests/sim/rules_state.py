@@ -156,7 +156,7 @@ def targets_are_the_files(world: World, step: Step) -> Iterator[str]:
 def operator_is_obeyed(world: World, step: Step) -> Iterator[str]:
     """Held down exactly those that an operator stopped and did not start."""
     for worker in step.after.workers.values():
-        is_down = worker.id in world.checks.notes.down
+        is_down = world.checks.notes.is_down(worker.id)
         if worker.down != is_down:
             yield f"{worker.id} is{'' if worker.down else ' not'} held down"
         if is_down and worker.state not in GOING_DOWN | {State.STOPPED}:
@@ -186,9 +186,27 @@ def could_be_placed(step: Step, worker: Worker) -> bool:
         for share in other.target.launch.slice
     }
     eligible = eligible_devices(fleet, request)
+    taken |= fleet.elsewhere.keys()
     free = [one for one in eligible if one.uuid not in taken and one.health is Health.OK]
     count = len(eligible) if request.gpu == "all" else request.gpu // 1000
     return 0 < count <= len(free)
+
+
+def claims_are_those_of_the_living(world: World, step: Step) -> Iterator[str]:
+    """Every device that a process is on is ours, and what nobody is placed on is not kept from other daemons."""
+    fleet, ours = step.after, world.locks.ours
+    if fleet.exiting:
+        return
+    meant = {
+        share.uuid
+        for worker in fleet.workers.values()
+        if worker.target and worker.target.launch
+        for share in worker.target.launch.slice
+    }
+    if lost := fleet.occupied.keys() - ours:
+        yield f"somebody is on {lost}, which another daemon may have"
+    if kept := ours - meant - fleet.occupied.keys() - fleet.claiming:
+        yield f"{kept} is claimed for nobody"
 
 
 def fallback_is_a_policy(world: World, step: Step) -> Iterator[str]:
@@ -230,6 +248,8 @@ def relaunch_only_while_going_down(world: World, step: Step) -> Iterator[str]:
     for worker in step.after.workers.values():
         if worker.relaunch and worker.state not in GOING_DOWN:
             yield f"{worker.id} is {worker.state} and marked to come back"
+        if worker.renew and worker.state not in HOLDING:
+            yield f"{worker.id} is {worker.state} and waits for its turn"
         if worker.cause is not None and worker.state not in GOING_DOWN:
             yield f"{worker.id} is {worker.state} with a cause to end: {worker.cause}"
 
@@ -241,6 +261,16 @@ def stopping_daemon_wants_nobody(world: World, step: Step) -> Iterator[str]:
         yield "the daemon stops for ever"
     if fleet.counts != Counter(one.service for one in wanted_by_file(world, fleet)):
         yield f"counts are {fleet.counts}"
+
+
+def output_goes_where_the_file_says(world: World, step: Step) -> Iterator[str]:
+    """That of a process that lives too: where it goes is no part of its launch."""
+    for worker in step.after.workers.values():
+        if worker.state not in LIVING or worker.target is None:
+            continue
+        wanted = worker.target.wanted.policy.logs
+        if world.checks.notes.outputs.get(worker.incarnation) != wanted:
+            yield f"the output of {worker.id} does not go to {wanted}"
 
 
 RULES: tuple[Rule, ...] = (
@@ -259,8 +289,10 @@ RULES: tuple[Rule, ...] = (
     operator_is_obeyed,
     places_are_not_left_empty,
     fallback_is_a_policy,
+    claims_are_those_of_the_living,
     stopping_is_signalled,
     killed_is_killed,
     relaunch_only_while_going_down,
     stopping_daemon_wants_nobody,
+    output_goes_where_the_file_says,
 )

@@ -15,14 +15,13 @@ from supervisor.core.message import (
     ShimLost,
     ShutdownRequested,
     Signal,
-    StartRequested,
     State,
     StopRequested,
     TimePassed,
 )
 from supervisor.core.rescale import SETTLED
 from supervisor.core.worker import LIVING, RUNNING, Worker
-from tests.sim.trouble import EPSILON_S, Change, Rule, Step
+from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -62,7 +61,8 @@ def _may_stop(step: Step, change: Change) -> bool:
         case Cause.OPERATOR:
             if after.target is None:
                 return True
-            return isinstance(step.event, StopRequested) and change.id in step.event.workers
+            is_turn = after.renew and not after.is_outdated
+            return is_turn or (isinstance(step.event, StopRequested) and is_named(step.event, change.id))
         case _:
             return False
 
@@ -70,21 +70,22 @@ def _may_stop(step: Step, change: Change) -> bool:
 def one_is_replaced_at_a_time(world: World, step: Step) -> Iterator[str]:
     """The next of a service has its turn when the last is settled, but for those that hold another's device."""
     for change in step.changes:
-        if not _is_rollout(change) or _makes_way(step, change):
+        if not _is_rollout(step, change) or makes_way(step, change):
             continue
         for other in step.after.workers.values():
             if other.id.service != change.id.service or other.id == change.id:
                 continue
-            if other.target is None or (other.is_outdated and other.state in RUNNING):
+            waits_for_its_turn = (other.is_outdated or other.renew) and other.state in RUNNING
+            if other.target is None or waits_for_its_turn:
                 continue
-            if not _is_settled(other):
+            if not is_settled(other):
                 yield f"{change.id} is replaced while {other.id} is {other.state}"
 
 
 def failed_launch_goes_no_further(world: World, step: Step) -> Iterator[str]:
     """Once one has failed with what its service now is, the others keep what they have."""
     for change in step.changes:
-        if not _is_rollout(change) or _makes_way(step, change):
+        if not _is_rollout(step, change) or makes_way(step, change):
             continue
         since = world.checks.notes.relaunched_at.get(change.id.service, 0.0)
         for other in step.after.workers.values():
@@ -94,14 +95,16 @@ def failed_launch_goes_no_further(world: World, step: Step) -> Iterator[str]:
                 yield f"{change.id} is replaced after {other.id} failed with its new launch"
 
 
-def _is_rollout(change: Change) -> bool:
+def _is_rollout(step: Step, change: Change) -> bool:
     before, after = change.before, change.after
     if before is None or after is None or before.state not in RUNNING:
         return False
-    return after.state is State.STOPPING and after.cause is Cause.ROLLOUT
+    # A restart has its own rules: `rules_orders`.
+    is_rollout = not after.renew or change.id.service in step.before.rolling
+    return after.state is State.STOPPING and after.cause is Cause.ROLLOUT and is_rollout
 
 
-def _makes_way(step: Step, change: Change) -> bool:
+def makes_way(step: Step, change: Change) -> bool:
     """Whether somebody waits for a device that it is to leave."""
     assert change.after is not None
     assert change.after.target is not None
@@ -111,7 +114,7 @@ def _makes_way(step: Step, change: Change) -> bool:
     return any(share.uuid in leaves for target in waiting if target and target.launch for share in target.launch.slice)
 
 
-def _is_settled(worker: Worker) -> bool:
+def is_settled(worker: Worker) -> bool:
     if worker.state is State.PENDING:
         return worker.target is None or worker.target.launch is None
     return worker.state in SETTLED
@@ -239,7 +242,7 @@ def backoff_runs_its_time(world: World, step: Step) -> Iterator[str]:
         if before is None or after is None or before.state is not State.BACKOFF or after.state is State.BACKOFF:
             continue
         due = before.deadline is not None and before.deadline <= step.now
-        asked = isinstance(step.event, StartRequested | StopRequested) and change.id in step.event.workers
+        asked = is_named(step.event, change.id)
         old, new = before.target, after.target
         changed = old is None or new is None or (old.launch, old.wanted.recipe) != (new.launch, new.wanted.recipe)
         if not (due or asked or changed):

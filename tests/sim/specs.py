@@ -141,6 +141,7 @@ class Writer:
             restart["max_delay"] = rng.choice((5, 20))
         restart["start_limit"] = rng.choice((0, 2, 5))
         restart["limit"] = rng.choice((0, 3, 10))
+        restart["parole"] = rng.choice((0, 0, 2, 10, 40))
         return restart
 
     # ---- edits ------------------------------------------------------------------------------------------------------
@@ -170,7 +171,9 @@ class Writer:
                 self._edit_policy(service)
 
     def _edit_policy(self, service: dict[str, Any]) -> None:
-        match self.rng.choice(("on_no_gpu", "ready", "stop", "restart")):
+        match self.rng.choice(("on_no_gpu", "ready", "stop", "restart", "logs")):
+            case "logs":
+                service["logs"] = self.rng.choice(("inherit", "journal", {"file": "$(WORKER_INDEX).log", "keep": 2}))
             case "on_no_gpu":
                 service["on_no_gpu"] = self.rng.choice(("wait", "cpu", "fail"))
             case "ready":

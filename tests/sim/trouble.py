@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from supervisor.core.message import Action, Event, Spawn
+from supervisor.core.message import Action, Event, RestartRequested, Spawn, StartRequested, StopRequested
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import Worker
@@ -60,6 +60,13 @@ class Step:
     def spawns(self) -> tuple[Spawn, ...]:
         """What it starts."""
         return tuple(action for action in self.actions if isinstance(action, Spawn))
+
+
+def is_named(event: Event, worker: WorkerId) -> bool:
+    """Whether an order of an operator is about a worker, by its own name or its service's."""
+    if not isinstance(event, StartRequested | StopRequested | RestartRequested):
+        return False
+    return worker in event.workers or worker.service in event.services
 
 
 Rule = Callable[["World", Step], Iterator[str]]

@@ -15,15 +15,18 @@ from supervisor.core.environment import Host
 from supervisor.core.fleet import handle
 from supervisor.core.message import (
     Action,
+    Claim,
     Dismiss,
     Event,
     Exit,
     Exited,
     FinishReload,
     KillTree,
+    LetGo,
     Probe,
     ReadInventory,
     ReadSpec,
+    Redirect,
     Report,
     Say,
     Signal,
@@ -39,6 +42,7 @@ from supervisor.daemon.inbox import Deadlines
 from tests.sim.agenda import Agenda
 from tests.sim.devices import GIB, FakeDevices, Gpu
 from tests.sim.invariants import Checks
+from tests.sim.locks import FakeLocks
 from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
 from tests.sim.processes import FakeProcesses
 from tests.sim.specs import Writer, read
@@ -74,6 +78,7 @@ class World:
         self.writer = Writer(self.rng, self.gpus)
         self.document = self.writer.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
+        self.locks = FakeLocks(self.agenda, self.post, self.rng)
         self.processes = FakeProcesses(self.agenda, self.post, self._draw, self.devices.release)
         self.fleet = Fleet(host=Host(ENVIRON), started_at=self.agenda.now, pool_tokens=self._draw_pool())
         self.checks = Checks(self)
@@ -140,7 +145,7 @@ class World:
         if mark != self.checks.fingerprint(before):
             raise TroubleError("fleets_are_values", f"{type(event).__name__} changed the fleet it came to")
         self.fleet = fleet
-        for worker_id in fleet.touched:
+        for worker_id in sorted(fleet.touched):  # Two deadlines of one moment come in the order in which they were set.
             worker = fleet.workers.get(worker_id)
             self.deadlines.set(worker_id, worker.deadline if worker else None)
         self.deadlines.set(None, fleet.deadline)
@@ -168,9 +173,13 @@ class World:
                 self.agenda.after(self.rng.uniform(0.001, 0.02), lambda: self.post(read(self.document, self.cpu_count)))
             case ReadInventory(fresh=fresh):
                 self.devices.read(fresh=fresh)
+            case Claim(uuids=uuids):
+                self.locks.claim(uuids)
+            case LetGo(uuids=uuids):
+                self.locks.let_go(uuids)
             case Exit():
                 self.exit = action
-            case Dismiss() | Report() | Say() | FinishReload():
+            case Dismiss() | Redirect() | Report() | Say() | FinishReload():
                 pass
             case _:
                 assert_never(action)

@@ -7,12 +7,14 @@ it is given.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import signal
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from supervisor.core.file.command import split_command
+from supervisor.core.file.env_file import read_env_files
 from supervisor.core.file.names import reserved_hint
 from supervisor.core.file.problems import (
     BadValueError,
@@ -27,8 +29,9 @@ from supervisor.core.file.problems import (
     shown,
     whole_number,
 )
-from supervisor.core.file.quantities import duration, parse_amount_above_zero, parse_duration_s
-from supervisor.core.file.service import GpuCount, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+from supervisor.core.file.quantities import duration, parse_amount_above_zero, parse_duration_s, parse_size
+from supervisor.core.file.service import GpuCount, Logs, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+from supervisor.core.file.setup import SETUP_KEYS
 
 WORKERS_MAX = 100_000  # Beyond any host; what keeps a slip of the finger from filling the memory.
 PORT_MAX = 65535
@@ -36,6 +39,8 @@ _GPU_MAX = 1024  # Devices of one worker; hosts have 16, with MIG up to 112.
 _SHORTEST_S = 0.001  # Of what must not be nothing: a probe's interval of 0 would never rest.
 _LIMIT_MAX = 1_000_000
 _GPU_INDEX_END = 65536
+_KEEP_MAX = 1000
+_FILE_MIN = 4096  # A file smaller than a block would be renamed at every line or two.
 _GPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./-]{0,99}", re.ASCII)
 _MIG = re.compile(r"mig-", re.IGNORECASE)
 
@@ -57,6 +62,10 @@ def read_service(place: Place, base_dir: str) -> ServiceSpec:
     directory = str(good.get("working_dir", "."))
     # What a name at the beginning stands for is known at the spawn; by then it must be absolute.
     good["working_dir"] = directory if directory.startswith("$(") else str(PurePosixPath(base_dir, directory))
+    if isinstance(logs := good.get("logs"), Logs) and logs.file:
+        good["logs"] = logs.model_copy(update={"base_dir": base_dir})
+    if isinstance(files := good.get("env_file"), tuple):
+        good["env_file"] = tuple(str(PurePosixPath(base_dir, file)) for file in files)
     good["probe_by_port"] = not {"tcp", "after"} & map_or_empty(written.get("ready")).keys()
     service = ServiceSpec.model_validate(good)
     _check_ready(place, service, written)
@@ -215,6 +224,39 @@ def read_restart(place: Place) -> Restart:
     return restart
 
 
+def read_logs(place: Place) -> Logs | None:
+    """Where the output goes: a word, or a file and when it is rotated."""
+    if isinstance(place.value, str):
+        word = place.read(_parse_logs_word)
+        return None if word is None else Logs.model_validate({"kind": word})
+    good = read_section(place, LOGS)
+    if isinstance(place.value, Mapping) and "file" not in place.value:
+        place.refuse("a log file needs a name", LOGS.example)
+    return Logs.model_validate(good | {"kind": "file"}) if "file" in good else None
+
+
+def _parse_logs_word(value: object) -> str:
+    try:
+        return choice("inherit", "journal")(value)
+    except BadValueError as error:
+        message = f"expected inherit, journal or a map with a file, got {shown(value)}"
+        raise BadValueError(message, error.hint or f"write {LOGS.example}") from None
+
+
+def _parse_log_file(value: object) -> str:
+    file = as_text(value)
+    if not file or file.endswith("/") or posixpath.basename(file) in {".", ".."}:
+        raise BadValueError(f"expected the path of a file, got {shown(value)}", "write logs/$(WORKER_INDEX).log")
+    return file
+
+
+def _parse_max_size(value: object) -> int:
+    size = parse_size(value)
+    if 0 < size < _FILE_MIN:
+        raise BadValueError(f"expected at least 4KiB, got {shown(value)}", "write 0 for a file that is never rotated")
+    return size
+
+
 def _read_exit_codes(place: Place) -> tuple[int, ...]:
     codes = [item.read(whole_number(1, 255)) for item in place.items("[78]")]
     return tuple(dict.fromkeys(code for code in codes if code is not None))
@@ -313,10 +355,18 @@ RESTART = Section(
         "max_delay": leaf(parse_duration_s),
         "start_limit": leaf(whole_number(0, _LIMIT_MAX)),
         "limit": leaf(whole_number(0, _LIMIT_MAX)),
+        "parole": leaf(parse_duration_s),
         "permanent_exit": _read_exit_codes,
     },
-    not_yet=frozenset({"parole"}),
     example="restart: {policy: on-failure}",
+)
+LOGS = Section(
+    keys={
+        "file": leaf(_parse_log_file),
+        "max_size": leaf(_parse_max_size),
+        "keep": leaf(whole_number(0, _KEEP_MAX)),
+    },
+    example="logs: {file: logs/$(WORKER_INDEX).log}",
 )
 SERVICE = Section(
     keys={
@@ -330,10 +380,12 @@ SERVICE = Section(
         "ready": read_ready,
         "stop": read_stop,
         "restart": read_restart,
+        "logs": read_logs,
+        "env_file": read_env_files,
+        **SETUP_KEYS,
     },
     not_yet=frozenset(
-        {"python", "preload", "sharing", "placement", "pin", "numa", "env_file", "user", "group", "umask", "limits"}
-        | {"nice", "oom_score_adj", "listen", "after", "alive", "recycle", "update", "logs"}
+        {"python", "preload", "sharing", "placement", "pin", "numa"} | {"listen", "after", "alive", "recycle", "update"}
     ),
     elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
     example="{command: ...}",

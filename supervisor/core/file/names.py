@@ -41,6 +41,9 @@ _WORKER_NAMES = frozenset(
 TABLE_NAMES = VENDOR_NAMES | _WORKER_NAMES | {"CUDA_VISIBLE_DEVICES", "PORT", "PYTHONUNBUFFERED"}
 """The variables of the contract's table (its section 2) that this version provides or takes away."""
 
+ACCOUNT_NAMES = frozenset({"HOME", "USER", "LOGNAME"})
+"""Set from the user database for a worker with a `user`, unless the file sets them."""
+
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "LOCAL_RANK", "RANK", "WORLD_SIZE"})
 
 # A run of dollars before a name: each pair stands for one, and what is left over, if anything, asks for the value.
@@ -68,6 +71,11 @@ def expand_names(text: str, names: Mapping[str, str]) -> str:
         return "$" * pairs + (names.get(name, literal) if asks else literal)
 
     return _REFERENCE.sub(replacement, text)
+
+
+def literal(text: str) -> str:
+    """The text that ``expand_names`` makes *text* of, whatever stands in it."""
+    return _REFERENCE.sub(lambda match: match[0].replace("$", "$$"), text)
 
 
 def names_in(text: str) -> tuple[str, ...]:

@@ -169,6 +169,13 @@ def whole_number(low: int, high: int, expected: str = "") -> Callable[[object], 
     return read
 
 
+def parse_bool(value: object) -> bool:
+    """True or false, as YAML spells them."""
+    if not isinstance(value, bool):
+        raise BadValueError(f"expected true or false, got {shown(value)}")
+    return value
+
+
 def as_text(value: object) -> str:
     """A scalar as the string that a process gets. Booleans and null have no one spelling and are refused."""
     if value is None:

@@ -7,15 +7,18 @@ Frozen values only. What may stand in the file is checked where it is read, not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from posixpath import join, normpath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from supervisor.core.file.names import expand_names
 from supervisor.core.file.problems import Path
 from supervisor.core.file.quantities import Amount
+from supervisor.core.file.setup import NO_SETUP, Limit, Setup
 
 OnNoGpu = Literal["wait", "cpu", "fail"]
 GpuCount = int | Literal["all"]
@@ -103,6 +106,7 @@ class Restart(_Value):
         max_delay_s: At the most; >= delay_s.
         start_limit: Failures in a row without ever being ready; 0 = no limit.
         limit: Failed runs without a healthy one between them; 0 = no limit.
+        parole_s: After which a failed worker gets one more try; if that fails too, every three times as long; 0 = none.
         permanent_exit: Exit codes after which another try is no use.
     """
 
@@ -111,7 +115,34 @@ class Restart(_Value):
     max_delay_s: float = Field(60.0, alias="max_delay")
     start_limit: int = 5
     limit: int = 10
+    parole_s: float = Field(600.0, alias="parole")
     permanent_exit: tuple[int, ...] = (78,)
+
+
+class Logs(_Value):
+    """
+    Where a worker's output goes.
+
+    Args:
+        kind: ``inherit``: the daemon's stderr, by lines with the worker's name; ``journal``; ``file``.
+        file: As it was written, ``$(NAME)`` not yet replaced. Empty unless *kind* is ``file``, as the next three.
+        base_dir: Absolute; where a relative *file* begins.
+        max_size: Bytes at which a file is rotated; 0 = never.
+        keep: Rotated files beside the one that is written.
+    """
+
+    kind: Literal["inherit", "journal", "file"] = "inherit"
+    file: str = ""
+    base_dir: str = "/"
+    max_size: int = 100 * 1024 * 1024
+    keep: int = 5
+
+    def path(self, names: Mapping[str, str]) -> str:
+        """The absolute path of the file of a worker with this environment."""
+        return normpath(join(self.base_dir, expand_names(self.file, names)))
+
+
+INHERIT = Logs()
 
 
 class WorkerEntry(_Value):
@@ -134,6 +165,9 @@ class ServiceSpec(_Value):
         working_dir: Absolute, but for one that begins with a ``$(NAME)``.
         port: Worker i gets this + i, unless its entry has one of its own.
         probe_by_port: The file names no probe: a worker with a port is probed there, any other as *ready* says.
+        env_file: Absolute paths of files that set more variables.
+        default_names: Those of *env* that only the file's defaults set.
+        user, group, umask, limits, nice, oom_score_adj: See Setup.
     """
 
     command: tuple[str, ...]
@@ -146,13 +180,27 @@ class ServiceSpec(_Value):
     ready: Ready = Ready()
     stop: Stop = Stop()
     restart: Restart = Restart()
+    logs: Logs = INHERIT
     probe_by_port: bool = False
+    env_file: tuple[str, ...] = ()
+    default_names: frozenset[str] = frozenset()
+    user: str | None = None
+    group: str | None = None
+    umask: int | None = None
+    limits: tuple[tuple[str, Limit], ...] = ()
+    nice: int | None = None
+    oom_score_adj: int | None = None
 
     def entries(self, cpu_count: int) -> tuple[WorkerEntry, ...]:
         """One entry per worker; *cpu_count* is how many ``cpu_count`` means here."""
         if isinstance(self.workers, tuple):
             return self.workers
         return (_NO_ENTRY,) * (cpu_count if self.workers == "cpu_count" else self.workers)
+
+    def scale(self, count: int) -> ServiceSpec:
+        """The same service with so many workers; of those that are listed one by one the first."""
+        workers = self.workers[:count] if isinstance(self.workers, tuple) else count
+        return self.model_copy(update={"workers": workers})
 
     def variants(self) -> tuple[WorkerEntry, ...]:
         """The entries of the workers that differ; one where all are alike or there is none."""
@@ -170,6 +218,7 @@ class ServiceSpec(_Value):
         """The workers in index order."""
         ports = {index: port for index, port, _ in self.ports(cpu_count)}
         shared_env = tuple(sorted(self.env.items()))
+        setup = self._setup()
         for index, entry in enumerate(self.entries(cpu_count)):
             request = self.request(entry)
             port = ports.get(index)
@@ -181,9 +230,10 @@ class ServiceSpec(_Value):
                     working_dir=self.working_dir,
                     port=port,
                     gpu_memory=request.gpu_memory,
+                    setup=setup,
                 ),
                 request=request,
-                policy=Policy(self.on_no_gpu, self._ready(port), self.stop, self.restart),
+                policy=Policy(self.on_no_gpu, self._ready(port), self.stop, self.restart, logs=self.logs),
             )
 
     def request(self, entry: WorkerEntry) -> Request:
@@ -197,6 +247,10 @@ class ServiceSpec(_Value):
             return Request(gpu=0)
         memory = self.resources.gpu_memory if entry.gpu_memory is None else entry.gpu_memory
         return Request(gpu=gpu, gpus=gpus, exact=exact, gpu_memory=memory)
+
+    def _setup(self) -> Setup:
+        setup = Setup(self.user, self.group, self.umask, self.limits, self.nice, self.oom_score_adj)
+        return NO_SETUP if setup == NO_SETUP else setup
 
     def _ready(self, port: int | None) -> Ready:
         if not self.probe_by_port:
@@ -224,6 +278,7 @@ class Recipe:
         working_dir: Absolute once its ``$(NAME)`` are replaced.
         port: This worker's own.
         gpu_memory: Declared on each of its devices.
+        setup: Whose it is, its limits, and so on.
     """
 
     command: tuple[str, ...]
@@ -231,6 +286,7 @@ class Recipe:
     working_dir: str = "/"
     port: int | None = None
     gpu_memory: Amount | None = None
+    setup: Setup = NO_SETUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +315,7 @@ class Policy:
     ready: Ready = field(default_factory=Ready)
     stop: Stop = field(default_factory=Stop)
     restart: Restart = field(default_factory=Restart)
+    logs: Logs = INHERIT
 
 
 @dataclass(frozen=True, slots=True)

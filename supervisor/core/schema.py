@@ -1,0 +1,195 @@
+"""
+The JSON Schema of the service file, made from the tables by which the file is read. Reads and checks nothing itself.
+
+A schema sees less than the reader, which knows what goes together and what a string means: what it refuses is wrong,
+what it accepts may still be. A key that the tables have is in the schema, with or without words here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from supervisor.core.file import keys
+from supervisor.core.file.problems import Section
+from supervisor.core.file.service import Logs, Ready, Resources, Restart, ServiceSpec, Stop
+from supervisor.core.spec import DAEMON, FILE, DaemonSpec
+
+Schema = dict[str, Any]
+
+DURATION: Schema = {
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"}]
+}
+SIZE: Schema = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB|KB|MB|GB|TB|B)?$"},
+    ]
+}
+AMOUNT: Schema = {"anyOf": [*SIZE["anyOf"], {"type": "string", "pattern": r"^[0-9]+(\.[0-9])?%$"}]}
+SCALAR: Schema = {"type": ["string", "number", "boolean"]}
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer", "minimum": 0}
+PORT: Schema = {"type": "integer", "minimum": 1, "maximum": keys.PORT_MAX}
+ACCOUNT: Schema = {"type": ["string", "integer"]}
+ENV: Schema = {"type": ["object", "null"], "additionalProperties": SCALAR}
+GPUS: Schema = {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}}
+GPU: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"const": "all"}]}
+
+
+def _one_of(*words: str) -> Schema:
+    return {"enum": list(words)}
+
+
+WORDS: Mapping[str, tuple[Schema, str]] = {
+    "services": ({}, "The services, by name."),
+    "defaults": ({}, "Merged under every service."),
+    "gpus": (GPUS, "The only GPUs to use: indices as nvidia-smi shows, UUIDs or their start, PCI ids."),
+    "daemon": ({}, "The daemon itself."),
+    "daemon.headroom": (AMOUNT, "Memory left free on every GPU; else the larger of 512MiB and 2 %."),
+    "daemon.gpu_wait": (DURATION, "For how long to wait for a driver that is still being loaded."),
+    "daemon.exit_when_failed": (
+        {"type": "boolean"},
+        "End with 1 when nobody runs or is going to, and somebody has failed.",
+    ),
+    "daemon.log_format": (
+        _one_of("console", "json"),
+        "How log lines look; else console on a terminal, json elsewhere.",
+    ),
+    "service.command": (
+        {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": SCALAR}]},
+        "Program and arguments, as a list or as a string that is split as a shell would; no shell is run.",
+    ),
+    "service.workers": ({}, "How many workers, cpu_count, or a list with one entry for each."),
+    "service.resources": ({}, "What each worker needs."),
+    "service.on_no_gpu": (_one_of("wait", "cpu", "fail"), "What a worker does for which there is no GPU."),
+    "service.env": (ENV, "Environment variables."),
+    "service.working_dir": (TEXT, "Where it runs; else the folder of the file."),
+    "service.port": (PORT, "Worker i finds this + i in PORT."),
+    "service.ready": ({}, "When a worker is ready; tcp if it has a port, else after 1s."),
+    "service.stop": ({}, "How a worker is stopped."),
+    "service.restart": ({}, "What follows the end of a worker."),
+    "service.logs": ({}, "Where its output goes: inherit, journal, or a file."),
+    "service.env_file": (
+        {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
+        "Files of NAME=VALUE lines, as docker's; below env.",
+    ),
+    "service.user": (ACCOUNT, "Whose process it is, by name or number."),
+    "service.group": (ACCOUNT, "Its group, by name or number; else the user's own."),
+    "service.umask": ({"type": ["string", "integer"]}, "Octal, such as 027."),
+    "service.limits": (
+        {"type": ["object", "null"]},
+        "Such as nofile: 65536 or memlock: infinity; one value or SOFT:HARD.",
+    ),
+    "service.nice": ({"type": "integer", "minimum": -20, "maximum": 19}, "-20 to 19, not relative to the daemon's."),
+    "service.oom_score_adj": ({"type": "integer", "minimum": -1000, "maximum": 1000}, "Who dies first without memory."),
+    "logs.file": (TEXT, "The path; $(NAME) is replaced from the worker's environment."),
+    "logs.max_size": (SIZE, "At which it is rotated; 0 = never."),
+    "logs.keep": (WHOLE, "Rotated files beside the one that is written."),
+    "entry.env": (ENV, "More environment variables, before the service's."),
+    "entry.port": (PORT, "Exactly the port of this worker."),
+    "resources.gpu": (GPU, "GPUs of one worker, or all."),
+    "resources.gpus": (GPUS, "Only these GPUs: indices as nvidia-smi shows, UUIDs or their start, PCI ids."),
+    "resources.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
+    "entry.gpu": (GPU, "GPUs of this worker, or all."),
+    "entry.gpus": (GPUS, "Of this worker; without gpu exactly these, whole."),
+    "entry.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
+    "ready.tcp": ({"const": True}, "Its port takes connections."),
+    "ready.after": (DURATION, "It has lived for so long."),
+    "ready.timeout": (DURATION, "A start that takes longer has failed."),
+    "ready.interval": (DURATION, "Between two probes."),
+    "stop.signal": ({"type": ["string", "integer"]}, "The signal to the main process, by name or number."),
+    "stop.timeout": (DURATION, "After which SIGKILL follows."),
+    "restart.policy": (_one_of("always", "on-failure", "never"), "When there is another process at all."),
+    "restart.delay": (DURATION, "Before the first restart after a failure; it doubles with each further one."),
+    "restart.max_delay": (DURATION, "The longest delay."),
+    "restart.start_limit": (WHOLE, "So many failures in a row without being ready, and it has failed; 0 = no limit."),
+    "restart.limit": (WHOLE, "So many failed runs without a healthy one, and it has failed; 0 = no limit."),
+    "restart.parole": (
+        DURATION,
+        "After which a failed worker gets one more try, then every three times as long; 0 = none.",
+    ),
+    "restart.permanent_exit": (
+        {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 255}},
+        "Exit codes after which another try is of no use.",
+    ),
+}
+"""What a value of each key may be, as far as a schema can say, and what it is for."""
+
+SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
+    "": (FILE, None),
+    "daemon": (DAEMON, DaemonSpec),
+    "service": (keys.SERVICE, ServiceSpec),
+    "entry": (keys.ENTRY, None),
+    "resources": (keys.RESOURCES, Resources),
+    "ready": (keys.READY, Ready),
+    "stop": (keys.STOP, Stop),
+    "restart": (keys.RESTART, Restart),
+    "logs": (keys.LOGS, Logs),
+}
+"""The maps of the file, and the models that know their defaults."""
+
+
+def make_schema() -> Schema:
+    """
+    The schema, as JSON.
+
+    Returns:
+        Draft 2020-12; one definition for each map of the file, under the name that it has in `SECTIONS`.
+    """
+    top = _section("")
+    top["properties"]["services"] |= {
+        "type": "object",
+        "patternProperties": {"^x-": {}, "^[a-z0-9][a-z0-9_-]{0,62}$": _reference("service")},
+        "additionalProperties": False,
+    }
+    top["properties"]["defaults"] |= _reference("service")
+    top["properties"]["daemon"] |= _reference("daemon")
+    service = _section("service")
+    count = {"anyOf": [WHOLE, _one_of("cpu_count"), {"type": "array", "items": _reference("entry")}]}
+    service["properties"]["workers"] |= count
+    for name in ("resources", "ready", "stop", "restart"):
+        service["properties"][name] |= _reference(name)
+    service["properties"]["logs"] |= {"anyOf": [_one_of("inherit", "journal"), _reference("logs")]}
+    maps = {name: _section(name) for name in SECTIONS if name not in {"", "service"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Service file of gpu-supervisor",
+        **top,
+        "required": ["services"],
+        "$defs": {"service": service, **maps},
+    }
+
+
+def _section(name: str) -> Schema:
+    section, model = SECTIONS[name]
+    prefix = f"{name}." if name else ""
+    properties = {}
+    for key in section.keys:
+        found, description = WORDS.get(f"{prefix}{key}", ({}, ""))
+        properties[key] = {**({"description": description} if description else {}), **found, **_default(model, key)}
+    return {
+        "type": ["object", "null"],
+        "properties": properties,
+        "patternProperties": {"^x-": {}},
+        "additionalProperties": False,
+    }
+
+
+def _default(model: type[BaseModel] | None, key: str) -> Schema:
+    """What a key is when it is left out, where that is a plain value."""
+    for name, field in model.model_fields.items() if model else ():
+        value = field.default
+        if key != (field.alias or name) or key in {"working_dir", "after"}:
+            continue  # These depend on others.
+        if isinstance(value, tuple) and value:
+            return {"default": list(value)}
+        if isinstance(value, str | int | float) and value != "":
+            return {"default": value}
+    return {}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}

@@ -1,0 +1,107 @@
+"""What an operator has asked for, and what follows failing for good: restarts in turn, counts, parole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.message import Cause, RestartRequested, State, TimePassed
+from supervisor.core.turn import DaemonState
+from supervisor.core.worker import RUNNING
+from tests.sim.rules_state import could_be_placed
+from tests.sim.rules_step import is_settled, makes_way
+from tests.sim.trouble import EPSILON_S, Rule, Step, is_named
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+def one_is_restarted_at_a_time(world: World, step: Step) -> Iterator[str]:
+    """The next has its turn when the last is settled, and nobody any more once one has failed."""
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or after is None or before.state not in RUNNING or after.state is not State.STOPPING:
+            continue
+        restarting = step.after.restarting.get(change.id.service)
+        is_turn = after.renew and after.cause in {Cause.OPERATOR, Cause.ROLLOUT} and not after.down
+        if not is_turn or after.target is None or restarting is None or makes_way(step, change):
+            continue
+        for worker_id in restarting.workers - {change.id}:
+            other = step.after.workers.get(worker_id)
+            if other is None or other.target is None or (other.renew and other.state in RUNNING):
+                continue
+            if not is_settled(other):
+                yield f"{change.id} is restarted while {other.id} is {other.state}"
+            if other.state is State.FAILED and other.since >= restarting.at and not other.target.refused:
+                yield f"{change.id} is restarted after {other.id} failed"
+
+
+def restart_is_heard(world: World, step: Step) -> Iterator[str]:
+    """Whoever it is about gets another process or waits for its turn, but for those that are held down."""
+    if not isinstance(step.event, RestartRequested) or step.after.state is DaemonState.STOPPING:
+        return
+    for worker_id, before in step.before.workers.items():
+        after = step.after.workers.get(worker_id)
+        if after is None or after.target is None or not is_named(step.event, worker_id) or before.down:
+            continue
+        is_replaced = after.incarnation != before.incarnation
+        # A turn that comes at once may halt at once, where one has failed in the same moment.
+        is_halted = before.state in RUNNING and worker_id.service not in step.after.restarting
+        is_on_its_way = after.renew or after.relaunch or after.state is State.PENDING
+        is_refused = after.state is State.FAILED and after.target.refused
+        if not (is_replaced or is_on_its_way or is_halted or is_refused):
+            yield f"{worker_id} was {before.state} and is {after.state} after a restart was asked for"
+
+
+def restart_asks_for_a_gpu(world: World, step: Step) -> Iterator[str]:
+    """Who runs without the GPU that it asked for gets one, where there is one."""
+    if not isinstance(step.event, RestartRequested) or not step.after.trusted:
+        return
+    for worker_id, before in step.before.workers.items():
+        after = step.after.workers.get(worker_id)
+        if after is None or after.target is None or before.target is None or before.down:
+            continue
+        is_about_it = before.target.fallback and is_named(step.event, worker_id)
+        if is_about_it and after.target.fallback and could_be_placed(step, after):
+            yield f"{worker_id} was restarted and stays on the CPU, and there is a GPU"
+
+
+def counts_are_taken_back_by_a_reload(world: World, step: Step) -> Iterator[str]:
+    """Those of the file are in force but for what was asked for since."""
+    fleet, notes = step.after, world.checks.notes
+    if fleet.spec is None:
+        return
+    usual = {name: len(service.entries(fleet.cpu_count)) for name, service in fleet.spec.services.items()}
+    expected = {name: count for name, count in notes.scaled.items() if usual[name] != count}
+    if fleet.scaled != expected:
+        yield f"scaled are {dict(fleet.scaled)} and not {expected}"
+
+
+def parole_has_its_time(world: World, step: Step) -> Iterator[str]:
+    """One try after so long, further ones after three times as long; never for `never`, nor for want of a GPU."""
+    for change in step.changes:
+        before, after = change.before, change.after
+        if after is not None and after.state is State.FAILED and after.target is not None:
+            policy = after.policy.restart
+            wait_s = policy.parole_s * (3 if after.history.on_parole else 1)
+            is_never = wait_s == 0 or policy.policy == "never" or after.target.refused
+            expected = None if is_never else after.since + wait_s
+            is_right = after.deadline is expected
+            if after.deadline is not None and expected is not None:
+                is_right = abs(after.deadline - expected) <= EPSILON_S
+            if not is_right:
+                yield f"{change.id} is on parole at {after.deadline} and not at {expected}"
+        if before is None or after is None or before.state is not State.FAILED or after.state is State.FAILED:
+            continue
+        is_due = isinstance(step.event, TimePassed) and change.id in step.event.workers
+        if is_due and not after.history.on_parole and after.state is not State.STOPPED:
+            yield f"{change.id} is tried once more and nobody notes it"
+
+
+RULES: tuple[Rule, ...] = (
+    one_is_restarted_at_a_time,
+    restart_is_heard,
+    restart_asks_for_a_gpu,
+    counts_are_taken_back_by_a_reload,
+    parole_has_its_time,
+)
