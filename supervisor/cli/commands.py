@@ -66,15 +66,15 @@ def cli(context: click.Context, socket: str | None, instance: str | None) -> Non
 @at_daemon
 def run(where: Where, file: str, pool: str | None) -> int:
     """Run the daemon for FILE in the foreground."""
-    from supervisor.host.init import fork_daemon, open_standard_descriptors  # noqa: PLC0415
+    from supervisor.host.init import fork_daemon, open_standard_descriptors
 
     open_standard_descriptors()
     # As PID 1 of a container, before anything is loaded: what stays is small.
     if (status := fork_daemon()) is not None:
         return status
 
-    from supervisor.daemon import loop as daemon  # noqa: PLC0415
-    from supervisor.host.files import SpecRefused  # noqa: PLC0415
+    from supervisor.daemon import loop as daemon
+    from supervisor.host.files import SpecRefused
 
     try:
         return daemon.run(Path(file), instance=where.instance, socket=where.socket, pool_all=pool == "all")
@@ -87,8 +87,8 @@ def run(where: Where, file: str, pool: str | None) -> int:
 @click.option("--strict", is_flag=True, help="Fail also for what this machine lacks.")
 def check(file: str, *, strict: bool) -> int:
     """Say every problem of FILE."""
-    from supervisor.cli import check as checking  # noqa: PLC0415
-    from supervisor.host.files import SpecRefused  # noqa: PLC0415
+    from supervisor.cli import check as checking
+    from supervisor.host.files import SpecRefused
 
     try:
         found = checking.check(Path(file), os.environ)
@@ -108,8 +108,8 @@ def check(file: str, *, strict: bool) -> int:
 @at_daemon
 def plan(where: Where, file: str, *, is_json: bool) -> int:
     """Show what FILE would do here, and why; and what of it the running daemon would change."""
-    from supervisor.front.show import plan_page  # noqa: PLC0415
-    from supervisor.front.verdict import has_no_place  # noqa: PLC0415
+    from supervisor.front.show import plan_page
+    from supervisor.front.verdict import has_no_place
 
     answer = _plan(where, file)
     _put(answer, lambda: plan_page(answer), is_json=is_json)
@@ -121,11 +121,11 @@ def plan(where: Where, file: str, *, is_json: bool) -> int:
 @at_daemon
 def devices(where: Where, *, is_json: bool) -> int:
     """Show the GPUs, their health, and who is on them."""
-    from supervisor.front.show import devices_page  # noqa: PLC0415
+    from supervisor.front.show import devices_page
 
     client = _client_or_none(where)
     if client is None:
-        from supervisor.daemon import survey  # noqa: PLC0415
+        from supervisor.daemon import survey
 
         answer = survey.devices(os.environ)
     else:
@@ -142,8 +142,8 @@ def devices(where: Where, *, is_json: bool) -> int:
 @at_daemon
 def status(where: Where, target: str | None, wait: Wait | None, timeout: str | None, *, is_json: bool) -> int:
     """Show services and workers, their states, and why."""
-    from supervisor.front.show import last_words_page, status_page  # noqa: PLC0415
-    from supervisor.front.verdict import is_met, workers_of  # noqa: PLC0415
+    from supervisor.front.show import last_words_page, status_page
+    from supervisor.front.verdict import is_met, workers_of
 
     timeout_s = _timeout_s(timeout, wait)
     answer = _status_once_up(where, target, wait, timeout_s)
@@ -165,7 +165,7 @@ def status(where: Where, target: str | None, wait: Wait | None, timeout: str | N
 @at_daemon
 def logs(where: Where, target: str | None, *, follow: bool, lines: int, is_json: bool) -> int:
     """Show what workers said last, also before a restart."""
-    from supervisor.cli.logs import EVERYTHING, show  # noqa: PLC0415
+    from supervisor.cli.logs import EVERYTHING, show
 
     return show(where.client(), target, lines=min(lines, EVERYTHING), follow=follow, is_json=is_json)
 
@@ -176,8 +176,8 @@ def logs(where: Where, target: str | None, *, follow: bool, lines: int, is_json:
 @at_daemon
 def reload(where: Where, *, wait: bool, is_json: bool) -> int:
     """Read the file again and show what changes. A bad file changes nothing."""
-    from supervisor.front.client import AnswerError  # noqa: PLC0415
-    from supervisor.front.show import difference_page  # noqa: PLC0415
+    from supervisor.front.client import AnswerError
+    from supervisor.front.show import difference_page
 
     client = where.client()
     try:
@@ -236,7 +236,7 @@ def _plan(where: Where, file: str) -> dict[str, Any]:
     client = _client_or_none(where)
     if client is None:
         return _survey(file)
-    from supervisor.front.client import AnswerError  # noqa: PLC0415
+    from supervisor.front.client import AnswerError
 
     try:
         # The daemon's directory need not be ours.
@@ -250,8 +250,8 @@ def _plan(where: Where, file: str) -> dict[str, Any]:
 
 def _survey(file: str) -> dict[str, Any]:
     """The plan for a machine without a daemon."""
-    from supervisor.daemon import survey  # noqa: PLC0415
-    from supervisor.host.files import SpecRefused  # noqa: PLC0415
+    from supervisor.daemon import survey
+    from supervisor.host.files import SpecRefused
 
     try:
         return survey.plan(Path(file), os.environ, pool_all=False)
@@ -286,8 +286,8 @@ def _timeout_s(text: str | None, wait: str | None) -> float | None:
     """The seconds of --timeout, in the file's own notation of durations."""
     if text is None:
         return None
-    from supervisor.core.file.problems import BadValueError  # noqa: PLC0415
-    from supervisor.core.file.quantities import parse_duration_s  # noqa: PLC0415
+    from supervisor.core.file.problems import BadValueError
+    from supervisor.core.file.quantities import parse_duration_s
 
     if wait is None:
         cause = "there is nothing to wait for"
@@ -306,9 +306,9 @@ def _put(answer: Mapping[str, Any], page: Callable[[], Page], *, is_json: bool) 
     if is_json:
         _put_json(answer)
         return
-    import shutil  # noqa: PLC0415
+    import shutil
 
-    from supervisor.front.show import draw  # noqa: PLC0415
+    from supervisor.front.show import draw
 
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else None
@@ -324,7 +324,7 @@ def _put_json(answer: Mapping[str, Any]) -> None:
 
 
 def _now() -> datetime:
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime
 
     return datetime.now(UTC)
 

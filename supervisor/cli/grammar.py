@@ -59,8 +59,8 @@ class Where:
 
     def client(self) -> Client:
         """A client of that daemon; CannotError when there is none, or several."""
-        from supervisor.front.client import Client  # noqa: PLC0415
-        from supervisor.rendezvous import find_control  # noqa: PLC0415
+        from supervisor.front.client import Client
+        from supervisor.rendezvous import find_control
 
         return Client(find_control(self.socket, self.instance, os.environ, os.geteuid()))
 
@@ -86,7 +86,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does; an unknown name comes with the nearest one that works."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            from supervisor.core.file.problems import nearest  # noqa: PLC0415
+            from supervisor.core.file.problems import nearest
 
             hint = nearest(args[0], self.commands.keys() - set(NOT_YET)) or f"see {PROGRAM} --help"
             cause = f'there is no command "{args[0]}"'

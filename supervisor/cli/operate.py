@@ -105,7 +105,7 @@ def _show(answer: Answer, *, is_json: bool) -> None:
     if is_json:
         _put_json(answer)
         return
-    from supervisor.front.show import clean  # noqa: PLC0415
+    from supervisor.front.show import clean
 
     for worker in _workers(answer):
         why = f" ({clean(str(worker['reason']))})" if worker["reason"] else ""

@@ -111,7 +111,7 @@ def complain(error: CannotError) -> int:
 
 def say(text: str) -> None:
     """Lines for a person, on standard error."""
-    from supervisor.front.show import clean_lines  # noqa: PLC0415 - Only when there is something to say.
+    from supervisor.front.show import clean_lines
 
     with suppress(OSError):
         for line in clean_lines(text):

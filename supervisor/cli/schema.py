@@ -12,6 +12,6 @@ from supervisor.cli.outcome import put
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of the service file, for editors."""
-    from supervisor.core.schema import make_schema  # noqa: PLC0415
+    from supervisor.core.schema import make_schema
 
     put(json.dumps(make_schema(), indent=2) + "\n")
