@@ -96,7 +96,8 @@ def spawned_while_killing(worker: Worker, event: Spawned, now: float) -> Step:
 def spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
     """No process came of it: permanent, refused by the machine, or a failure like any other."""
     record = ExitRecord(code=None, signal=None, cause=Cause.SPAWN, detail=event.detail, at=now)
-    worker = evolve(worker, last_exit=record, pid=None)
+    # It was counted as a start, so that the process would have found its number.
+    worker = evolve(worker, last_exit=record, pid=None, starts=worker.starts - 1)
     if worker.cause is not None and worker.cause is not Cause.START_TIMEOUT:
         return follow(worker, now)
     if event.errno in PERMANENT_ERRNOS:

@@ -130,7 +130,7 @@ class Worker:
         cause: Why we end its process, None while we do not.
         verdict: What follows by its restart policy once nothing of its process is left.
         history: Failures since it was last healthy.
-        starts: Processes ever started for this index.
+        starts: Processes ever started for this index, the one on its way included.
         killed: SIGKILL was asked for.
         spawned_at: Monotonic second of its process' start, None before.
         ready_at: Monotonic second since which it has been ready without a break, None while it is not.

@@ -153,6 +153,15 @@ def test_a_start_that_the_machine_refuses_is_not_charged(errno: int) -> None:
     assert waiting.reason == "fork refused"
 
 
+def test_a_start_of_which_no_process_came_is_not_counted_as_one() -> None:
+    """`restarts` counts processes."""
+    worker = worker_in(State.STARTING, pid=None, spawned_at=None)
+
+    after, _ = meet(worker, SpawnFailed(LLM, 7, 11, "cannot fork"), 100.0)
+
+    assert after.starts == worker.starts - 1
+
+
 def test_any_other_error_of_a_spawn_is_charged() -> None:
     """A disk that errs may come back, or not."""
     worker = worker_in(State.STARTING, pid=None, spawned_at=None)

@@ -112,6 +112,10 @@ class Notes:
                 self.devices = {device.uuid: device for device in reading.devices}
             case Spawned() | SpawnFailed() | Exited() | TreeGone() | ShimLost():
                 self._hear_of_process(step, event)
+                worker = step.before.workers.get(event.worker)
+                is_current = worker is not None and worker.incarnation == event.incarnation
+                if isinstance(event, SpawnFailed) and is_current and event.worker in self.spawns:
+                    self.spawns[event.worker] -= 1  # No process came of it.
             case StopRequested() | StartRequested():
                 self.order += 1
                 is_stop = isinstance(event, StopRequested)
