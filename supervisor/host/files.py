@@ -23,7 +23,7 @@ FILE_MAX_BYTES = 1024 * 1024
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class SpecRefused(Exception):  # noqa: N818  (agreed name: the event it becomes is SpecRejected.)
+class SpecRefused(Exception):  # noqa: N818 - Named like the event that it becomes, SpecRejected.
     """
     A service file that cannot be used.
 
