@@ -124,7 +124,7 @@ class Box:
         binds = [f"--bind-ro={self.stage}{path}:{path}" for path in ("/opt/gpu-supervisor", units, "/usr/local/bin")]
         return [
             *("systemd-nspawn", "--quiet", "-D", str(self.tree), "--volatile=overlay", "--boot", "--register=no"),
-            *("--keep-unit", "--console=pipe", f"--machine={self.state.name.replace('_', '-')}", "--link-journal=no"),
+            *("--keep-unit", "--console=pipe", f"--machine={_machine_name(self.state)}", "--link-journal=no"),
             *("--resolv-conf=off", "--timezone=off", "--private-network", *binds, "systemd.show_status=no"),
         ]
 
@@ -155,6 +155,11 @@ def until(found: Callable[[], T | None], what: Callable[[], str] | str, timeout:
         if time.monotonic() > deadline:
             raise AssertionError(f"waited in vain: {what if isinstance(what, str) else what()}")
         time.sleep(0.1)
+
+
+def _machine_name(state: Path) -> str:
+    """Of the random name of the folder: letters and digits with single dashes between, as nspawn wants it."""
+    return state.name.replace("_", "0")
 
 
 def make_tree() -> Path:
