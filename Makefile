@@ -33,9 +33,10 @@ sim: $(VENV)/installed-test  ## SEEDS lives of a daemon in the simulator
 mutants: $(VENV)/installed-test  ## Faults planted in the core, each to be caught by the simulator
 	$(BIN)/python -m tests.mutants
 
-bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, and wake-ups at rest
+bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, wake-ups at rest, and planning
 	$(BIN)/python benchmarks/restart.py
 	$(BIN)/python benchmarks/logs.py
+	$(BIN)/python -m benchmarks.planning
 
 soak: $(VENV)/installed compiler  ## MINUTES of random trouble for a real daemon; fails when it grows
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

@@ -30,6 +30,12 @@ EXIT_NO_DAEMON = 4
 RUN = Path("/run")
 TMP = Path("/tmp")  # noqa: S108 - The owner of what is in it is checked.
 
+SOCKETS = Path("/proc/net/unix")
+LISTENING = "00010000"
+"""__SO_ACCEPTCON of the kernel, in the column of flags."""
+
+ANEW = "lets it make another one, and reload its file"
+
 INSTANCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,62}")
 
 
@@ -101,14 +107,41 @@ def find_control(
     return _only([path for folder in folders for path in sorted(folder.glob(f"*/{SOCKET_NAME}"))], wanted[0])
 
 
-def no_daemon(path: Path, cause: str = "no daemon answers") -> CannotError:
-    """The error of a client that finds nobody at *path*."""
-    return CannotError(
-        "reach the daemon",
-        f"{cause} at {path}",
-        hint="start one with `gpu-supervisor run FILE`, or name its socket with --socket",
-        exit_code=EXIT_NO_DAEMON,
-    )
+def no_daemon(path: Path, cause: str = "") -> CannotError:
+    """The error of a client that finds nobody at *path*, though a daemon may live whose socket's file was removed."""
+    hint = "start one with `gpu-supervisor run FILE`, or name its socket with --socket"
+    if not cause and is_listening(path):
+        if pid := _read_pid(path):
+            cause, hint = f"it runs (pid {pid}), but the file of its socket is gone:", f"`kill -HUP {pid}` {ANEW}"
+            return CannotError("reach the daemon", f"{cause} {path}", hint=hint, exit_code=EXIT_NO_DAEMON)
+        # Or that of a container, which shares our network and not our files.
+        hint = f"somebody listens under that name without a file; if it is your daemon, `kill -HUP PID` {ANEW}"
+    cause = f"{cause or 'no daemon answers'} at {path}"
+    return CannotError("reach the daemon", cause, hint=hint, exit_code=EXIT_NO_DAEMON)
+
+
+def is_listening(path: Path, table: Path = SOCKETS) -> bool:
+    """Whether somebody listens on a socket that was bound to *path*, also when its file is gone; Linux alone tells."""
+    try:
+        lines = table.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    rows = (line.split(" ", 7) for line in lines)
+    return any(row[7:] == [str(path)] and row[3] == LISTENING for row in rows)
+
+
+def _read_pid(path: Path) -> int:
+    """Of the daemon, as it wrote into the lock beside its socket; 0 where that is gone too."""
+    try:
+        text = lock_path(path).read_text(errors="replace").strip()
+    except OSError:
+        return 0
+    return int(text) if text.isdecimal() else 0
+
+
+def lock_path(path: Path) -> Path:
+    """The lock beside a control socket, which its daemon holds and has its pid in."""
+    return path.with_name(f"{path.name}.lock")
 
 
 def private_folder(uid: int, tmp: Path = TMP) -> Path:

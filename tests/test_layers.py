@@ -30,13 +30,17 @@ SIBLINGS = {"rendezvous": {"core"}, "core": {"rendezvous"}, "front": {"host"}, "
 """Parts of the same layer that do not know of each other."""
 
 OWNERS: Mapping[str, set[str]] = {
-    "pynvml": {"host/prober.py"},
+    # Together the prober, a process of its own.
+    "pynvml": {"host/links.py", "host/nvml.py", "host/prober.py"},
     "yaml": {"host/yaml_tree.py"},
     "psutil": {"host/machine.py"},
+    "pwd": {"host/accounts.py"},
+    "grp": {"host/accounts.py"},
     # The keeper and the shims are processes of their own, with nothing but the standard library.
     "time": {"cli/commands.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
-    "ctypes": {"host/kernel.py"},
-    "aiohttp": {"daemon/loop.py", "front/api.py", "front/stream.py"},
+    # CUDA's library is loaded in a process of its own, as NVML's is.
+    "ctypes": {"host/cuda.py", "host/kernel.py"},
+    "aiohttp": {"daemon/door.py", "daemon/loop.py", "front/api.py", "front/stream.py"},
     "click": {
         *("cli/commands.py", "cli/complete.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py", "cli/schema.py"),
     },
@@ -58,7 +62,7 @@ OWNERS: Mapping[str, set[str]] = {
     "os.execve": set(),
     "os.execvp": set(),
     "os.execvpe": set(),
-    "signal.signal": {"host/keeper.py", "host/prober.py", "host/shim.py"},
+    "signal.signal": {"host/cuda.py", "host/keeper.py", "host/prober.py", "host/shim.py"},
 }
 """Modules and functions, and the only files that may use them."""
 
@@ -67,7 +71,19 @@ BARE = {f"host/{name}.py" for name in ("attributes", "keeper", "kernel", "leaf",
 
 EFFECTS = {
     *("asyncio", "concurrent", "ctypes", "datetime", "fcntl", "glob", "http", "io", "locale", "logging", "mmap"),
-    *("multiprocessing", "os", "pathlib.Path", "platform", "pwd", "queue", "random", "resource", "sched", "secrets"),
+    *(
+        "multiprocessing",
+        "os",
+        "pathlib.Path",
+        "platform",
+        "grp",
+        "pwd",
+        "queue",
+        "random",
+        "resource",
+        "sched",
+        "secrets",
+    ),
     *("select", "selectors", "shutil", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time"),
     *("urllib", "uuid", "warnings", "weakref"),
 }

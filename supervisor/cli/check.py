@@ -13,10 +13,12 @@ from pathlib import Path
 from supervisor.core.environment import Host, Moment, fill, render
 from supervisor.core.file.names import names_in
 from supervisor.core.plan import Launch
-from supervisor.core.spec import Problem, SpecError, WorkerSpec, unknown_names
+from supervisor.core.spec import Problem, Spec, SpecError, WorkerSpec, unknown_names
 from supervisor.host.accounts import Account, AccountError, find_account
 from supervisor.host.files import SpecRefused, load_spec
-from supervisor.host.machine import cpu_count, installed_vendors, missing_command
+from supervisor.host.machine import cpu_count, installed_vendors, missing_command, read_memory
+
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
         workers = loaded.spec.expand(cpu_count())
     except SpecError as error:
         raise SpecRefused(loaded.locate_all(error.problems)) from None
-    findings = [*unknown_names(loaded.spec, environ), *_lacks(workers, Host(environ, installed_vendors()))]
+    findings = [*unknown_names(loaded.spec, environ), *dict.fromkeys(_too_large(loaded.spec, cpu_count()))]
+    findings += dict.fromkeys(_too_much_memory(loaded.spec, read_memory()[1]))
+    findings += _lacks(workers, Host(environ, installed_vendors()))
     warnings = loaded.locate_all(Problem(one.path, f"warning: {one.message}", one.hint) for one in findings)
     return Checked(len(loaded.spec.services), len(workers), warnings)
 
@@ -71,10 +75,34 @@ def _lacks(workers: tuple[WorkerSpec, ...], host: Host) -> Iterator[Problem]:
             continue
         question = (rendered.argv[0], rendered.env.get("PATH", ""), rendered.working_dir)
         # A name without a value has been found already; what else is wrong with such a text cannot be told.
-        if (worker.id.service, question) in seen or any(map(names_in, question)):
+        # Neither can what is known only at the start, which stands between NULs.
+        if (worker.id.service, question) in seen or any(names_in(text) or "\0" in text for text in question):
             continue
         seen.add((worker.id.service, question))
         yield from _lack(worker.id.service, *question)
+
+
+def _too_large(spec: Spec, cores: int) -> Iterator[Problem]:
+    """Services whose workers are to have more cores each than there are."""
+    for name, service in spec.services.items():
+        for index, entry in enumerate(service.variants()):
+            is_own = entry.cpu is not None
+            wanted = entry.cpu if is_own else service.resources.cpu
+            if wanted is not None and wanted > 1000 * cores:
+                below = ("workers", index, "cpu") if is_own else ("resources", "cpu")
+                message = f"{wanted / 1000:g} cores for each worker, and there are {cores} on this machine"
+                yield Problem(("services", name, *below), message)
+
+
+def _too_much_memory(spec: Spec, total: int) -> Iterator[Problem]:
+    """Services of which a worker would wait for ever: it declares more memory than the host has."""
+    for name, service in spec.services.items():
+        for index, entry in enumerate(service.variants()):
+            memory = service.resources.memory if entry.memory is None else entry.memory
+            if memory is not None and memory > total:
+                below = ("resources", "memory") if entry.memory is None else ("workers", index, "memory")
+                message = f"{memory // MIB} MiB for each worker, and this machine has {total // MIB} MiB: it would wait"
+                yield Problem(("services", name, *below), message)
 
 
 def _account(worker: WorkerSpec) -> tuple[Account | None, Problem | None]:

@@ -158,6 +158,22 @@ def status(where: Where, target: str | None, wait: Wait | None, timeout: str | N
 
 
 @cli.command()
+@click.argument("worker", metavar="SERVICE/N", shell_complete=complete.complete_targets)
+@as_json
+@at_daemon
+def explain(where: Where, worker: str, *, is_json: bool) -> int:
+    """Show why a worker is where it is, or what it waits for, device by device."""
+    from supervisor.front.show import explain_page
+
+    if "/" not in worker:
+        cause = f'"{worker}" names no worker'
+        raise CannotError(f"explain {worker}", cause, hint=f"for example: explain {worker}/0", exit_code=EXIT_USAGE)
+    answer = where.client().get("/v1/explain", {"target": worker}, thing=f"explain {worker}")
+    _put(answer, lambda: explain_page(answer, _now()), is_json=is_json)
+    return 0
+
+
+@cli.command()
 @click.argument("target", metavar="[SERVICE[/N]]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what they say, until Ctrl-C.")
 @click.option("-n", "--lines", metavar="N", type=click.IntRange(0), default=100, help="Last lines of each; 100.")
@@ -200,7 +216,8 @@ def reload(where: Where, *, wait: bool, is_json: bool) -> int:
 @at_daemon
 def shutdown(where: Where) -> None:
     """End the daemon and its workers, and return when they are gone."""
-    where.client().shut_down()
+    if unit := where.client().shut_down().get("unit"):
+        say(f"hint: systemd starts it again if {unit} says so; `systemctl stop {unit}` ends it for good")
 
 
 @cli.command()

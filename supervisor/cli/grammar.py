@@ -29,7 +29,6 @@ COMPLETE_VARIABLE = "_GPU_SUPERVISOR_COMPLETE"
 NOT_YET = (
     "doctor",
     "events",
-    "explain",
     "export",
     "top",
     "upgrade",

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from supervisor.core.file.names import ACCOUNT_NAMES, TABLE_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.file.names import (
+    ACCOUNT_NAMES,
+    TABLE_NAMES,
+    THREAD_NAMES,
+    expand_names,
+    is_inherited,
+    names_in,
+)
+from supervisor.core.message import Site
 from supervisor.core.spec import amount_bytes
 
 if TYPE_CHECKING:
     from supervisor.core.inventory import Device
-    from supervisor.core.plan import Launch
+    from supervisor.core.plan import Launch, Share
     from supervisor.core.spec import WorkerId
 
 MIB = 1024 * 1024
+
+MASTER_PORT = "MASTER_PORT"
+
+HIDDEN = {
+    "amd": ("HIP_VISIBLE_DEVICES", "-1"),
+    # An empty ZE_AFFINITY_MASK would mean every GPU; this leaves whatever backend there is its CPU.
+    "intel": ("ONEAPI_DEVICE_SELECTOR", "*:cpu"),
+}
+"""Other vendors, and the variable and value by which a program sees none of their GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +42,7 @@ class Host:
 
     Args:
         environ: The daemon's environment.
-        vendors: Other GPU vendors whose stack is installed: ``amd``.
+        vendors: Other GPU vendors whose stack is installed: ``amd``, ``intel``.
         inherited: What of the environment a worker finds.
     """
 
@@ -77,8 +94,10 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
         host: The daemon's surroundings.
     """
     account = {name: late(name) for name in ACCOUNT_NAMES if launch.recipe.setup.user is not None}
-    table = {**_gpu_row(launch, moment, host), **_worker_rows(launch, moment), **_port_row(launch)}
-    names = _resolve(dict(launch.recipe.env), {"PYTHONUNBUFFERED": "1", **host.inherited, **account, **table})
+    table = {**_gpu_row(launch, moment, host), **_worker_rows(launch, moment), **_port_rows(launch, host)}
+    # The file's own `cpu` says more of this worker than what the daemon happens to have of threads.
+    base = {"PYTHONUNBUFFERED": "1", **host.inherited, **account, **_thread_rows(launch), **table}
+    names = _resolve(dict(launch.recipe.env), base)
     return Rendered(
         argv=tuple(expand_names(word, names) for word in launch.recipe.command),
         env=names,
@@ -86,18 +105,35 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
     )
 
 
+def sites(launch: Launch, moment: Moment) -> tuple[Site, ...]:
+    """Where the devices are that a process is to run beside; none where the file does not ask for that."""
+    if not launch.recipe.near:
+        return ()
+    devices = (_device(moment, share) for share in launch.slice)
+    # An instance of MIG is where its GPU is.
+    hosts = (moment.devices.get(one.parent, one) if one.parent else one for one in devices)
+    return tuple(dict.fromkeys(Site(one.pci, one.numa) for one in hosts))
+
+
 def late(name: str) -> str:
-    """What stands for a variable of ACCOUNT_NAMES until `fill`: no text of a file has a NUL."""
+    """What stands for a variable of file.names.LATE_NAMES until `fill`: no text of a file has a NUL."""
     return f"\0{name}\0"
 
 
-def fill(rendered: Rendered, account: Mapping[str, str]) -> Rendered:
-    """Put in the variables of ACCOUNT_NAMES, which only the user database knows."""
+def fill(rendered: Rendered, values: Mapping[str, str], names: Collection[str] = ACCOUNT_NAMES) -> Rendered:
+    """
+    Put in what is known only where the process is started.
+
+    Args:
+        rendered: With `late` texts in it.
+        values: What the user database says, or the port that was found free.
+        names: Those of file.names.LATE_NAMES that are put in now; one without a value is empty.
+    """
 
     def filled(text: str) -> str:
         if "\0" in text:
-            for name in ACCOUNT_NAMES:
-                text = text.replace(late(name), account.get(name, ""))
+            for name in names:
+                text = text.replace(late(name), values.get(name, ""))
         return text
 
     return Rendered(
@@ -107,6 +143,12 @@ def fill(rendered: Rendered, account: Mapping[str, str]) -> Rendered:
     )
 
 
+def lacks_port(env: Mapping[str, str]) -> bool:
+    """Whether a `MASTER_PORT` is still to be found for this environment."""
+    missing = late(MASTER_PORT)
+    return any(missing in text for text in env.values())
+
+
 def device_env(env: Mapping[str, str]) -> dict[str, str]:
     """The part of a worker's environment that may be shown: the contract's table, without anybody's secrets."""
     return {name: env[name] for name in sorted(env) if name in TABLE_NAMES or name == "CUDA_DEVICE_ORDER"}
@@ -114,13 +156,18 @@ def device_env(env: Mapping[str, str]) -> dict[str, str]:
 
 def _gpu_row(launch: Launch, moment: Moment, host: Host) -> dict[str, str]:
     if launch.slice:
-        # Integers are what most programs can read; they are right only in PCI order.
-        return {"CUDA_VISIBLE_DEVICES": ",".join(_indices(launch, moment)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        # Integers are what most programs can read; they are right only in PCI order. Beside UUIDs the order stands for
+        # whatever the program starts and gives integers of its own.
+        names = _uuids(launch) if _is_by_uuid(launch, moment) else _indices(launch, moment)
+        return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     # Left out, a program would see every GPU.
     hidden = {"CUDA_VISIBLE_DEVICES": "-1"}
-    if "amd" in host.vendors:
-        hidden["HIP_VISIBLE_DEVICES"] = "-1"
-    return hidden
+    return hidden | dict(HIDDEN[vendor] for vendor in sorted(host.vendors) if vendor in HIDDEN)
+
+
+def _is_by_uuid(launch: Launch, moment: Moment) -> bool:
+    """An instance of MIG has no index of its own: `pin: index` cannot have its way there."""
+    return launch.recipe.pin == "uuid" or any(_device(moment, share).parent is not None for share in launch.slice)
 
 
 def _worker_rows(launch: Launch, moment: Moment) -> dict[str, str]:
@@ -135,24 +182,45 @@ def _worker_rows(launch: Launch, moment: Moment) -> dict[str, str]:
         "WORKER_INCARNATION": str(moment.incarnation),
         "WORKER_GPU_COUNT": str(len(launch.slice)),
         "WORKER_GPU_INDICES": ",".join(_indices(launch, moment)),
-        "WORKER_GPU_UUIDS": ",".join(share.uuid for share in launch.slice),
-        "WORKER_GPU_SHARE": ",".join(f"{share.millis / 1000:g}" for share in launch.slice[:1]),
+        "WORKER_GPU_UUIDS": ",".join(_uuids(launch)),
+        # The same of each of its devices: a number, so that a program may calculate with it.
+        "WORKER_GPU_SHARE": f"{min((share.millis for share in launch.slice), default=0) / 1000:g}",
     }
     memory = launch.recipe.gpu_memory
     if memory is not None and launch.slice:
-        totals = [moment.devices[share.uuid].memory_total_bytes for share in launch.slice]
+        # What it may count on on each of them; parts of unlike devices differ.
+        totals = [_device(moment, share).memory_total_bytes for share in launch.slice]
         known = [total for total in totals if total is not None]
         if known or isinstance(memory, int):
             rows["WORKER_GPU_MEMORY_MIB"] = str(amount_bytes(memory, min(known, default=0)) // MIB)
     return rows
 
 
-def _port_row(launch: Launch) -> dict[str, str]:
-    return {} if launch.recipe.port is None else {"PORT": str(launch.recipe.port)}
+def _port_rows(launch: Launch, host: Host) -> dict[str, str]:
+    recipe = launch.recipe
+    rows = {} if recipe.port is None else {"PORT": str(recipe.port)}
+    # Two workers with several GPUs each would else meet at the one port that their framework has for everybody. Who
+    # names it gets one in any case: `gpu: all` may be one, and a fallback none.
+    texts = (*recipe.command, *(value for _, value in recipe.env), recipe.working_dir)
+    is_named = MASTER_PORT not in host.inherited and any(f"({MASTER_PORT})" in text for text in texts)
+    return rows | ({MASTER_PORT: late(MASTER_PORT)} if is_named or len(launch.slice) > 1 else {})
+
+
+def _thread_rows(launch: Launch) -> dict[str, str]:
+    cpu = launch.recipe.cpu
+    return {} if cpu is None else dict.fromkeys(THREAD_NAMES, str(-(-cpu // 1000)))
 
 
 def _indices(launch: Launch, moment: Moment) -> list[str]:
-    return [str(moment.devices[share.uuid].index) for share in launch.slice]
+    return [str(_device(moment, share).index) for share in launch.slice]
+
+
+def _uuids(launch: Launch) -> list[str]:
+    return [share.uuid for share in launch.slice]
+
+
+def _device(moment: Moment, share: Share) -> Device:
+    return moment.devices[share.uuid]
 
 
 def _resolve(own: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:

@@ -202,6 +202,8 @@ def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
 def _detail(worker: Worker, event: Exited) -> str:
     if worker.cause is Cause.START_TIMEOUT and worker.held is not None:
         return f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
+    if worker.cause is None and event.out_of_memory and event.code != 0:
+        return "out of memory"
     return "dumped core" if event.core_dumped else ""
 
 
@@ -264,9 +266,9 @@ def kill_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
     return after, (*actions, Say("worker.unkillable", {"worker": str(worker.id), "reason": hangs}, is_warning=True))
 
 
-def look_at_memory(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
-    """In pending: memory that is only busy is asked for again."""
-    return evolve(worker, deadline=now + LOOK_S), (ReadInventory(),)
+def look_again(worker: Worker, _event: DeadlinePassed, _now: float) -> Step:
+    """In pending: what it waits for may be there by now; the fleet looks at whoever has changed."""
+    return evolve(worker, deadline=None), ()
 
 
 def release_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from supervisor.core import admission, claims, gpus, orders, rescale
+from supervisor.core import admission, claims, gpus, orders, rescale, stall
 from supervisor.core.message import (
     Action,
     BecameReady,
@@ -18,6 +18,7 @@ from supervisor.core.message import (
     Event,
     Exit,
     Exited,
+    HostRead,
     InventoryRead,
     ReadInventory,
     ReloadRequested,
@@ -30,6 +31,7 @@ from supervisor.core.message import (
     SpawnFailed,
     SpecLoaded,
     SpecRejected,
+    Stalled,
     StartRequested,
     State,
     StopRequested,
@@ -86,9 +88,13 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
             _process(turn, event)
         case TimePassed(workers=workers):
             _time(turn, workers)
+        case Stalled(lost_s=lost_s):
+            stall.put_off(turn, lost_s)
         case InventoryRead():
             gpus.take_reading(turn, event)
             rescale.devices_read(turn, event.asked_at)
+        case HostRead():
+            admission.take_host(turn, event)
         case DevicesClaimed():
             claims.take_answer(turn, event)
         case DevicesFreed():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from supervisor.core.inventory import Device, GpuState, Inventory, Reading
+from supervisor.core.memory import is_memory_back
 from supervisor.core.message import InventoryRead, ReadInventory, Say, State
 from supervisor.core.plan import Supply
-from supervisor.core.spec import amount_bytes
 from supervisor.core.turn import DaemonState, Fleet, Gpu, Turn
-from supervisor.core.worker import MemoryBack, Worker
+from supervisor.core.worker import MemoryBack
 from supervisor.errors import CannotError
 
 RETRY_S = 5.0
@@ -19,14 +20,13 @@ RETRY_MAX_S = 60.0
 BOOT_RETRY_S = 1.0
 """While the module is still being loaded, within `daemon.gpu_wait`."""
 
-MIB = 1024 * 1024
-
 
 def take_reading(turn: Turn, event: InventoryRead) -> None:
     """Take what the driver answered; nobody's living process is touched by it."""
     before = turn.fleet
     if before.asked is None or event.asked_at >= before.asked:
         turn.set(asked=None)
+    turn.has_read = event.reading.state is GpuState.OK
     _note_state(turn, event.reading)
     inventory, trusted = _judge(turn.fleet, event, turn.now)
     turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading, trusted=trusted))
@@ -43,7 +43,7 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
         turn.do(ReadInventory())
     schedule_retry(turn)
     for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
-        if is_memory_back(turn.fleet, worker):
+        if is_memory_back(turn.fleet, turn.workers, worker):
             turn.tell(worker.id, MemoryBack())
 
 
@@ -51,58 +51,19 @@ def make_supply(fleet: Fleet) -> Supply:
     """What there is to hand out: the pool, in the pool's order."""
     if fleet.inventory is None:
         return Supply(detail=fleet.gpu.detail or Supply().detail)
-    devices = fleet.inventory.devices
+    devices, links = fleet.inventory.devices, fleet.inventory.links
     if fleet.pool is None:
-        return Supply(devices, fleet.trusted, fleet.gpu.detail, elsewhere=fleet.elsewhere)
-    inside = [fleet.inventory.by_uuid[uuid] for uuid in fleet.pool if uuid in fleet.inventory.by_uuid]
-    outside = tuple(device for device in devices if device not in inside)
+        return Supply(devices, fleet.trusted, fleet.gpu.detail, elsewhere=fleet.elsewhere, links=links)
+    inside = _in_pool(fleet.pool, devices)
+    outside = tuple(device for device in devices if device.uuid not in inside)
     detail = fleet.gpu.detail or ("" if inside else "CUDA_VISIBLE_DEVICES of the daemon leaves no GPU")
-    return Supply(tuple(inside), fleet.trusted, detail, outside, fleet.elsewhere)
-
-
-def is_memory_back(fleet: Fleet, worker: Worker) -> bool:
-    """
-    Whether what a worker declared is free again on each of its GPUs, by a reading asked for after its end.
-
-    A device that is gone or tells no memory counts as back: what cannot be known is not waited for.
-    """
-    inventory = fleet.inventory
-    if fleet.gpu.state is not GpuState.OK or inventory is None or inventory.asked_at < worker.since:
-        return False
-    return all(shortage(fleet, worker, share.uuid) is None for share in worker.occupied)
-
-
-def shortage(fleet: Fleet, worker: Worker, uuid: str) -> str | None:
-    """
-    Why a worker's declared memory does not fit into what is free on a device, with the numbers.
-
-    Returns:
-        None when it fits, when none is declared, and when the device does not tell its memory.
-    """
-    placement = worker.held or worker.target
-    device = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
-    if placement is None or placement.wanted.request.gpu_memory is None or device is None:
-        return None
-    total, free = device.memory_total_bytes, device.memory_free_bytes
-    if total is None or free is None:
-        return None
-    need = amount_bytes(placement.wanted.request.gpu_memory, total)
-    headroom = headroom_bytes(fleet, total)
-    if free - headroom >= need:
-        return None
-    return (
-        f"needs {need // MIB} MiB on GPU {device.index} beside a headroom of {headroom // MIB} MiB,"
-        f" {free // MIB} of {total // MIB} MiB are free"
-    )
-
-
-def headroom_bytes(fleet: Fleet, total: int) -> int:
-    """What is left free on every device: `daemon.headroom`, else the larger of 512 MiB and 2 %."""
-    given = fleet.spec.daemon.headroom if fleet.spec else None
-    return max(512 * MIB, total // 50) if given is None else amount_bytes(given, total)
+    return Supply(tuple(inside.values()), fleet.trusted, detail, outside, fleet.elsewhere, links)
 
 
 # ---- the pool -------------------------------------------------------------------------------------------------------
+
+_SLURM_NONE = "NoDevFiles"  # What Slurm gives to a job without a GPU.
+_OLD_MIG_NAME = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")  # By its GPU and its numbers, before driver 470.
 
 
 def parse_pool(environ: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -113,7 +74,7 @@ def parse_pool(environ: Mapping[str, str]) -> tuple[str, ...] | None:
         None when it is not set, else its entries. Entries that are integers are positions in CUDA's order.
 
     Raises:
-        CannotError: An entry is of a kind that is not supported yet.
+        CannotError: An entry is of no kind that CUDA knows.
     """
     value = environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
@@ -121,12 +82,10 @@ def parse_pool(environ: Mapping[str, str]) -> tuple[str, ...] | None:
     entries: list[str] = []
     for raw in value.split(","):
         entry = raw.strip()
-        if entry.startswith("MIG-"):
-            raise _refused_pool(value, f"{entry} is a MIG instance, which is not supported yet")
-        if entry.startswith("GPU-") or entry.isdecimal():
+        if entry.startswith(("GPU-", "MIG-")) or entry.isdecimal():
             entries.append(entry)
             continue
-        if entry and not entry.lstrip("-").isdecimal():
+        if entry and entry != _SLURM_NONE and not entry.lstrip("-").isdecimal():
             raise _refused_pool(value, f'"{entry}" is neither an index nor a UUID')
         break
     if len({entry.isdecimal() for entry in entries}) > 1:
@@ -139,20 +98,43 @@ def resolve_pool(entries: tuple[str, ...], devices: tuple[Device, ...]) -> tuple
     UUIDs of a pool, in its order.
 
     Args:
-        entries: UUIDs, starts of UUIDs, or indices in PCI order.
+        entries: UUIDs, starts of UUIDs, or indices in PCI order; or UUIDs as CUDA tells them, without their kind.
         devices: Of a good reading.
     """
     uuids: list[str] = []
     for entry in entries:
-        if entry.isdecimal():
-            found = [device.uuid for device in devices if device.index == int(entry)]
-        else:
-            found = [device.uuid for device in devices if device.uuid.startswith(entry)]
+        found = [_uuid_by(entry, device) for device in devices if _is_named(device, entry)]
         if len(found) != 1:
             break
         uuids += found
     # CUDA shows no device at all when one is named twice.
     return () if len(set(uuids)) < len(uuids) else tuple(uuids)
+
+
+def _is_named(device: Device, entry: str) -> bool:
+    if entry.isdecimal():
+        return device.parent is None and device.index == int(entry)
+    if (old := _OLD_MIG_NAME.fullmatch(entry)) and device.instance is not None:
+        gi, ci = device.instance
+        return entry == device.uuid or (device.parent, str(gi), str(ci)) == old.groups()
+    if entry.startswith(("GPU-", "MIG-")):
+        return device.uuid.startswith(entry)
+    return device.uuid.partition("-")[2] == entry
+
+
+def _uuid_by(entry: str, device: Device) -> str:
+    """A position names a GPU, though CUDA shows only the first instance of one that is cut up."""
+    return device.uuid if entry.startswith(("GPU-", "MIG-")) or device.parent is None else device.parent
+
+
+def _in_pool(pool: tuple[str, ...], devices: tuple[Device, ...]) -> dict[str, Device]:
+    """The devices of a pool by UUID, in its order: whoever has a GPU has its MIG instances, those of later too."""
+    within: dict[str, list[Device]] = {}
+    for device in devices:
+        within.setdefault(device.uuid, []).append(device)
+        if device.parent is not None:
+            within.setdefault(device.parent, []).append(device)
+    return {device.uuid: device for uuid in pool for device in within.get(uuid, ())}
 
 
 def needs_cuda_order(environ: Mapping[str, str], entries: tuple[str, ...] | None) -> bool:
@@ -190,7 +172,7 @@ def _judge(fleet: Fleet, event: InventoryRead, now: float) -> tuple[Inventory | 
     """The inventory in force after a reading, and whether it is the driver's word."""
     reading = event.reading
     if reading.state is GpuState.OK:
-        return Inventory(reading.devices, event.asked_at), True
+        return Inventory(reading.devices, event.asked_at, reading.links), True
     had_devices = fleet.inventory is not None and bool(fleet.inventory.devices)
     if had_devices or not _is_known_absence(fleet, reading, now):
         return fleet.inventory, False
@@ -232,4 +214,4 @@ def schedule_retry(turn: Turn) -> None:
 def _identities(inventory: Inventory | None) -> object:
     if inventory is None:
         return None
-    return tuple((device.uuid, device.index, device.health) for device in inventory.devices)
+    return tuple((device.uuid, device.index, device.health, device.is_cut) for device in inventory.devices)

@@ -28,13 +28,52 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class Holder:
     """
-    A GPU. Its identity is the UUID.
+    A process that has memory of a device.
 
     Args:
-        uuid: As NVML gives it, ``GPU-...``.
-        index: Index in this reading as nvidia-smi shows it. Not an identity: it may differ in the next reading.
+        pid: As the driver tells it; in a container it may be one that is not seen there.
+        used_bytes: None where the driver does not tell.
+        name: Of the process, empty if unknown.
+        user: Whose it is, empty if unknown.
+        worker: ``llm/0`` when it belongs to the tree of one of our workers, else empty: a foreign one.
+    """
+
+    pid: int
+    used_bytes: int | None = None
+    name: str = ""
+    user: str = ""
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """
+    How two devices are connected.
+
+    Args:
+        one, other: UUIDs.
+        nvlinks: Active NVLinks between them; to a switch they share counts too.
+        level: Nearest common ancestor as NVML counts it: 0 one board, 10 and 20 PCIe switches, 30 host bridge,
+            40 NUMA node, 50 the whole machine.
+    """
+
+    one: str
+    other: str
+    nvlinks: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """
+    A GPU, or an instance of one that MIG has cut up. Its identity is the UUID.
+
+    Args:
+        uuid: As NVML gives it, ``GPU-...`` or ``MIG-...``.
+        index: Index in this reading as nvidia-smi shows it; of an instance that of its GPU. Not an identity: it may
+            differ in the next reading.
         name: Product name, ``NVIDIA H100 80GB HBM3``.
         pci: PCI address as sysfs writes it, ``0000:10:00.0``.
         numa: NUMA node of the PCI device, None if unknown.
@@ -42,6 +81,11 @@ class Device:
         memory_free_bytes: As total.
         health: Whether new workers may be placed on it.
         reason: Why the health is not ok, else empty.
+        parent: UUID of the GPU that this is a MIG instance of; None for a GPU.
+        is_cut: MIG is on: nothing is placed on the GPU itself, only on its instances, of which it may have none.
+        is_unified: It has the host's memory; the figures are the host's.
+        holders: Who has memory of it; None where the driver does not tell.
+        instance: Numbers of a MIG instance's GPU instance and compute instance, by which older drivers name it.
     """
 
     uuid: str
@@ -53,6 +97,16 @@ class Device:
     memory_free_bytes: int | None
     health: Health = Health.OK
     reason: str = ""
+    parent: str | None = None
+    is_cut: bool = False
+    is_unified: bool = False
+    holders: tuple[Holder, ...] | None = None
+    instance: tuple[int, int] | None = None
+
+
+def name_of(device: Device) -> str:
+    """A device to a person: ``GPU 3``."""
+    return f"GPU {device.index}" if device.parent is None else f"{device.uuid} of GPU {device.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +117,15 @@ class Reading:
     Args:
         state: What the library answered as a whole.
         detail: The answer in words, empty when the state is ok.
-        devices: In the driver's index order, which is PCI order. Empty unless the state is ok.
+        devices: In the driver's index order, which is PCI order, each followed by its MIG instances. Empty unless
+            the state is ok.
+        links: Between GPUs, each pair once; those that the driver does not tell are left out.
     """
 
     state: GpuState
     detail: str = ""
     devices: tuple[Device, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +134,7 @@ class Inventory:
 
     devices: tuple[Device, ...] = ()
     asked_at: float = 0.0
+    links: tuple[Link, ...] = ()
     by_uuid: Mapping[str, Device] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -161,6 +161,14 @@ class InventoryRead:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRead:
+    """The host's memory at this moment: what more may be used without swapping, and all there is."""
+
+    available_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DevicesClaimed:
     """
     What came of a Claim.
@@ -223,6 +231,13 @@ class ShutdownRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """The daemon has not run for so many seconds: it was stopped or frozen, maybe together with its workers."""
+
+    lost_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Deadlines have come: those of the *workers* named, and the fleet's own if it is due."""
 
@@ -240,8 +255,10 @@ Event = (
     | SpecLoaded
     | SpecRejected
     | InventoryRead
+    | HostRead
     | DevicesClaimed
     | DevicesFreed
+    | Stalled
     | ReloadRequested
     | StopRequested
     | StartRequested
@@ -256,6 +273,14 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """Where in the machine a device is: PCI address as sysfs writes it, NUMA node, None if unknown."""
+
+    pci: str
+    numa: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Spawn:
     """
     Start a process.
@@ -267,6 +292,7 @@ class Spawn:
         working_dir: Absolute.
         logs: Where its output goes.
         setup: Whose it is, its limits, and so on.
+        near: The devices beside whose CPUs it is to run; empty for any CPU.
     """
 
     worker: WorkerId
@@ -277,6 +303,7 @@ class Spawn:
     working_dir: str
     logs: Logs = INHERIT
     setup: Setup = NO_SETUP
+    near: tuple[Site, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +366,11 @@ class ReadInventory:
     """Ask the driver; InventoryRead comes back. *fresh*: through a new prober, since NVML attaches at its start."""
 
     fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHost:
+    """See what memory the host has left; HostRead comes back at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +443,7 @@ Action = (
     | Probe
     | ReadSpec
     | ReadInventory
+    | ReadHost
     | Claim
     | LetGo
     | Report

@@ -30,7 +30,7 @@ def new_worker(worker: WorkerId, placement: Placement, now: float, *, down: bool
 
 def enter(worker: Worker, state: State, now: float, *, deadline: float | None = None, reason: str = "") -> Worker:
     """In a new state, with a new deadline and reason."""
-    return evolve(worker, state=state, since=now, deadline=deadline, reason=reason)
+    return evolve(worker, state=state, since=now, deadline=deadline, reason=reason, starved=False)
 
 
 def to_pending(worker: Worker, now: float) -> Step:

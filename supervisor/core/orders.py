@@ -70,12 +70,12 @@ def scale(turn: Turn, event: ScaleRequested) -> None:
     if fleet.spec is None or fleet.state is DaemonState.STOPPING:
         return
     scaled = {**fleet.scaled, **event.counts}
-    if problems := scale_problems(fleet.spec, scaled, fleet.cpu_count):
+    if problems := scale_problems(fleet.spec.scale(fleet.sizes), scaled, fleet.cpu_count):
         turn.do(Say("scale.rejected", {"problems": list(problems)}, is_warning=True))
         return
     if fleet.reload is not None:
         turn.set(reload=evolve(fleet.reload, scaled={**fleet.reload.scaled, **event.counts}))
-    turn.set(scaled=fleet.spec.without_effectless(scaled, fleet.cpu_count))
+    turn.set(scaled=fleet.spec.without_effectless(scaled, fleet.cpu_count), sizes_due=True)
     rescale.replan(turn)
 
 

@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
-from supervisor.core.inventory import Device, Health
-from supervisor.core.spec import Recipe, Request, WorkerId, WorkerSpec, amount_bytes
+from supervisor.core.inventory import Health
+from supervisor.core.ledger import Group, Ledger
+from supervisor.core.matching import Matching, allowed_devices, find_devices
+from supervisor.core.refusal import explain
+from supervisor.core.slices import WHOLE, Current, Launch, Placement, Share, Slice, Supply, headroom_bytes
+from supervisor.core.spec import Request, WorkerId, WorkerSpec
+from supervisor.core.topology import bits
 
-WHOLE = 1000
-"""Shares are integers, in thousandths of a device: sums of floats would refuse the twentieth of twenty 0.05."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Share:
-    """A part of one device: *millis* of 1000."""
-
-    uuid: str
-    millis: int = WHOLE
-
-
-Slice = tuple[Share, ...]
-"""The GPUs of one worker, in the order in which it sees them. Empty for a worker without a GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What a process is a process of. Only another launch means a new process; CONTRACT, Reload."""
-
-    recipe: Recipe
-    slice: Slice = ()
-
-
-@dataclass(frozen=True)
-class Placement:
-    """
-    What the plan has for one worker.
-
-    Args:
-        wanted: What the file asks for; its policies may change under a living process.
-        launch: What to run, None when there is no place for it.
-        fallback: Runs without the GPU it asked for (``on_no_gpu: cpu``).
-        refused: Fails for want of a GPU (``on_no_gpu: fail``).
-        reason: Why there is no place, with the arithmetic; or why it falls back. Else empty.
-    """
-
-    wanted: WorkerSpec
-    launch: Launch | None
-    fallback: bool = False
-    refused: bool = False
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Current:
-    """
-    What a worker has now.
-
-    Args:
-        wanted: What the file asked for when it was placed.
-        slice: Held by its process, reserved for it, or had by it when it last ran.
-        living: It has a process, which stays where it is.
-        reserved: The plan keeps these devices for it; False for an index that only remembers where it was.
-        fallback: It runs, or is about to run, without the GPU it asked for.
-    """
-
-    wanted: WorkerSpec
-    slice: Slice
-    living: bool
-    reserved: bool = True
-    fallback: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """
-    What there is to hand out.
-
-    Args:
-        devices: Of the pool, in the pool's order.
-        trusted: Whether a good reading (or a known absence) says so. Without one, nothing new is placed
-            and `on_no_gpu` is not asked.
-        detail: Why it is not trusted, or why there is nothing.
-        outside: Devices of the machine that are not in the pool.
-        elsewhere: UUID -> which other daemon has it, in words.
-    """
-
-    devices: tuple[Device, ...] = ()
-    trusted: bool = False
-    detail: str = "the GPUs have not been read yet"
-    outside: tuple[Device, ...] = ()
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
+__all__ = [
+    "WHOLE",
+    "Current",
+    "Launch",
+    "Placement",
+    "Planner",
+    "Share",
+    "Slice",
+    "Supply",
+    "find_devices",
+    "headroom_bytes",
+    "make_plan",
+]
 
 
 def make_plan(
@@ -115,156 +49,144 @@ def make_plan(
     Returns:
         A placement for each of *wanted*, in their order.
     """
-    ledger = _Ledger(supply, _allowed(supply, allowed))
-    placed: dict[WorkerId, Placement] = {}
-    for worker in wanted:
-        if (kept := ledger.keep(worker, current.get(worker.id))) is not None:
-            placed[worker.id] = kept
+    planner = Planner(supply, allowed)
+    placed = planner.keep_all(wanted, current)
     rest = [worker for worker in wanted if worker.id not in placed]
     for worker in sorted(rest, key=lambda one: not one.request.exact):
-        placed[worker.id] = ledger.place(worker, current.get(worker.id))
+        placed[worker.id] = planner.place(worker, current.get(worker.id))
     return {worker.id: placed[worker.id] for worker in wanted}
 
 
-def find_devices(token: str, devices: Iterable[Device]) -> tuple[Device, ...]:
+class Planner:
     """
-    Devices that a filter entry names: an index as nvidia-smi shows it, a PCI id, or (the start of) a UUID.
+    One plan in the making.
 
-    Returns:
-        None, one, or for an ambiguous start of a UUID several.
+    Args:
+        supply: Devices to hand out.
+        allowed: The file-wide `gpus` restriction.
+        reserved: Device UUID -> bytes that are somebody's already.
     """
-    if token.isdecimal():
-        return tuple(device for device in devices if device.index == int(token))
-    if ":" in token:
-        return tuple(device for device in devices if device.pci == _sysfs_pci(token))
-    return tuple(device for device in devices if device.uuid.startswith(token))
 
+    def __init__(
+        self,
+        supply: Supply,
+        allowed: tuple[str, ...] | None = None,
+        reserved: Mapping[str, int] | None = None,
+    ) -> None:
+        devices = allowed_devices(supply, allowed)
+        self.ledger = Ledger(supply, devices, reserved)
+        self.supply = supply
+        self._matching = Matching(supply, devices)
+        self._groups: dict[Request, Group] = {}
+        self._last: Group | None = None
+        self._shares: dict[tuple[int, int], Share] = {}
+        # A living worker stays where the last reading showed nothing, or something sick.
+        is_seen = {one.uuid for one in supply.devices + supply.outside}
+        self._sick = {one.uuid for one in devices if one.health is not Health.OK}
+        self._known = is_seen - self._sick
 
-def _sysfs_pci(token: str) -> str:
-    """A PCI id as sysfs writes it: the driver writes an 8-digit domain and capitals, people leave the domain out."""
-    *domain, bus, device = token.lower().split(":")
-    return f"{''.join(domain).lstrip('0').zfill(4)}:{bus}:{device}"
+    # ---- who has a place keeps it -----------------------------------------------------------------------------------
 
+    def keep_all(self, wanted: Sequence[WorkerSpec], current: Mapping[WorkerId, Current]) -> dict[WorkerId, Placement]:
+        """
+        Placements of those that stay where they are.
 
-def _allowed(supply: Supply, tokens: tuple[str, ...] | None) -> tuple[Device, ...]:
-    """Devices of the pool that the file as a whole may use."""
-    if tokens is None:
-        return supply.devices
-    named = {device.uuid for token in tokens for device in find_devices(token, supply.devices)}
-    return tuple(device for device in supply.devices if device.uuid in named)
+        First those that live and whose wish is as before: nobody else's new wish is a reason to end them.
+        """
+        placed: dict[WorkerId, Placement] = {}
+        later = []
+        for worker in wanted:
+            now = current.get(worker.id)
+            if worker.request.gpu == 0:
+                placed[worker.id] = Placement(worker, Launch(worker.recipe))
+            elif now is not None and now.living and now.wanted.request == worker.request:
+                self._note(placed, worker, self.keep(worker, now))
+            elif now is not None:
+                later.append((worker, now))
+        for worker, now in later:
+            self._note(placed, worker, self.keep(worker, now))
+        return placed
 
+    def _note(self, placed: dict[WorkerId, Placement], worker: WorkerSpec, kept: Placement | None) -> None:
+        if kept is not None:
+            placed[worker.id] = kept
 
-@dataclass(slots=True)
-class _Ledger:
-    """Who has how much of which device, while one plan is made."""
-
-    supply: Supply
-    devices: tuple[Device, ...]
-    taken: dict[str, dict[WorkerId, int]] = field(default_factory=dict)
-
-    def keep(self, worker: WorkerSpec, current: Current | None) -> Placement | None:
+    def keep(self, worker: WorkerSpec, current: Current) -> Placement | None:
         """The placement of a worker that stays where it is, None if it has to be placed."""
-        if worker.request.gpu == 0:
-            return Placement(worker, Launch(worker.recipe))
-        if current is None or not current.reserved:
+        if not current.reserved:
             return None
         if current.fallback:
             # Moving back to a GPU is the operator's word (`restart`), so a plan alone never does it.
             same = (worker.recipe, worker.request) == (current.wanted.recipe, current.wanted.request)
             allowed = current.living or worker.policy.on_no_gpu == "cpu"
             return self._fall_back(worker) if same and allowed else None
-        if not self._fits(worker.request, current, is_same=worker.request == current.wanted.request):
+        if not self._suits(worker.request, current, is_same=worker.request == current.wanted.request):
             return None
         return self._book(worker, current.slice)
+
+    def _suits(self, request: Request, current: Current, *, is_same: bool) -> bool:
+        """Whether what a worker has is still what it asks for, and nobody else's."""
+        if not current.slice:
+            return False
+        lives_on = current.living and is_same
+        group, ledger = self.group(request), self.ledger
+        for share in current.slice:
+            # A living worker with the same wish stays with its memory: another headroom does not end it.
+            if not ledger.fits(share, None if lives_on else request.gpu_memory):
+                return False
+            position = ledger.position.get(share.uuid)
+            if position is not None and group.named & ledger.usable & 1 << position:
+                continue
+            is_mine = is_same and position is not None  # It has another index since a device is gone.
+            if not current.living or not (is_mine or share.uuid not in self._known):
+                return False
+        if request.gpu == "all":
+            every = group.named & ledger.usable & ~ledger.instances or group.named & ledger.usable
+            uuids = {share.uuid for share in current.slice if share.millis == WHOLE}
+            return all(ledger.devices[position].uuid in uuids for position in bits(every))
+        return _is_cut_as(current.slice, request.gpu)
+
+    # ---- who has none -----------------------------------------------------------------------------------------------
 
     def place(self, worker: WorkerSpec, current: Current | None) -> Placement:
         """A place for a worker that has none, preferably where it was."""
         if not self.supply.trusted:
             return Placement(worker, None, reason=self.supply.detail)
-        matching, problem = self._matching(worker.request)
-        if problem:
-            return self._refuse(worker, problem)
-        roomy = [device for device in matching if _has_room(device, worker.request)]
-        free = [device for device in roomy if not self.taken.get(device.uuid) and self._is_usable(device)]
-        count = len(matching) if worker.request.gpu == "all" else worker.request.gpu // WHOLE
-        if count == 0 or len(free) < count:
-            return self._refuse(worker, self._arithmetic(worker.request, matching, free, count))
-        before = {share.uuid for share in current.slice} if current else set()
-        chosen = {device.uuid for device in sorted(free, key=lambda one: one.uuid not in before)[:count]}
-        return self._book(worker, tuple(Share(device.uuid) for device in free if device.uuid in chosen))
+        group = self.group(worker.request)
+        if not group.refusal:
+            chosen = None if group.problem else group.choose(current.slice if current else ())
+            if chosen:
+                millis = WHOLE if worker.request.gpu == "all" else min(worker.request.gpu, WHOLE)
+                return self._book(worker, tuple(self._share(position, millis) for position in bits(chosen)))
+            group.refusal = group.problem or explain(worker.request, group, self.ledger, self.supply)
+        return self._refuse(worker, group.refusal)
 
-    def _fits(self, request: Request, current: Current, *, is_same: bool) -> bool:
-        """Whether what a worker has is still what it asks for, and nobody else's."""
-        uuids = [share.uuid for share in current.slice]
-        if not uuids or any(self.taken.get(uuid) for uuid in uuids):
-            return False
-        matching = {device.uuid for device in self._matching(request)[0] if self._is_usable(device)}
-        known = {device.uuid for device in self.supply.devices + self.supply.outside}
-        # A living worker stays on a device that the last reading did not show, or showed as sick; and on one that has
-        # another index since such a device is gone.
-        mine = {device.uuid for device in self.devices} if is_same else set()
-        stays = {uuid for uuid in uuids if current.living and (uuid in mine or self._is_absent(uuid, known))}
-        if not set(uuids) <= matching | stays:
-            return False
-        if request.gpu == "all":
-            return matching <= set(uuids)
-        return len(uuids) * WHOLE == request.gpu
+    def eligible(self, request: Request) -> int:
+        """Devices on which a worker with this request may be placed, whoever is there now."""
+        group = self.group(request)
+        return 0 if group.problem else group.eligible
 
-    def _is_usable(self, device: Device) -> bool:
-        """Whether somebody may be placed there who does not live there."""
-        return device.health is Health.OK and device.uuid not in self.supply.elsewhere
+    def group(self, request: Request) -> Group:
+        """The devices that will do for such a request, and the best of them at this moment."""
+        if self._last is not None and self._last.request is request:
+            return self._last
+        group = self._groups.get(request)
+        if group is None:
+            named, problem = self._matching.named(request.gpus)
+            named &= self._matching.of_kind(request.gpu_type)
+            group = self._groups[request] = Group(self.ledger, request, named, problem)
+        self._last = group
+        return group
 
-    def _is_absent(self, uuid: str, known: set[str]) -> bool:
-        sick = {device.uuid for device in self.devices if device.health is not Health.OK}
-        return uuid not in known or uuid in sick
-
-    def _matching(self, request: Request) -> tuple[tuple[Device, ...], str]:
-        """Devices that a request's filter lets through, and what is wrong with the filter."""
-        if request.gpus is None:
-            return self.devices, ""
-        named: list[Device] = []
-        problems: list[str] = []
-        for token in request.gpus:
-            found = find_devices(token, self.devices)
-            if len(found) != 1:
-                problems.append(self._explain_token(token, found))
-            elif found[0] in named:
-                problems.append(f'"{token}" names GPU {found[0].index} a second time')
-            named += found
-        return tuple(device for device in self.devices if device in named), "; ".join(problems)
-
-    def _explain_token(self, token: str, found: tuple[Device, ...]) -> str:
-        if found:
-            return f'"{token}" names {len(found)} GPUs: {", ".join(device.uuid for device in found)}'
-        if find_devices(token, self.supply.outside + self.supply.devices):
-            return f'GPU "{token}" is outside the pool'
-        return f'there is no GPU "{token}" on this machine'
-
-    def _arithmetic(self, request: Request, matching: Sequence[Device], free: Sequence[Device], count: int) -> str:
-        """Why a request cannot be met, in numbers."""
-        if not self.supply.devices:
-            why = f": {self.supply.detail}" if self.supply.detail else ""
-            return f"needs {_gpus(count or 1)}, there is none{why}"
-        asked = "all GPUs" if request.gpu == "all" else _gpus(count)
-        text = f"needs {asked}, {len(free)} of {len(matching)} {'is' if len(free) == 1 else 'are'} free"
-        holders = sorted({str(holder) for device in matching for holder in self.taken.get(device.uuid, {})})
-        if holders:
-            shown = ", ".join(holders[:8]) + (f" and {len(holders) - 8} more" if len(holders) > 8 else "")
-            text += f"; reserved for {shown}"
-        small = [str(device.index) for device in matching if not _has_room(device, request)]
-        text += f"; GPU {', '.join(small)} will never have that much memory" if small else ""
-        sick = [f"GPU {device.index} {device.health}" for device in matching if device.health is not Health.OK]
-        text += f"; {', '.join(sick)}" if sick else ""
-        held = [
-            f"GPU {device.index} {self.supply.elsewhere[device.uuid]}"
-            for device in matching
-            if device.uuid in self.supply.elsewhere
-        ]
-        return text + (f"; {', '.join(held)}" if held else "")
+    def _share(self, position: int, millis: int) -> Share:
+        """Thousands of workers share few of them."""
+        share = self._shares.get((position, millis))
+        if share is None:
+            share = self._shares[position, millis] = Share(self.ledger.devices[position].uuid, millis)
+        return share
 
     def _book(self, worker: WorkerSpec, devices: Slice) -> Placement:
-        for share in devices:
-            self.taken.setdefault(share.uuid, {})[worker.id] = share.millis
+        self.ledger.book(worker.id, devices, worker.request.gpu_memory)
         return Placement(worker, Launch(worker.recipe, devices))
 
     def _refuse(self, worker: WorkerSpec, reason: str) -> Placement:
@@ -280,11 +202,8 @@ class _Ledger:
         return Placement(worker, Launch(worker.recipe), fallback=True, reason=reason)
 
 
-def _has_room(device: Device, request: Request) -> bool:
-    """Whether a device, if it were empty, had the memory that is declared. One that does not tell may have it."""
-    total = device.memory_total_bytes
-    return request.gpu_memory is None or total is None or amount_bytes(request.gpu_memory, total) <= total
-
-
-def _gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"
+def _is_cut_as(devices: Slice, gpu: int) -> bool:
+    """Whether a slice is a part of one device, or so many whole ones."""
+    if gpu < WHOLE:
+        return len(devices) == 1 and devices[0].millis == gpu
+    return len(devices) * WHOLE == gpu and all(share.millis == WHOLE for share in devices)

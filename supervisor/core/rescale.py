@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
+from supervisor.core.counts import count_workers, with_ports
 from supervisor.core.evolve import evolve
 from supervisor.core.gpus import make_supply, schedule_retry
 from supervisor.core.message import FinishReload, ReadInventory, ReadSpec, Say, SpecLoaded, State
 from supervisor.core.moves import new_worker
-from supervisor.core.plan import Current, Placement, make_plan
+from supervisor.core.plan import Current, Placement, Supply, make_plan
 from supervisor.core.spec import Spec, WorkerId, WorkerSpec, scale_problems
 from supervisor.core.turn import DaemonState, Fleet, LastReload, Reload, Turn
 from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Relaunched, Unwanted, Wanted, Worker
@@ -100,8 +102,16 @@ def _finish(turn: Turn, answer: FinishReload) -> None:
 
 
 def _apply(turn: Turn, spec: Spec, cpu_count: int) -> dict[WorkerId, str]:
+    scaled = _kept_counts(turn, spec, cpu_count)
+    # What the GPUs had place for is in force until they are known to have place for something else.
+    sizes = {name: size for name, size in turn.fleet.sizes.items() if _is_sized(spec, name)}
     turn.set(
-        spec=spec, cpu_count=cpu_count, generation=turn.fleet.generation + 1, scaled=_kept_counts(turn, spec, cpu_count)
+        spec=spec,
+        cpu_count=cpu_count,
+        generation=turn.fleet.generation + 1,
+        scaled=scaled,
+        sizes=with_ports(spec.scale(scaled), cpu_count, sizes),
+        sizes_due=True,
     )
     return replan(turn, reloaded=True)
 
@@ -135,7 +145,9 @@ def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = f
     spec = turn.fleet.spec
     if spec is None:
         return {}
-    spec = spec.scale(turn.fleet.scaled)
+    if turn.fleet.sizes_due and turn.fleet.trusted:
+        _size(turn, spec, reloaded=reloaded)
+    spec = spec.scale({**turn.fleet.sizes, **turn.fleet.scaled})
     plan = preview(turn.fleet, spec, turn.fleet.cpu_count, workers=turn.workers, reloaded=reloaded, asked=asked)
     actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in plan.items()}
     before = {worker.id for worker in turn.workers.values() if worker.target and worker.target.fallback}
@@ -166,6 +178,39 @@ def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = f
         turn.set(rolling=turn.fleet.rolling | {one.id.service for one in turn.workers.values() if one.is_outdated})
     turn.stale = False
     return {worker: action for worker, action in sorted(actions.items()) if action != "keep"}
+
+
+def _size(turn: Turn, spec: Spec, *, reloaded: bool) -> None:
+    """Ask the devices how many workers there are to be. Only a reload makes fewer of those that are there."""
+    before, cpu_count = turn.fleet.sizes, turn.fleet.cpu_count
+    spec = spec.scale(turn.fleet.scaled)
+    sizes = {**before, **_sizes(turn.fleet, spec, cpu_count, turn.workers)}
+    if not reloaded:
+        sizes = {name: max(size, before.get(name, 1)) for name, size in sizes.items()}
+    # Those that were there are not to lose their ports to those that come.
+    sizes = dict(sorted(sizes.items(), key=lambda item: item[1] > before.get(item[0], 0)))
+    turn.set(sizes=with_ports(spec, cpu_count, sizes), sizes_due=False)
+
+
+def _sizes(fleet: Fleet, spec: Spec, cpu_count: int, workers: Mapping[WorkerId, Worker]) -> dict[str, int]:
+    """How many workers the devices have place for, of each service whose file leaves that to them."""
+    if not any(service.is_sized for service in spec.services.values()):
+        return {}
+    current = {
+        one.id: found
+        for one in workers.values()
+        if one.target is not None and (found := current_of(fleet, one, one.target.wanted, is_asked=False)) is not None
+    }
+    return count_workers(spec, cpu_count, supply_of(fleet, spec), current, fleet.sizes)
+
+
+def _is_sized(spec: Spec, name: str) -> bool:
+    return name in spec.services and spec.services[name].is_sized
+
+
+def supply_of(fleet: Fleet, spec: Spec) -> Supply:
+    """What there is to hand out under a file."""
+    return replace(make_supply(fleet), headroom=spec.daemon.headroom)
 
 
 def _gets_another_launch(worker: Worker | None, placement: Placement) -> bool:
@@ -216,6 +261,11 @@ def preview(
 ) -> Plan:
     """The plan that a file would have on this fleet. Changes nothing."""
     known = fleet.workers if workers is None else workers
+    if any(service.is_sized for service in spec.services.values()):
+        # As a reload would: what is counted already stands as a number in the file.
+        before = {name: size for name, size in fleet.sizes.items() if _is_sized(spec, name)}
+        sizes = _sizes(fleet, spec, cpu_count, known) if fleet.trusted else before
+        spec = spec.scale(with_ports(spec, cpu_count, sizes))
     wanted = spec.expand(cpu_count)
     if fleet.trusted:
         # A driver that errs has no GPU to give, and who runs is better off where it is.
@@ -228,10 +278,10 @@ def preview(
     current = {
         one.id: found
         for one in wanted
-        if (found := _current(fleet, known.get(one.id), one, is_asked=one.id in asked)) is not None
+        if (found := current_of(fleet, known.get(one.id), one, is_asked=one.id in asked)) is not None
     }
     plan = make_plan(
-        [one for one in wanted if idle.get(one.id) is None], make_supply(fleet), current, allowed=spec.gpus
+        [one for one in wanted if idle.get(one.id) is None], supply_of(fleet, spec), current, allowed=spec.gpus
     )
     return {one.id: idle.get(one.id) or plan[one.id] for one in wanted}
 
@@ -261,7 +311,7 @@ def _idle(worker: Worker, wanted: WorkerSpec, *, reloaded: bool) -> Placement | 
     return evolve(target, wanted=wanted, launch=None)
 
 
-def _current(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec, *, is_asked: bool) -> Current | None:
+def current_of(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec, *, is_asked: bool) -> Current | None:
     """Where a worker is, is going, or was."""
     placement = None
     if worker is not None:
@@ -300,7 +350,7 @@ def roll(turn: Turn) -> None:
             _end_roll(turn, service)
         elif failed:
             _halt(turn, service, failed[0], running)
-        elif all(_is_settled(worker) for worker in workers if worker not in running):
+        elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):
             # Whoever serves nobody goes first, so that there is never a second one beside it that does not.
             running.sort(key=lambda one: (one.state is not State.STARTING, one.is_outdated, one.id))
             for worker in running[:1]:
@@ -319,15 +369,25 @@ def unsettled(fleet: Fleet) -> tuple[WorkerId, ...]:
 def failures_since_reload(fleet: Fleet) -> tuple[str, ...]:
     """What has gone wrong with the last reload, its refusal included, as lines for a person."""
     last = fleet.last_reload
+    problems = last.problems if last else ()
     failed = [one for one in fleet.workers.values() if _failed_since(one, last.at if last else None)]
-    return (last.problems if last else ()) + tuple(
-        f"{one.id} failed: {one.reason}" for one in sorted(failed, key=lambda one: one.id)
-    )
+    # Who has halted its service is named there already.
+    unnamed = [one for one in failed if not any(problem.startswith(f"{one.id} failed ") for problem in problems)]
+    return problems + tuple(f"{one.id} failed: {one.reason}" for one in sorted(unnamed, key=lambda one: one.id))
 
 
 def _is_settled(worker: Worker) -> bool:
     has_no_place = worker.target is None or worker.target.launch is None
     return worker.state in SETTLED or (worker.state is State.PENDING and has_no_place)
+
+
+def _never_came(worker: Worker) -> bool:
+    """
+    Whether a worker that was never started waits for memory.
+
+    It may wait for what those have that are to be replaced: that must not wait for it in turn.
+    """
+    return worker.state is State.PENDING and worker.starved and worker.starts == 0
 
 
 def _failed_since(worker: Worker, at: float | None) -> bool:

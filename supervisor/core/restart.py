@@ -128,9 +128,11 @@ def decide_restart(
     if history.on_parole:
         return GiveUp(f"{_ended(run)}, on its one try after it had failed (parole)"), after
     if 0 < policy.start_limit <= after.start_failures:
-        return GiveUp(f"{after.start_failures} failures in a row without ever being ready (start_limit)"), after
+        return GiveUp(
+            f"{_count(after.start_failures, 'failure')} in a row without ever being ready (start_limit)"
+        ), after
     if 0 < policy.limit <= after.failures:
-        return GiveUp(f"{after.failures} failed runs without a healthy one between them (limit)"), after
+        return GiveUp(f"{_count(after.failures, 'failed run')} without a healthy one between them (limit)"), after
     return RestartAt(now + backoff_s(policy, after.failures, worker, incarnation)), after
 
 
@@ -157,6 +159,10 @@ def _failed(history: History, run: Run) -> History:
         failures=history.failures + 1,
         start_failures=0 if run.was_ready else history.start_failures + 1,
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _ended(run: Run) -> str:

@@ -35,8 +35,12 @@ WHOLE: Schema = {"type": "integer", "minimum": 0}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": keys.PORT_MAX}
 ACCOUNT: Schema = {"type": ["string", "integer"]}
 ENV: Schema = {"type": ["object", "null"], "additionalProperties": SCALAR}
+TYPES: Schema = {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": TEXT}]}
 GPUS: Schema = {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}}
 GPU: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"const": "all"}]}
+CPU: Schema = {
+    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?m?$"}]
+}
 
 
 def _one_of(*words: str) -> Schema:
@@ -49,6 +53,7 @@ WORDS: Mapping[str, tuple[Schema, str]] = {
     "gpus": (GPUS, "The only GPUs to use: indices as nvidia-smi shows, UUIDs or their start, PCI ids."),
     "daemon": ({}, "The daemon itself."),
     "daemon.headroom": (AMOUNT, "Memory left free on every GPU; else the larger of 512MiB and 2 %."),
+    "daemon.start_parallel": (WHOLE, "Workers with a GPU that start at once; 0 = no limit."),
     "daemon.gpu_wait": (DURATION, "For how long to wait for a driver that is still being loaded."),
     "daemon.exit_when_failed": (
         {"type": "boolean"},
@@ -62,7 +67,20 @@ WORDS: Mapping[str, tuple[Schema, str]] = {
         {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": SCALAR}]},
         "Program and arguments, as a list or as a string that is split as a shell would; no shell is run.",
     ),
-    "service.workers": ({}, "How many workers, cpu_count, or a list with one entry for each."),
+    "service.workers": (
+        {},
+        "A number, cpu_count, per_gpu (what its GPUs have place for), fit (what they have memory for), or a list.",
+    ),
+    "service.sharing": (_one_of("timeslice"), "How workers on one GPU share it: they take turns."),
+    "service.placement": (
+        _one_of("pack", "spread"),
+        "Where fractions of a GPU go: beside others, or where fewest others are.",
+    ),
+    "service.pin": (
+        _one_of("auto", "index", "uuid"),
+        "How GPUs are named in CUDA_VISIBLE_DEVICES: by index (auto, index) or by UUID, as MIG instances always are.",
+    ),
+    "service.numa": (_one_of("any", "near"), "near: on the CPUs beside its GPUs, as far as the machine tells."),
     "service.resources": ({}, "What each worker needs."),
     "service.on_no_gpu": (_one_of("wait", "cpu", "fail"), "What a worker does for which there is no GPU."),
     "service.env": (ENV, "Environment variables."),
@@ -90,11 +108,25 @@ WORDS: Mapping[str, tuple[Schema, str]] = {
     "logs.keep": (WHOLE, "Rotated files beside the one that is written."),
     "entry.env": (ENV, "More environment variables, before the service's."),
     "entry.port": (PORT, "Exactly the port of this worker."),
-    "resources.gpu": (GPU, "GPUs of one worker, or all."),
-    "resources.gpus": (GPUS, "Only these GPUs: indices as nvidia-smi shows, UUIDs or their start, PCI ids."),
+    "resources.gpu": (GPU, "GPUs of one worker: a fraction down to 0.001, a whole number, or all."),
+    "resources.gpu_type": (
+        TYPES,
+        "Kinds of GPU that will do: names such as nvidia-l4, or patterns for the name nvidia-smi shows (*L40*).",
+    ),
+    "resources.gpus": (
+        GPUS,
+        "Only these GPUs: indices as nvidia-smi shows, UUIDs (of MIG instances too) or their start, PCI ids.",
+    ),
+    "resources.cpu": (
+        CPU,
+        "Cores of one worker, 4 or 500m: its thread variables say so, and it gets no more where its cgroup has limits.",
+    ),
+    "resources.memory": (SIZE, "Memory of the host that must be left before every start; swap does not count."),
     "resources.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
-    "entry.gpu": (GPU, "GPUs of this worker, or all."),
+    "entry.gpu": (GPU, "GPUs of this worker: a fraction, a whole number, or all."),
     "entry.gpus": (GPUS, "Of this worker; without gpu exactly these, whole."),
+    "entry.cpu": (CPU, "Cores of this worker."),
+    "entry.memory": (SIZE, "Memory of the host for this worker."),
     "entry.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
     "ready.tcp": ({"const": True}, "Its port takes connections."),
     "ready.after": (DURATION, "It has lived for so long."),
@@ -148,7 +180,7 @@ def make_schema() -> Schema:
     top["properties"]["defaults"] |= _reference("service")
     top["properties"]["daemon"] |= _reference("daemon")
     service = _section("service")
-    count = {"anyOf": [WHOLE, _one_of("cpu_count"), {"type": "array", "items": _reference("entry")}]}
+    count = {"anyOf": [WHOLE, _one_of("cpu_count", "per_gpu", "fit"), {"type": "array", "items": _reference("entry")}]}
     service["properties"]["workers"] |= count
     for name in ("resources", "ready", "stop", "restart"):
         service["properties"][name] |= _reference(name)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from supervisor.core.gpu_types import type_of
 from supervisor.core.gpus import make_supply
 from supervisor.core.inventory import Device, Health
+from supervisor.core.memory import hopeless
 from supervisor.core.message import ExitRecord, State
 from supervisor.core.plan import Placement, Slice
 from supervisor.core.rescale import Plan, action_of
-from supervisor.core.spec import WorkerId, amount_bytes
+from supervisor.core.spec import Recipe, WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import HOLDING, RUNNING, Worker
 
@@ -29,7 +31,9 @@ class View:
         version: Of the program.
         file: The service file as it was given.
         instance: Name of the instance, or empty.
+        unit: Of systemd, which started the daemon; None without one.
         envs: What each worker's last process was given of the contract's variables.
+        lacks: Of each worker with limits of CPU and memory that was started: why they do not hold, empty if they do.
     """
 
     rfc3339: Callable[[float], str]
@@ -37,7 +41,9 @@ class View:
     version: str = ""
     file: str = ""
     instance: str = ""
+    unit: str | None = None
     envs: Mapping[WorkerId, Mapping[str, str]] = field(default_factory=dict)
+    lacks: Mapping[WorkerId, str] = field(default_factory=dict)
 
 
 def make_status(fleet: Fleet, view: View) -> Json:
@@ -82,6 +88,7 @@ def _daemon(fleet: Fleet, view: View) -> Json:
         "version": view.version,
         "file": view.file,
         "instance": view.instance,
+        "unit": view.unit,
         "state": str(fleet.state),
         "since": view.rfc3339(fleet.started_at),
         "generation": fleet.generation,
@@ -112,11 +119,12 @@ def _service(fleet: Fleet, view: View, name: str) -> Json:
         "target": fleet.counts.get(name, 0),
         "ready": sum(worker.state is State.READY for worker in workers),
         "scaled": name in fleet.scaled,
-        "workers": [_worker(fleet, view, worker) for worker in workers],
+        "workers": [worker_json(fleet, view, worker) for worker in workers],
     }
 
 
-def _worker(fleet: Fleet, view: View, worker: Worker) -> Json:
+def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
+    """One worker, as the status has it."""
     shown = worker.held if worker.state in HOLDING else worker.target
     launch = shown.launch if shown else None
     recipe = shown.wanted.recipe if shown else None
@@ -133,10 +141,23 @@ def _worker(fleet: Fleet, view: View, worker: Worker) -> Json:
         "port": recipe.port if recipe else None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "env": dict(view.envs.get(worker.id, {})),
+        "limits": _limits(recipe, view.lacks.get(worker.id)),
         "last_exit": _last_exit(worker.last_exit, view),
         "next_start": view.rfc3339(worker.deadline)
         if worker.state in {State.BACKOFF, State.FAILED} and worker.deadline is not None
         else None,
+    }
+
+
+def _limits(recipe: Recipe | None, lack: str | None) -> Json | None:
+    """What a worker may have of CPU and memory; whether that holds is known once it was started."""
+    if recipe is None or (recipe.cpu is None and recipe.memory is None):
+        return None
+    return {
+        "cpu": None if recipe.cpu is None else recipe.cpu / 1000,
+        "memory": recipe.memory,
+        "enforced": None if lack is None else not lack,
+        "reason": lack or "",
     }
 
 
@@ -182,7 +203,11 @@ def _occupants(fleet: Fleet) -> dict[str, list[WorkerId]]:
 def _devices(fleet: Fleet, view: View, occupants: Mapping[str, list[WorkerId]]) -> list[Json]:
     if fleet.inventory is None:
         return []
-    return [_device(fleet, view, one, occupants.get(one.uuid, [])) for one in fleet.inventory.devices]
+    outside = {one.uuid for one in make_supply(fleet).outside}
+    return [
+        {**_device(fleet, view, one, occupants.get(one.uuid, [])), "in_pool": one.uuid not in outside}
+        for one in fleet.inventory.devices
+    ]
 
 
 def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -> Json:
@@ -191,19 +216,33 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         "uuid": device.uuid,
         "index": device.index,
         "name": device.name,
-        "type": None,
+        "type": type_of(device),
         "pci": device.pci,
         "numa": device.numa,
         **_health(fleet, device),
+        "parent": device.parent,
+        "mig": device.is_cut,
         "memory": {
             "total": device.memory_total_bytes,
             "free": device.memory_free_bytes,
             "declared": _declared(fleet, device),
             "read_at": view.rfc3339(fleet.inventory.asked_at),
+            "unified": device.is_unified,
         },
         "workers": [str(worker) for worker in workers],
-        "foreign": None,
+        "foreign": _foreign(device),
     }
+
+
+def _foreign(device: Device) -> list[Json] | None:
+    """Who has memory of a device and is none of ours; None where that is not known."""
+    if device.holders is None:
+        return None
+    return [
+        {"pid": holder.pid, "name": holder.name, "user": holder.user, "bytes": holder.used_bytes}
+        for holder in device.holders
+        if not holder.worker
+    ]
 
 
 def _health(fleet: Fleet, device: Device) -> Json:
@@ -232,6 +271,6 @@ def _plan_row(fleet: Fleet, worker: WorkerId, placement: Placement) -> Json:
         "placed": launch is not None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "fallback": "cpu" if placement.fallback else None,
-        "reason": placement.reason,
+        "reason": placement.reason or hopeless(fleet, placement) or "",
         "action": action_of(fleet.workers.get(worker), placement),
     }

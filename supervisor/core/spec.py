@@ -13,8 +13,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_gpus, read_service
-from supervisor.core.file.names import ACCOUNT_NAMES, TABLE_NAMES, VENDOR_NAMES, expand_names, is_inherited, names_in
+from supervisor.core.file.gpu_keys import GPU_KEYS_OF_A_WISH, read_gpus
+from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_service
+from supervisor.core.file.names import (
+    ACCOUNT_NAMES,
+    TABLE_NAMES,
+    THREAD_NAMES,
+    VENDOR_NAMES,
+    expand_names,
+    is_inherited,
+    names_in,
+)
 from supervisor.core.file.problems import (
     Path,
     Place,
@@ -27,6 +36,7 @@ from supervisor.core.file.problems import (
     parse_bool,
     read_section,
     shown,
+    whole_number,
 )
 from supervisor.core.file.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
 from supervisor.core.file.service import (
@@ -48,6 +58,7 @@ from supervisor.core.file.service import (
 __all__ = [
     "INHERIT",
     "TABLE_NAMES",
+    "WORKERS_MAX",
     "Amount",
     "DaemonSpec",
     "Logs",
@@ -74,6 +85,7 @@ __all__ = [
     "unknown_names",
 ]
 
+START_PARALLEL_MAX = 100_000
 _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 
 
@@ -83,6 +95,7 @@ class DaemonSpec(BaseModel):
 
     Args:
         headroom: Memory of each device that is never declared; None = the larger of 512MiB and 2 %.
+        start_parallel: Workers with a GPU that start at once; 0 = no limit.
         gpu_wait: Seconds that a driver which is not loaded yet is waited for.
         log_format: None = console on a terminal, else json.
         exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
@@ -91,6 +104,7 @@ class DaemonSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     headroom: Amount | None = None
+    start_parallel: int = 2
     gpu_wait: float = 30.0
     log_format: Literal["console", "json"] | None = None
     exit_when_failed: bool = False
@@ -128,6 +142,10 @@ class Spec(BaseModel):
             raise SpecError(problems)
         return tuple(worker for name, service in self.services.items() for worker in service.expand(name, cpu_count))
 
+    def has_port_problems(self, cpu_count: int) -> bool:
+        """Whether with that many workers two of them have one port, or there is no such port."""
+        return next(_port_problems(self.services, cpu_count), None) is not None
+
     def scale(self, counts: Mapping[str, int]) -> Spec:
         """The same file with other counts; those that `scale_problems` has nothing to say against."""
         if not counts:
@@ -139,7 +157,11 @@ class Spec(BaseModel):
 
     def without_effectless(self, counts: Mapping[str, int], cpu_count: int) -> dict[str, int]:
         """Those of the counts that are not what the file says anyway."""
-        return {name: count for name, count in counts.items() if len(self.services[name].entries(cpu_count)) != count}
+        return {
+            name: count
+            for name, count in counts.items()
+            if self.services[name].is_sized or len(self.services[name].entries(cpu_count)) != count
+        }
 
 
 def parse_spec(document: object, *, base_dir: str) -> Spec:
@@ -272,7 +294,7 @@ def _with_defaults(own: object, defaults: object) -> object:
     if ready.keys() & {"tcp", "after"}:
         defaults = _without(defaults, "ready", {"tcp", "after"})
     if resources.get("gpu", 1) == 0:
-        defaults = _without(defaults, "resources", {"gpus", "gpu_memory"})
+        defaults = _without(defaults, "resources", {*GPU_KEYS_OF_A_WISH})
     return _merge(defaults, own)
 
 
@@ -344,6 +366,8 @@ def _provided(service: ServiceSpec, entry: WorkerEntry) -> frozenset[str]:
         absent.add("PORT")
     if service.request(entry).gpu_memory is None:
         absent.add("WORKER_GPU_MEMORY_MIB")
+    if service.resources.cpu is None and entry.cpu is None:
+        absent.update(THREAD_NAMES)
     return TABLE_NAMES - absent
 
 
@@ -379,11 +403,12 @@ def _read_daemon(place: Place) -> DaemonSpec:
 DAEMON = Section(
     keys={
         "headroom": leaf(parse_amount),
+        "start_parallel": leaf(whole_number(0, START_PARALLEL_MAX)),
         "gpu_wait": leaf(parse_duration_s),
         "log_format": leaf(choice("console", "json")),
         "exit_when_failed": leaf(parse_bool),
     },
-    not_yet=frozenset({"http", "http_token_file", "socket_group", "start_parallel", "poll"}),
+    not_yet=frozenset({"http", "http_token_file", "socket_group", "poll"}),
     example="daemon: {gpu_wait: 30s}",
 )
 FILE = Section(

@@ -157,7 +157,7 @@ TABLE: Mapping[State, Row] = {
     State.PENDING: Row(
         **_NO_PROCESS,
         admitted=Cell(facts.start, (State.STARTING,)),
-        deadline=Cell(facts.look_at_memory),
+        deadline=Cell(facts.look_again),
         wanted=Cell(intents.retarget_pending, (State.FAILED,)),
         unwanted=Cell(intents.forget, (GONE,)),
         stop=Cell(intents.park, (State.STOPPED,)),

@@ -12,12 +12,15 @@ from enum import StrEnum
 
 from supervisor.core.environment import Host
 from supervisor.core.evolve import evolve
-from supervisor.core.inventory import GpuState, Health, Inventory
+from supervisor.core.inventory import Device, GpuState, Health, Inventory
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
-from supervisor.core.plan import Slice
+from supervisor.core.slices import Slice, declared_bytes, headroom_bytes
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.table import step
-from supervisor.core.worker import FREED, HOLDING, Worker, WorkerEvent, reach
+from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, WorkerEvent, is_on_its_way, reach
+
+START_S = 120.0
+"""After which a start that is not ready holds up nobody else; most of what a model takes of memory is taken by then."""
 
 
 class DaemonState(StrEnum):
@@ -27,6 +30,14 @@ class DaemonState(StrEnum):
     RUNNING = "running"
     RELOADING = "reloading"
     STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """The host's memory as it was read last: what may be used without swapping, and all there is."""
+
+    available_bytes: int
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +108,16 @@ class Fleet:
         claimed: Devices that are ours machine-wide: nobody is started on any other.
         claiming: Devices that were asked for, without an answer yet.
         elsewhere: Device UUID -> which other daemon has it, in words.
-        changed_at: Device UUID -> when a process last started or ended on it. Memory read before that is old.
+        hosted: Worker -> bytes of the host's memory that it has declared, as long as it occupies anything.
+        starting: Workers with a GPU that have been let start and were never ready, and until when that counts.
+        in_line: Those of the waiting that wait for nothing but their turn to start.
+        changed_at: Device UUID -> when a process last started, got ready or ended on it. Memory read before that is
+            old.
         remembered: Where workers without a reservation last were.
         inventory: The last good reading, None before the first.
+        host_memory: As it was read last, None before the first.
+        host_asked: A reading of it is on its way.
+        unmeasured: Devices of which was said that they do not tell their memory.
         trusted: Whether it is still the driver's word: a failed reading leaves it in force for those who
             have a slice, and places nobody new.
         asked: When the driver was asked for a reading that is not in yet.
@@ -111,6 +129,8 @@ class Fleet:
         unplaced: Workers in pending that have none.
         holds: What an operator holds down; it outlives workers and files.
         scaled: Service -> how many workers an operator wants instead of what the file says.
+        sizes: Service -> how many workers the GPUs had place for when that was last asked; CONTRACT, Counts.
+        sizes_due: It is to be asked as soon as the devices are known.
         rolling: Services in which workers may run with an old launch.
         restarting: Services in which workers wait for their turn to be restarted.
         relaunched_at: Service -> when the plan last had another launch for a process of it.
@@ -132,10 +152,16 @@ class Fleet:
     claimed: frozenset[str] = frozenset()
     claiming: frozenset[str] = frozenset()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    hosted: Mapping[WorkerId, int] = field(default_factory=dict)
+    starting: Mapping[WorkerId, float] = field(default_factory=dict)
+    in_line: frozenset[WorkerId] = frozenset()
     changed_at: Mapping[str, float] = field(default_factory=dict)
     remembered: Mapping[WorkerId, Slice] = field(default_factory=dict)
     incarnations: int = 0
     inventory: Inventory | None = None
+    host_memory: HostMemory | None = None
+    host_asked: bool = False
+    unmeasured: frozenset[str] = frozenset()
     trusted: bool = False
     gpu: Gpu = field(default_factory=Gpu)
     asked: float | None = None
@@ -147,6 +173,8 @@ class Fleet:
     unplaced: frozenset[WorkerId] = frozenset()
     holds: Holds = field(default_factory=dict)
     scaled: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes_due: bool = False
     rolling: frozenset[str] = frozenset()
     restarting: Mapping[str, Restarting] = field(default_factory=dict)
     relaunched_at: Mapping[str, float] = field(default_factory=dict)
@@ -168,6 +196,9 @@ class Turn:
     Attributes:
         stale: The plan does not hold any more: a worker has no place that may now have one, or lost the one it had.
         has_moved: Somebody is placed on other devices than before, so what is claimed may have to change.
+        before: The fleet that the event came to.
+        has_read: The event is what the driver says of its devices.
+        has_read_host: The event is what the host says of its memory.
     """
 
     def __init__(self, fleet: Fleet, now: float) -> None:
@@ -176,6 +207,9 @@ class Turn:
         self.actions: list[Action] = []
         self.stale = False
         self.has_moved = False
+        self.before = fleet
+        self.has_read = False
+        self.has_read_host = False
         self._is_own = False
         self._workers: dict[WorkerId, Worker] | None = None
         self._touched: set[WorkerId] = set()
@@ -186,9 +220,9 @@ class Turn:
         return self.fleet.workers if self._workers is None else self._workers
 
     @property
-    def waiting(self) -> list[WorkerId]:
-        """Workers in pending, in the order in which they may start."""
-        return sorted(self.fleet.waiting)
+    def touched(self) -> frozenset[WorkerId]:
+        """Workers that have changed in this turn so far."""
+        return frozenset(self._touched)
 
     def set(self, **changes: object) -> None:
         """Change fields of the fleet."""
@@ -219,6 +253,8 @@ class Turn:
         assert one is not None
         self._write(one.id, after)
         self._book(before, after)
+        self._book_start(before, after)
+        self._book_host(before, after)
         self._queue(before, after)
         self.has_moved |= reach(before) != reach(after)
         if after is None:
@@ -266,8 +302,8 @@ class Turn:
         """
         Whether what is reserved for a worker is of no use any more.
 
-        The last good reading does not show a device of it, or shows it as sick; or it is none at all, and the file
-        does not allow that any more.
+        The last good reading does not show a device of it, or shows it as sick, or those who live there leave it too
+        little memory; or it is none at all, and the file does not allow that any more.
         """
         fleet = self.fleet
         if worker.target is None or worker.target.launch is None:
@@ -277,7 +313,17 @@ class Turn:
         if fleet.inventory is None:
             return False
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
-        return any(device is None or device.health is not Health.OK for device in devices)
+        return any(one is None or one.health is not Health.OK or self._is_full(worker, one) for one in devices)
+
+    def _is_full(self, worker: Worker, device: Device) -> bool:
+        """Whether declared memory does not fit beside that of others: who lives keeps it whatever the file says now."""
+        total = device.memory_total_bytes
+        if total is None or worker.target is None or worker.target.wanted.request.gpu_memory is None:
+            return False
+        others = (self.workers[one].held for one in self.fleet.occupied.get(device.uuid, ()) if one != worker.id)
+        declared = sum(declared_bytes(placement, total) for placement in (worker.target, *others) if placement)
+        headroom = self.fleet.spec.daemon.headroom if self.fleet.spec else None
+        return declared + headroom_bytes(headroom, total) > total
 
     def _book(self, before: Worker | None, after: Worker | None) -> None:
         """Occupied devices: what the process of a worker holds until its memory is back."""
@@ -286,7 +332,9 @@ class Turn:
         one = after or before
         assert one is not None
         ended = before is not None and after is not None and before.pid != after.pid
-        if old == new and not (ended and old):
+        got_ready = before is not None and after is not None and after.was_ready and not before.was_ready
+        is_gone = before is not None and before.state in LIVING and (after is None or after.state not in LIVING)
+        if old == new and not ((ended or got_ready or is_gone) and old):
             return
         occupied = dict(self.fleet.occupied)
         for share in old:
@@ -300,6 +348,25 @@ class Turn:
             occupied={uuid: who for uuid, who in occupied.items() if who}, changed_at=changed, remembered=remembered
         )
 
+    def _book_start(self, before: Worker | None, after: Worker | None) -> None:
+        """Starts that are under way; nobody else starts on their devices, and only so many at once."""
+        was, now = is_on_its_way(before), is_on_its_way(after)
+        one = after or before
+        assert one is not None
+        if was and not now:
+            self.set(starting={worker: until for worker, until in self.fleet.starting.items() if worker != one.id})
+        elif now and not was:
+            self.set(starting={**self.fleet.starting, one.id: self.now + START_S})
+
+    def _book_host(self, before: Worker | None, after: Worker | None) -> None:
+        """What those who occupy anything have declared of the host's memory."""
+        old, new = _hosted_bytes(before), _hosted_bytes(after)
+        one = after or before
+        assert one is not None
+        if old != new:
+            hosted = {worker: amount for worker, amount in self.fleet.hosted.items() if worker != one.id}
+            self.set(hosted=hosted if new is None else {**hosted, one.id: new})
+
     def _ask(self, action: ReadInventory) -> None:
         if self.fleet.failures and not action.fresh:
             return  # Asked again on its own schedule, however many wait for it.
@@ -308,6 +375,12 @@ class Turn:
             return
         self.set(asked=self.now)
         self.actions.append(action)
+
+
+def _hosted_bytes(worker: Worker | None) -> int | None:
+    if worker is None or worker.state not in HOLDING or worker.held is None:
+        return None
+    return worker.held.wanted.recipe.memory
 
 
 def _queue_of(worker: Worker | None) -> str:

@@ -135,6 +135,7 @@ class Worker:
         spawned_at: Monotonic second of its process' start, None before.
         ready_at: Monotonic second since which it has been ready without a break, None while it is not.
         was_ready, was_healthy: Whether this process ever was.
+        starved: In pending: it waits for memory, and nobody knows until when.
         reason: What a person should know about why it is where it is, or empty.
     """
 
@@ -159,6 +160,7 @@ class Worker:
     was_ready: bool = False
     was_healthy: bool = False
     last_exit: ExitRecord | None = None
+    starved: bool = False
     reason: str = ""
 
     @property
@@ -180,6 +182,13 @@ class Worker:
         if self.held is None or self.target is None or self.state not in LIVING:
             return False
         return self.held.launch != self.target.launch
+
+
+def is_on_its_way(worker: Worker | None) -> bool:
+    """Whether a worker with a GPU has been let start and has neither been ready nor ended."""
+    if worker is None or worker.state not in LIVING or worker.was_ready or not worker.occupied:
+        return False
+    return worker.pid is not None or worker.spawned_at is None
 
 
 def reach(worker: Worker | None) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from supervisor.core.explain import make_explanation
 from supervisor.core.message import (
     Event,
     ReloadRequested,
@@ -105,6 +106,10 @@ class DaemonFace:
         fleet = self._daemon.fleet
         return make_plan_json(fleet, preview(fleet, event.spec, event.cpu_count), self._daemon.view)
 
+    def explain(self, worker: str) -> Json:
+        """Why a worker of the fleet is as it is."""
+        return make_explanation(self._daemon.fleet, self._daemon.view, WorkerId.parse(worker))
+
     def logs(self, target: str | None, *, lines: int, after: int | None, follow: bool) -> AsyncGenerator[Json, None]:
         """What workers said and say; see `Telling.tell`."""
         return self._daemon.telling.tell(target, lines=lines, after=after, follow=follow)
@@ -139,7 +144,8 @@ class DaemonFace:
             ProblemsError: The file does not allow them.
         """
         fleet = self._daemon.fleet
-        if problems := scale_problems(fleet.spec or Spec(), {**fleet.scaled, **counts}, fleet.cpu_count):
+        file = (fleet.spec or Spec()).scale(fleet.sizes)
+        if problems := scale_problems(file, {**fleet.scaled, **counts}, fleet.cpu_count):
             raise ProblemsError(problems)
         self._daemon.decide(ScaleRequested(counts))
 

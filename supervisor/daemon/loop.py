@@ -32,10 +32,12 @@ from supervisor.core.message import (
     Exit,
     Exited,
     FinishReload,
+    HostRead,
     InventoryRead,
     KillTree,
     LetGo,
     Probe,
+    ReadHost,
     ReadInventory,
     ReadSpec,
     Redirect,
@@ -47,23 +49,28 @@ from supervisor.core.message import (
     Spawn,
     SpawnFailed,
     SpecLoaded,
+    Stalled,
     TimePassed,
     TreeGone,
 )
 from supervisor.core.snapshot import View
-from supervisor.core.spec import WorkerId
+from supervisor.core.spec import Spec, WorkerId
+from supervisor.core.stall import is_counted
 from supervisor.core.turn import Fleet
 from supervisor.daemon import survey
+from supervisor.daemon.door import Door
 from supervisor.daemon.face import DaemonFace
 from supervisor.daemon.herald import Herald
 from supervisor.daemon.inbox import Deadlines, Inbox
+from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.report import log_transition
+from supervisor.daemon.surroundings import Surroundings
 from supervisor.daemon.telling import Telling
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
 from supervisor.host import limits
-from supervisor.host.cgroups import find_leaves
+from supervisor.host.cgroups import NO_LEAVES, find_leaves
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
 from supervisor.host.devices import Devices
@@ -71,12 +78,12 @@ from supervisor.host.files import SpecRefused
 from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
 from supervisor.host.locks import Locks
 from supervisor.host.logs import Outputs
-from supervisor.host.machine import installed_vendors
+from supervisor.host.machine import installed_vendors, read_memory
 from supervisor.host.probes import TcpProbes
 from supervisor.host.process import Processes
 from supervisor.host.sink import Sink
-from supervisor.host.sockets import BoundControl, bind_control
-from supervisor.host.systemd import Manager, Notifier, find_manager, is_journal
+from supervisor.host.sockets import bind_control
+from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
 
 log = structlog.get_logger()
 
@@ -108,19 +115,19 @@ def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool)
         raise SpecRefused(first.problems)
     pool = survey.find_pool(os.environ, pool_all=pool_all)
     path = rendezvous.control_path(socket, instance, os.environ, os.geteuid())
-    control = bind_control(path)
+    door = Door(bind_control(path))
     try:
         limits.raise_descriptor_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(reader, first, control, pool=pool, instance=instance or "", manager=manager))
+            return runner.run(_run(reader, first, door, pool=pool, instance=instance or "", manager=manager))
     finally:
-        control.close()
+        door.close()
 
 
 async def _run(
     reader: SpecReader,
     first: SpecLoaded,
-    control: BoundControl,
+    door: Door,
     *,
     pool: tuple[str, ...] | None,
     instance: str,
@@ -139,7 +146,7 @@ async def _run(
     )
     daemon = Daemon(reader, Clock(), sink, pool=pool, instance=instance, manager=manager)
     try:
-        return await daemon.run(first, control)
+        return await daemon.run(first, door)
     finally:
         sink.close()
 
@@ -175,7 +182,9 @@ class Daemon:
         self.inbox = Inbox()
         self.face = DaemonFace(self)
         self._deadlines = Deadlines()
+        self._pulse = Pulse()
         self._instance = instance
+        self._unit = find_unit(os.environ, os.getpid())
         self._envs: dict[WorkerId, dict[str, str]] = {}
         self._story: deque[Event] = deque(maxlen=STORY_LENGTH)
         self._status: int | None = None
@@ -183,11 +192,12 @@ class Daemon:
         self._outputs = Outputs(loop, sink, tell=_tell_of_logs)
         self.telling = Telling(self._outputs, clock.rfc3339)
         self._probes = TcpProbes(loop, self.post)
-        self._processes = Processes(self.post)
-        self._devices = Devices(self._processes, clock.monotonic, os.environ)
+        self._processes = Processes(self.post, tell=_tell_of_keeper)
+        self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
         self._locks = Locks(self.post, self._processes)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ledger: Ledger | None = None
+        self._surroundings = Surroundings(NO_LEAVES, log.warning)
         self._herald = None
         if manager is not None:
             self._herald = Herald(
@@ -197,22 +207,23 @@ class Daemon:
                 call_later=loop.call_later,
             )
 
-    async def run(self, first: SpecLoaded, control: BoundControl) -> int:
+    async def run(self, first: SpecLoaded, door: Door) -> int:
         """Serve and supervise until the core says Exit; then leave nothing behind."""
-        self._watch_signals()
-        mark, ledger = make_mark(control.path), state_path(control.path, os.environ)
+        self._watch_signals(door)
+        mark, ledger = make_mark(door.path), state_path(door.path, os.environ)
         await sweep(ledger, mark)
         self._processes.mark = {MARK: mark}
         self._ledger = Ledger(ledger, self._read_pids)
-        self._use_cgroups()
+        self._use_cgroups(first.spec)
         await self._processes.start()
         # What a client sends that is no HTTP is answered, and is nobody's business in the log.
         quiet = logging.getLogger("supervisor.http")
         quiet.disabled = True
         server = web.AppRunner(api.make_app(self.face), access_log=None, logger=quiet)
         await server.setup()
-        await web.SockSite(server, control.socket).start()
-        log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(control.path))
+        await door.open(server)
+        log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(door.path))
+        self.post(HostRead(*read_memory()))  # For what can be told before anybody asks for memory.
         self.post(first)
         try:
             return await self.supervise()
@@ -222,11 +233,14 @@ class Daemon:
             if self._herald is not None:
                 self._herald.close("stopped" if self._status == 0 else "ended with workers that could not be killed")
 
-    def _use_cgroups(self) -> None:
+    def _use_cgroups(self, spec: Spec) -> None:
         """Cgroups of their own for workers, where that was stated; what earlier daemons left is removed."""
         leaves = find_leaves()
         leaves.sweep()
         self._processes.use(leaves)
+        self._surroundings = Surroundings(leaves, log.warning)
+        self._surroundings.expect(spec)
+        self._processes.tell_lack = self._surroundings.note
         if leaves.folder is None:
             log.info("cgroup.absent", reason=leaves.why)
         else:
@@ -236,6 +250,9 @@ class Daemon:
         """The main loop: wait for events or the earliest deadline, decide, act."""
         while self._status is None:
             await self.inbox.wait(self._wake_at())
+            if lost_s := self._pulse.lost_s(self.clock.monotonic()):
+                log.warning("daemon.stalled", lost_s=round(lost_s, 3))
+                self._decide(Stalled(lost_s))
             for event in self.inbox.take():
                 self._decide(event)
             if (due := self._deadlines.take_due(self.clock.monotonic())) is not None:
@@ -248,7 +265,7 @@ class Daemon:
         """When the loop has to turn though nothing happens: for a deadline, or as a sign of life that is asked for."""
         earliest = self._deadlines.earliest()
         ping_at = self._herald.ping_at if self._herald is not None else None
-        return min((at for at in (earliest, ping_at) if at is not None), default=None)
+        return self._pulse.plan(self.clock.monotonic(), (earliest, ping_at))
 
     def post(self, event: Event) -> None:
         """Let the main loop see an event. Called by every part that learns something."""
@@ -268,7 +285,9 @@ class Daemon:
             version=__version__,
             file=str(self.reader.file),
             instance=self._instance,
+            unit=self._unit,
             envs=self._envs,
+            lacks=self._surroundings.lacks,
         )
 
     def _decide(self, event: Event) -> None:
@@ -290,6 +309,7 @@ class Daemon:
         for worker_id in fleet.touched:
             worker = fleet.workers.get(worker_id)
             self._deadlines.set(worker_id, worker.deadline if worker else None)
+            self._pulse.note(worker_id, is_counted=is_counted(worker))
         self._deadlines.set(None, fleet.deadline)
         # A worker should not wait for the log line about its start.
         for action in sorted(actions, key=_is_word):
@@ -334,6 +354,7 @@ class Daemon:
             case Dismiss(worker=worker):
                 self._probes.forget(worker)
                 self._envs.pop(worker, None)
+                self._surroundings.forget(worker)
                 self._outputs.forget(worker)
                 self._processes.dismiss(worker)
             case Probe():
@@ -342,6 +363,8 @@ class Daemon:
                 self.reader.read_in_thread(self.post)
             case ReadInventory(fresh=fresh):
                 self._start(self.read_inventory(fresh=fresh))
+            case ReadHost():
+                self.post(HostRead(*read_memory()))
             case Claim(uuids=uuids):
                 self._locks.claim(uuids)
             case LetGo(uuids=uuids):
@@ -360,15 +383,24 @@ class Daemon:
                 assert_never(action)
 
     def _spawn(self, action: Spawn) -> None:
+        lack = "pipe for its output"
         try:
             limits.check_room()
+            lack = "port to meet at"
+            action, given = self._surroundings.prepare(action, self._ports_of_workers)
+            lack = "pipe for its output"
             output = self._outputs.open(action.worker, action.incarnation, action.logs, action.env)
         except OSError as error:
-            words = f"no pipe for its output: {os.strerror(error.errno or 0)}"
+            words = f"no {lack}: {os.strerror(error.errno or 0)}"
             self.post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
             return
         self._envs[action.worker] = device_env(action.env)
-        self._processes.spawn(action, {1: output, 2: output})
+        self._processes.spawn(action, {1: output, 2: output}, given)
+
+    def _ports_of_workers(self) -> set[int]:
+        """Those that the file gives to somebody."""
+        placements = [one for worker in self.fleet.workers.values() for one in (worker.held, worker.target) if one]
+        return {port for one in placements if (port := one.wanted.recipe.port) is not None}
 
     async def read_inventory(self, *, fresh: bool = False) -> None:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
@@ -388,18 +420,23 @@ class Daemon:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _watch_signals(self) -> None:
+    def _watch_signals(self, door: Door) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.post, ReloadRequested())
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, door)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.post, ShutdownRequested())
-        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs, door)
         # Its default would end the daemon; what it is for is not built yet.
         loop.add_signal_handler(signal.SIGUSR2, _refuse_signal, signal.SIGUSR2)
 
-    def _reopen_logs(self) -> None:
+    def _hang_up(self, door: Door) -> None:
+        self._start(door.look())
+        self.post(ReloadRequested())
+
+    def _reopen_logs(self, door: Door) -> None:
         log.info("logs.reopened")
         self._outputs.reopen()
+        self._start(door.look())
 
     async def _close(self, server: web.AppRunner) -> None:
         self.face.close()
@@ -410,6 +447,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._processes.close()
+        self._surroundings.close()
         if self._ledger is not None and self._status == 0:
             self._ledger.close()
         self._locks.close()  # Now that nothing of ours lives on any device.
@@ -422,6 +460,10 @@ def _is_word(action: Action) -> bool:
 
 def _tell_of_logs(event: str, fields: Mapping[str, object]) -> None:
     (log.info if event == "logs.resumed" else log.warning)(event, **fields)
+
+
+def _tell_of_keeper(event: str, fields: Mapping[str, object]) -> None:
+    {"keeper.started": log.info, "keeper.refused": log.warning}.get(event, log.error)(event, **fields)
 
 
 def _refuse_signal(number: signal.Signals) -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from supervisor.core.environment import Host
 from supervisor.core.fleet import handle
 from supervisor.core.gpus import needs_cuda_order, parse_pool, resolve_pool
-from supervisor.core.inventory import Reading
-from supervisor.core.message import DevicesClaimed, Event, InventoryRead
+from supervisor.core.inventory import GpuState, Reading
+from supervisor.core.message import DevicesClaimed, Event, HostRead, InventoryRead
 from supervisor.core.rescale import preview
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json
 from supervisor.core.turn import Fleet
 from supervisor.errors import CannotError
 from supervisor.host.clock import Clock
+from supervisor.host.console import silence_unless_configured
+from supervisor.host.cuda_client import CudaError, read_cuda_order
 from supervisor.host.devices import Devices
 from supervisor.host.files import load_spec
 from supervisor.host.locks import find_holders
-from supervisor.host.machine import cpu_count, installed_vendors
+from supervisor.host.machine import cpu_count, installed_vendors, read_memory
 from supervisor.host.process import Processes
+
+T = TypeVar("T")
 
 
 def devices(environ: Mapping[str, str]) -> Json:
@@ -63,7 +68,7 @@ def find_pool(environ: Mapping[str, str], *, pool_all: bool) -> tuple[str, ...] 
     """
     The GPUs that an inherited `CUDA_VISIBLE_DEVICES` leaves to us: UUIDs, starts of them, or indices in PCI order.
 
-    Positions in CUDA's own order mean a device for sure only when there is one GPU; then the driver is asked.
+    Positions in CUDA's own order are told by CUDA, unless there is only one GPU.
 
     Returns:
         None for every GPU.
@@ -74,20 +79,33 @@ def find_pool(environ: Mapping[str, str], *, pool_all: bool) -> tuple[str, ...] 
     entries = None if pool_all else parse_pool(environ)
     if entries is None or not needs_cuda_order(environ, entries):
         return entries
-    found = read_devices(environ).devices
-    if len(found) == 1:
-        return resolve_pool(entries, found)
-    raise CannotError(
-        f"use CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} as the pool",
-        "these are positions in CUDA's own order, which need not be that of nvidia-smi",
-        hint="set CUDA_DEVICE_ORDER=PCI_BUS_ID beside it, give UUIDs, or ignore the variable with --pool all",
-        exit_code=78,
-    )
+    return asyncio.run(_with_processes(lambda processes: _find_by_position(processes, environ, entries)))
+
+
+async def _find_by_position(
+    processes: Processes, environ: Mapping[str, str], entries: tuple[str, ...]
+) -> tuple[str, ...]:
+    reading = await _read(processes, environ)
+    if reading.state is GpuState.ABSENT or (reading.state is GpuState.OK and not reading.devices):
+        return ()
+    if reading.state is GpuState.OK and sum(device.parent is None for device in reading.devices) == 1:
+        return resolve_pool(entries, reading.devices)
+    try:
+        return await read_cuda_order(processes, environ)
+    except CudaError as error:
+        raise CannotError(
+            f"use CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} as the pool",
+            "these are positions in CUDA's own order, which need not be that of nvidia-smi,"
+            f" and CUDA does not tell it: {error}",
+            hint="set CUDA_DEVICE_ORDER=PCI_BUS_ID beside it, give UUIDs, or ignore the variable with --pool all",
+            # A driver that is still being loaded, or does not answer, may be well for the next try.
+            exit_code=78 if reading.state is GpuState.OK else 1,
+        ) from None
 
 
 def read_devices(environ: Mapping[str, str]) -> Reading:
     """Ask the driver once. Bounded by its deadlines; a prober that hangs is left behind."""
-    return asyncio.run(_read(environ))
+    return asyncio.run(_with_processes(lambda processes: _read(processes, environ)))
 
 
 def _look(fleet: Fleet, environ: Mapping[str, str], now: float) -> Fleet:
@@ -96,19 +114,27 @@ def _look(fleet: Fleet, environ: Mapping[str, str], now: float) -> Fleet:
     fleet, _ = handle(fleet, InventoryRead(reading, now), now)
     holders = find_holders(device.uuid for device in reading.devices)
     fleet, _ = handle(fleet, DevicesClaimed(held=holders), now)
+    fleet, _ = handle(fleet, HostRead(*read_memory()), now)
     return fleet
 
 
-async def _read(environ: Mapping[str, str]) -> Reading:
+async def _with_processes(work: Callable[[Processes], Coroutine[None, None, T]]) -> T:
+    silence_unless_configured()
     processes = Processes(_ignore)
     await processes.start()
+    try:
+        return await work(processes)
+    finally:
+        await processes.close()
+
+
+async def _read(processes: Processes, environ: Mapping[str, str]) -> Reading:
     prober = Devices(processes, Clock().monotonic, environ)
     try:
         reading, _ = await prober.read()
         return reading
     finally:
         await prober.close()
-        await processes.close()
 
 
 def _ignore(_event: Event) -> None:

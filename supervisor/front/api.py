@@ -76,6 +76,9 @@ class Face(Protocol):
             ProblemsError: The file is bad.
         """
 
+    def explain(self, worker: str) -> Json:
+        """Why a worker, ``llm/0``, that the status shows, is as it is; see `core.explain`."""
+
     async def reload(self) -> Json:
         """Read file and devices again; ``{"ok", "problems", "difference"}``."""
 
@@ -138,6 +141,7 @@ def make_app(face: Face) -> web.Application:
             web.get("/v1/status", api.status),
             web.get("/v1/devices", api.devices),
             web.get("/v1/plan", api.plan),
+            web.get("/v1/explain", api.explain),
             web.get("/v1/logs", api.logs),
             web.get("/v1/healthz", api.healthz),
             web.post("/v1/reload", api.reload),
@@ -182,6 +186,16 @@ class _Api:
             query.refuse(f'file: expected an absolute path, got "{file}"')
         query.finish()
         return _json(await self._face.plan(file))
+
+    async def explain(self, request: web.Request) -> web.Response:
+        query = _Query(request)
+        target = query.text("target")
+        if target is None or "/" not in target:
+            query.refuse("target: expected a worker, SERVICE/N")
+        query.finish()
+        assert target is not None
+        self._look(target, None)
+        return _json(self._face.explain(target))
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         query = _Query(request)
@@ -238,7 +252,7 @@ class _Api:
         # Asked a second time the daemon kills what is left; a client that merely wants it gone does not mean that.
         if daemon["state"] != "stopping":
             self._face.shutdown()
-        return _json({"ok": True, "pid": daemon["pid"]})
+        return _json({"ok": True, "pid": daemon["pid"], "unit": daemon.get("unit")})
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -132,9 +132,12 @@ class Client:
             except (http.client.HTTPException, ConnectionError):
                 raise no_daemon(self.path, "the daemon ended before it had answered") from None
 
-    def shut_down(self) -> None:
+    def shut_down(self) -> Json:
         """
         Ask the daemon to end, and return when it has.
+
+        Returns:
+            Its answer, with the systemd ``unit`` that it was started by, or None there.
 
         Raises:
             AnswerError: The daemon refuses.
@@ -150,6 +153,7 @@ class Client:
                     _wait_readable(process)
                 elif connection.sock is not None:
                     _wait_closed(connection.sock)
+        return answer
 
     def _ask(
         self,

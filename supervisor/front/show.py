@@ -71,7 +71,8 @@ def status_page(status: Json, now: datetime) -> Page:
         parts.append(_services_table(services))
     workers = [worker for service in services for worker in service["workers"]]
     if workers:
-        parts.append(_workers_table(workers, now))
+        parts.append(_workers_table(workers, now, _device_numbers(status["devices"])))
+        parts += _limit_lines(workers)
     if status["devices"]:
         parts.append(_devices_table(status["devices"], is_long=False))
     return tuple(parts)
@@ -88,6 +89,27 @@ def last_words_page(worker: Json) -> Page:
     )
 
 
+def explain_page(worker: Json, now: datetime) -> Page:
+    """Why a worker is where it is, or what it waits for."""
+    pid = f", pid {worker['pid']}" if worker["pid"] else ""
+    parts: list[str | Table] = [f"{worker['worker']}: {worker['state']} for {age_of(worker['since'], now)}{pid}"]
+    parts.append(f"asks for {worker['asks']}")
+    if worker["gpus"]:
+        parts.append(f"has GPU {_gpus(worker, {})} ({', '.join(gpu['uuid'] for gpu in worker['gpus'])})")
+    waits = worker["waits"]
+    if waits is not None and waits["for"]:
+        parts.append(f"waits since {age_of(waits['since'], now)}: {waits['for']}")
+    elif reason := _reason(worker, now):
+        parts.append(reason)
+    if waits is not None and waits["next_look"]:
+        left_s = max(0.0, (datetime.fromisoformat(waits["next_look"]) - now).total_seconds())
+        parts.append(f"looks again in {_span(left_s)}, sooner when something changes")
+    if worker["verdicts"]:
+        rows = tuple((one["device"], one["name"], one["verdict"]) for one in worker["verdicts"])
+        parts.append(Table(("DEVICE", "NAME", "FOR THIS WORKER"), rows))
+    return (*parts, *last_words_page(worker))
+
+
 def devices_page(devices: Json) -> Page:
     """The inventory, with who is on each device."""
     lines = list(_gpu_lines(devices["gpu"]))
@@ -101,13 +123,14 @@ def plan_page(plan: Json) -> Page:
     parts: list[str | Table] = list(_gpu_lines(plan.get("gpu") or {"state": "ok"}))
     if plan["devices"]:
         parts.append(_devices_table(plan["devices"], is_long=False))
+    numbers = _device_numbers(plan["devices"])
     columns = ("WORKER", "ACTION", "PLACED", "GPUS", "FALLBACK", "REASON")
     rows = [
         (
             row["worker"],
             row["action"],
             "yes" if row["placed"] else "no",
-            _gpus(row),
+            _gpus(row, numbers),
             row["fallback"] or "",
             row["reason"],
         )
@@ -144,17 +167,32 @@ def _gpu_lines(gpu: Json) -> Iterator[str]:
 
 
 def _services_table(services: Iterable[Json]) -> Table:
-    rows = [(service["name"], str(service["target"]), str(service["ready"])) for service in services]
+    rows = [(service["name"], _target(service), str(service["ready"])) for service in services]
     return Table(("SERVICE", "WORKERS", "READY"), tuple(rows))
 
 
-def _workers_table(workers: Iterable[Json], now: datetime) -> Table:
+def _limit_lines(workers: Iterable[Json]) -> list[str]:
+    """Limits that do not hold, each reason with those it is true of."""
+    found: dict[str, list[str]] = {}
+    for worker in workers:
+        if reason := (worker.get("limits") or {}).get("reason"):
+            found.setdefault(reason, []).append(worker["worker"])
+    shown = {reason: ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for reason, names in found.items()}
+    return [f"{reason} ({names})" for reason, names in shown.items()]
+
+
+def _target(service: Json) -> str:
+    """How many workers there shall be; what an operator asked for instead of the file is marked."""
+    return f"{service['target']} (scaled)" if service["scaled"] else str(service["target"])
+
+
+def _workers_table(workers: Iterable[Json], now: datetime, numbers: Mapping[str, str]) -> Table:
     rows = [
         (
             worker["worker"],
             worker["state"],
             str(worker["pid"] or ""),
-            _gpus(worker),
+            _gpus(worker, numbers),
             str(worker["restarts"]),
             age_of(worker["since"], now),
             _reason(worker, now),
@@ -168,15 +206,42 @@ def _devices_table(devices: Iterable[Json], *, is_long: bool) -> Table:
     columns = ["GPU", "HEALTH", "FREE", "TOTAL", "DECLARED", "WORKERS", "FOREIGN"]
     columns += ["UUID", "PCI"] if is_long else []
     rows = []
+    numbers = _device_numbers(devices := list(devices))
     for device in devices:
         memory = device["memory"]
-        row = [str(device["index"]), device["health"]]
+        row = [numbers[device["uuid"]], device["health"]]
         row += [size_of(memory["free"]), size_of(memory["total"]), size_of(memory["declared"])]
         row += [",".join(device["workers"]), _foreign(device)]
         row += [device["uuid"], device["pci"]] if is_long else []
-        row += [f"{device['name']}: {device['reason']}" if device["reason"] else device["name"]]
+        row += [": ".join(filter(None, (device["name"], "; ".join(_device_remarks(device, devices)))))]
         rows.append(tuple(row))
     return Table((*columns, "NAME"), tuple(rows))
+
+
+def _device_numbers(devices: Iterable[Json]) -> dict[str, str]:
+    """``0``, and ``0/1`` for the second MIG instance of GPU 0, as nvidia-smi counts both."""
+    numbers: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for device in devices:
+        number, parent = str(device["index"]), device.get("parent")
+        if parent is not None:
+            number += f"/{counts.get(parent, 0)}"
+            counts[parent] = counts.get(parent, 0) + 1
+        numbers[device["uuid"]] = number
+    return numbers
+
+
+def _device_remarks(device: Json, devices: Iterable[Json]) -> Iterator[str]:
+    """What a person has to know of a device beside its numbers."""
+    if device["reason"]:
+        yield device["reason"]
+    if device.get("mig"):
+        count = sum(one.get("parent") == device["uuid"] for one in devices)
+        yield "MIG is on, " + (f"{count} instance{'s' * (count > 1)}" if count else "without an instance to place on")
+    if not device.get("in_pool", True):
+        yield "outside the pool"
+    if device["memory"].get("unified"):
+        yield "its memory is the host's"
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -208,19 +273,23 @@ def _span(seconds: float) -> str:
     return f"{seconds // 86400:.0f}d"
 
 
-def _gpus(worker: Json) -> str:
-    """``0,1``, with a share ``0:0.25``; the fallback of one that runs without."""
+def _gpus(worker: Json, numbers: Mapping[str, str]) -> str:
+    """``0,1``, with a share ``0:0.25``, a MIG instance ``0/1``; the fallback of one that runs without."""
     if worker["fallback"] and not worker["gpus"]:
         return f"fallback:{worker['fallback']}"
     return ",".join(
-        f"{gpu['uuid'] if gpu['index'] is None else gpu['index']}" + (f":{gpu['share']:g}" if gpu["share"] < 1 else "")
+        f"{gpu['uuid'] if gpu['index'] is None else numbers.get(gpu['uuid'], gpu['index'])}"
+        + (f":{gpu['share']:g}" if gpu["share"] < 1 else "")
         for gpu in worker["gpus"]
     )
 
 
 def _foreign(device: Json) -> str:
-    """Processes of others on a device; who they are is not always known."""
-    return ",".join(f"{one['name']}({one['pid']})" for one in device["foreign"] or ())
+    """Processes of others on a device, ``python(4711,ann,20GiB)``; who they are is not always known."""
+    return ",".join(
+        f"{one['name'] or '?'}({','.join(filter(None, (str(one['pid']), one['user'], size_of(one['bytes']))))})"
+        for one in device["foreign"] or ()
+    )
 
 
 def _reason(worker: Json, now: datetime) -> str:

@@ -1,5 +1,5 @@
 """
-What a worker's process inherits of its shim at a spawn: ids, limits, umask, nice, OOM score. Set, and put back.
+What a worker's process inherits of its shim at a spawn: ids, limits, umask, nice, CPUs. Set, and put back.
 
 Standard library only, since shims run it without site-packages. Names have been looked up already: only numbers come.
 """
@@ -31,8 +31,8 @@ class Attributes:
     Hard limits and niceness can be taken back only with privileges; else they stay on the shim, of that launch alone.
 
     Args:
-        numbers: ``user`` (in words), ``uid``, ``gid``, ``groups``, ``umask``, ``limits`` (name, soft, hard), ``nice``;
-            each may be missing.
+        numbers: ``user`` (in words), ``uid``, ``gid``, ``groups``, ``umask``, ``limits`` (name, soft, hard), ``nice``,
+            ``cpus``; each may be missing.
         outputs: Descriptors that the worker gets. Pipes are given to its user, who else could not open /dev/stderr.
     """
 
@@ -59,6 +59,8 @@ class Attributes:
             self._undo.append(lambda: os.umask(before))
         if (nice := numbers.get("nice")) is not None:
             self._set_nice(nice)
+        if cpus := numbers.get("cpus"):
+            self._set_cpus(cpus)
         for name, soft, hard in numbers.get("limits", ()):
             self._set_limit(name, soft, hard)
         # Last: with the ids go the privileges that the others may need.
@@ -72,6 +74,14 @@ class Attributes:
         except OSError as error:
             raise _refused(error, f"cannot set nice to {nice}", "only root may lower it") from None
         self._undo.append(lambda: _set_back(lambda: os.setpriority(os.PRIO_PROCESS, 0, before)))
+
+    def _set_cpus(self, cpus: list[int]) -> None:
+        before = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, cpus)
+        except OSError:  # Somebody has narrowed our own just now. The nearest CPU is worth less than the worker.
+            return
+        self._undo.append(lambda: _set_back(lambda: os.sched_setaffinity(0, before)))
 
     def _set_limit(self, name: str, soft: int, hard: int | None) -> None:
         number = getattr(resource, f"RLIMIT_{name.upper()}")

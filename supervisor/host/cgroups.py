@@ -2,7 +2,7 @@
 Owns where in the cgroup hierarchy this daemon may make directories: only where that was stated.
 
 Root can make them anywhere, so permission says nothing; systemd's mark does, and so does the root of a namespace.
-Enables no controller: leaves and cgroup.kill need none.
+Enables no controller: leaves and cgroup.kill need none, and limits have an owner of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "gpu-supervisor"
+OURS = "daemon"
+"""The leaf of the daemon, keeper and shims where controllers are handed down; systemd's usual DelegateSubgroup= too."""
+
 INITIAL_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO of the kernel.
 _MARKS = ("user.delegate", "trusted.delegate")  # Set by systemd for Delegate=; the second by versions before 251.
 
@@ -59,8 +62,9 @@ def find_leaves(proc: Path = Path("/proc/self")) -> Leaves:
     for place in (folder, folder.parent):
         if (mark := _mark_of(place)) is not None:
             return _usable(place, mark)
-    if own == "/" and (proc / "ns/cgroup").stat().st_ino != INITIAL_NAMESPACE:
-        return _usable(folder, "root of a cgroup namespace")
+    if own in {"/", f"/{OURS}"} and (proc / "ns/cgroup").stat().st_ino != INITIAL_NAMESPACE:
+        # A shell that an earlier daemon moved, with all that was there, starts the next one in that leaf.
+        return _usable(folder if own == "/" else folder.parent, "root of a cgroup namespace")
     return Leaves(None, f"{folder} is not delegated (a unit with Delegate=yes is)")
 
 

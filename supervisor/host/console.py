@@ -85,6 +85,12 @@ def configure_logging(
     logging.captureWarnings(capture=True)
 
 
+def silence_unless_configured() -> None:
+    """Nothing is logged by a command that only looks: its standard output is its answer, and nothing else."""
+    if not structlog.is_configured():
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def wants_colour(environ: Mapping[str, str], *, is_terminal: bool) -> bool:
     """
     Decide whether lines may be coloured.
@@ -131,8 +137,14 @@ class _ConsoleLine:
 
 
 def _shown(value: object) -> str:
-    """As a bare word where that is unambiguous, else as a JSON string."""
-    text = str(value)
+    """As a bare word where that is unambiguous, else as a JSON string; several things with something between them."""
+    match value:
+        case list() | tuple():
+            text = ("; " if any(" " in str(one) for one in value) else ",").join(map(str, value))
+        case dict():
+            text = "; ".join(f"{name}: {one}" for name, one in value.items())
+        case _:
+            text = str(value)
     is_bare = text.isprintable() and text and not set(text) & set(" =\"'")
     return text if is_bare else json.dumps(text, ensure_ascii=not text.isprintable())
 

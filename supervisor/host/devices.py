@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from supervisor.core.inventory import Device, GpuState, Health, Reading
+from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Reading
+from supervisor.core.spec import WorkerId
+from supervisor.host.holders import Describer
 from supervisor.host.prober_client import Prober, Spawner, wait_event
 
 _ABANDONED_MAX = 3  # Each keeps a process, a shim and its hold on the driver; more of them find out nothing new.
@@ -38,6 +40,7 @@ class Devices:
         processes: Where processes are started; has to be started itself, and outlives this.
         now: Monotonic seconds.
         environ: The prober's environment; the loader's search path in it decides which library it finds.
+        owners: Pid to worker of processes that have all of a worker's tree below them.
         init_deadline_s: For nvmlInit, and for the start of the prober. The driver may take seconds for each GPU.
         call_deadline_s: For every other call.
         gone_deadline_s: How long a killed prober has before it counts as abandoned.
@@ -49,6 +52,7 @@ class Devices:
         now: Callable[[], float],
         environ: Mapping[str, str],
         *,
+        owners: Callable[[], Mapping[int, WorkerId]] = dict,
         init_deadline_s: float = 30.0,
         call_deadline_s: float = 10.0,
         gone_deadline_s: float = 2.0,
@@ -56,6 +60,8 @@ class Devices:
         self._processes = processes
         self._now = now
         self._environ = environ
+        self._owners = owners
+        self._holders: dict[int, Holder] = {}  # Of the last reading.
         self._init_deadline_s = init_deadline_s
         self._call_deadline_s = call_deadline_s
         self._gone_deadline_s = gone_deadline_s
@@ -185,7 +191,10 @@ class Devices:
             try:
                 message = json.loads(line)
                 if "calling" not in message:
-                    return parse_reading(message["reading"])
+                    describer = Describer(self._owners(), self._holders)
+                    reading = parse_reading(message["reading"], describer.describe)
+                    self._holders = {one.pid: one for device in reading.devices for one in device.holders or ()}
+                    return reading
                 prober.calling = str(message["calling"])
             except (ValueError, TypeError, KeyError, AttributeError):
                 words = f"the prober answered what is no reading: {line[:200].decode(errors='replace')}"
@@ -221,9 +230,13 @@ class Devices:
         self._not_before = asyncio.get_running_loop().time() + delay_s
 
 
-def parse_reading(answer: Mapping[str, Any]) -> Reading:
+def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None], Holder] = Holder) -> Reading:
     """
     Make a reading of the prober's answer.
+
+    Args:
+        answer: As the prober gave it.
+        describe: Makes a holder of a pid and its bytes.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: It is none.
@@ -239,13 +252,19 @@ def parse_reading(answer: Mapping[str, Any]) -> Reading:
             memory_free_bytes=device["memory_free"],
             health=Health(device["health"]),
             reason=device["reason"],
+            parent=device["parent"],
+            is_cut=device["is_cut"],
+            is_unified=device["is_unified"],
+            holders=None if device["holders"] is None else tuple(describe(*holder) for holder in device["holders"]),
+            instance=None if device["instance"] is None else tuple(device["instance"]),
         )
         for device in answer["devices"]
     )
+    links = tuple(Link(**link) for link in answer.get("links", ()))
     # Devices without a readable identity cannot be among the devices; the detail is where a person finds them.
     broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ())]
     detail = answer["detail"] or "; ".join(broken)
-    return Reading(GpuState(answer["state"]), detail, devices)
+    return Reading(GpuState(answer["state"]), detail, devices, links)
 
 
 def _add_driver_count(words: str) -> str:

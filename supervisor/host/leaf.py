@@ -12,36 +12,66 @@ import os
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 
 # The permission to move is that of who opened the file, so a worker without privileges enters through our descriptor.
+# Bare names: without these files a limit still holds, but for swap, and one process dies instead of all.
+_OPTIONAL = ("memory.swap.max", "memory.oom.group")
+
 ENTER = '{ echo 0 >&0; } 2>/dev/null; exec "$@" </dev/null'
 
 
 class Leaf:
     """
-    A cgroup of the v2 hierarchy without controllers of its own.
+    A cgroup of the v2 hierarchy.
 
     Args:
         path: Its directory, whose parent was delegated to the daemon.
+
+    Attributes:
+        lacks: Why the worker goes without it or without a limit, as far as open() could tell.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.lacks = ""
         self._ooms = 0
 
-    def open(self, env: dict[str, str]) -> int | None:
-        """Make it and return a descriptor through which a child enters it; None where it has to go without."""
-        if not all(name and not name[0].isdigit() and _NAME_CHARACTERS.issuperset(name) for name in env):
-            return None
+    def open(self, env: dict[str, str], limits: dict[str, str] | None = None) -> int | None:
+        """
+        Make it and return a descriptor through which a child enters it; None where it has to go without.
+
+        Args:
+            env: Of the worker.
+            limits: Files of it, such as ``memory.max``, and what to write there.
+        """
+        for name in env:
+            if not name or name[0].isdigit() or not _NAME_CHARACTERS.issuperset(name):
+                self.lacks = f"a shell would drop its variable {name}, so it is in no cgroup of its own"
+                return None
         try:
             os.mkdir(self.path)  # noqa: PTH102 - pathlib costs memory in every shim.
         except FileExistsError:  # Of its last process.
             pass
-        except OSError:
+        except OSError as error:
+            self.lacks = f"cannot make {self.path}: {os.strerror(error.errno or 0).lower()}"
             return None
+        for name, value in (limits or {}).items():
+            self._limit(name, value)
         self._ooms = self._count_ooms()
         try:
             return os.open(f"{self.path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            self.lacks = f"cannot open {self.path}/cgroup.procs: {os.strerror(error.errno or 0).lower()}"
             return None
+
+    def _limit(self, name: str, value: str) -> None:
+        try:
+            fd = os.open(f"{self.path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if name not in _OPTIONAL:
+                self.lacks = f"cannot write {value} to {self.path}/{name}: {os.strerror(error.errno or 0).lower()}"
 
     def kill(self) -> None:
         """SIGKILL everything in it at once, however fast it forks."""

@@ -24,6 +24,10 @@ KEPT_BLOCKS = 1000
 """Of a worker that says a line at a time each line is one; it bounds what they weigh beside their bytes."""
 
 
+Parts = tuple[bytes | memoryview, ...]
+"""Whole lines, cut anywhere, to be written one part after the other: nothing is copied only to be joined."""
+
+
 class Lines:
     """
     Cuts what one worker writes into lines with its name in front.
@@ -38,17 +42,17 @@ class Lines:
         self._partial = b""
         self._is_continued = False  # The partial line follows a piece that was written already.
 
-    def feed(self, text: bytes) -> bytes:
+    def feed(self, text: bytes) -> Parts:
         """
         Take more of the output.
 
         Returns:
-            The lines that are complete now, ready to write; empty if there is none. A line longer than `LINE_MAX`
-            comes in pieces, cut between UTF-8 characters.
+            The lines that are complete now. A line longer than `LINE_MAX` comes in pieces, cut between UTF-8
+            characters.
         """
         if not self._partial and not self._is_continued and _is_plain(text):
             # Several times as fast, and nearly everything that anybody ever says.
-            return self._prefix + text[:-1].replace(b"\n", self._between) + b"\n"
+            return self._prefix, memoryview(text.replace(b"\n", self._between))[: -len(self._prefix)]
         *lines, partial = (self._partial + text).split(b"\n")
         if b"\r" in text or self._partial.endswith(b"\r"):
             lines = [line.rstrip(b"\r") for line in lines]
@@ -65,16 +69,16 @@ class Lines:
         self._partial = partial
         return self._join(lines)
 
-    def finish(self) -> bytes:
+    def finish(self) -> Parts:
         """Complete the partial line, if there is one; what comes later continues it on a line of its own."""
         line, self._partial = self._partial.rstrip(b"\r"), b""
         if not line:
-            return b""
+            return ()
         self._is_continued = True
         return self._join([line])
 
-    def _join(self, lines: list[bytes]) -> bytes:
-        return self._prefix + (b"\n" + self._prefix).join(lines) + b"\n" if lines else b""
+    def _join(self, lines: list[bytes]) -> Parts:
+        return (self._prefix, self._between.join(lines), b"\n") if lines else ()
 
 
 def _is_plain(text: bytes) -> bool:
@@ -118,7 +122,8 @@ class Whole:
         if end == len(text):
             whole, self._partial = (self._partial + text if self._partial else text), b""
         elif end:
-            whole, self._partial = self._partial + text[:end], text[end:]
+            # In one copy: of all that is done with what workers say, copying takes the most.
+            whole, self._partial = b"".join((self._partial, memoryview(text)[:end])), text[end:]
         elif len(self._partial) + len(text) > self._limit:
             whole, self._partial = self._partial + text, b""
         else:

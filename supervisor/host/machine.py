@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 DEVICES = Path("/dev")
+DRM = Path("/sys/class/drm")
+INTEL = "0x8086"  # https://pcisig.com/membership/member-companies
+MEMINFO = Path("/proc/meminfo")
 
 
 def cpu_count(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) -> int:
@@ -26,9 +30,32 @@ def cpu_count(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) ->
     return max(1, math.ceil(min(allowed, _quota(cgroup_root, own_cgroup))))
 
 
-def installed_vendors(devices: Path = DEVICES) -> frozenset[str]:
-    """GPU vendors other than NVIDIA whose kernel driver is loaded: ``amd``."""
-    return frozenset({"amd"} if (devices / "kfd").exists() else ())
+def read_memory(
+    meminfo: Path = MEMINFO, cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP
+) -> tuple[int, int]:
+    """
+    The host's memory, or what the cgroup of this process and those above it leave of it, whichever is less.
+
+    Page cache counts as free in both, since models are read through it; swap does not count at all.
+
+    Returns:
+        Bytes that can be had without swapping, and bytes that there are in all.
+    """
+    found = dict(line.split(":", 1) for line in _read(meminfo).splitlines() if ":" in line)
+    total = _kib(found.get("MemTotal", ""))
+    if total is None:  # Not Linux: what is free is not told.
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total, total
+    available = _kib(found.get("MemAvailable", found.get("MemFree", ""))) or 0
+    limits = list(_memory_limits(cgroup_root, own_cgroup))
+    return min([available, *(left for left, _ in limits)]), min([total, *(limit for _, limit in limits)])
+
+
+def installed_vendors(devices: Path = DEVICES, drm: Path = DRM) -> frozenset[str]:
+    """GPU vendors other than NVIDIA whose kernel driver is loaded: ``amd``, ``intel``."""
+    amd = {"amd"} if (devices / "kfd").exists() else set[str]()
+    is_intel = any(_read(node / "device/vendor") == INTEL for node in drm.glob("renderD*"))
+    return frozenset(amd | ({"intel"} if is_intel else set()))
 
 
 def missing_command(command: str, path: str, working_dir: str) -> str | None:
@@ -61,6 +88,34 @@ def _fault(file: Path, command: str) -> str | None:
     except OSError as error:  # No permission on the way; a name too long.
         return f"{(error.strerror or str(error)).lower()}: {command}"
     return None if os.access(file, os.X_OK) else f"not executable: {command}"
+
+
+def _memory_limits(cgroup_root: Path, own_cgroup: Path) -> Iterator[tuple[int, int]]:
+    """What each limit of the cgroup and those above it leaves, and the limit."""
+    for line in _read(own_cgroup).splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            folders = _upwards(cgroup_root, name)
+            yield from _limits(folders, "memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            folders = _upwards(cgroup_root / "memory", name)
+            yield from _limits(folders, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+def _limits(folders: Iterable[Path], limit: str, used: str, prefix: str) -> Iterator[tuple[int, int]]:
+    for folder in folders:
+        most, now = _read(folder / limit), _read(folder / used)
+        if most.isdigit() and now.isdigit():  # Else it has none, or says "max".
+            pairs = [line.split() for line in _read(folder / "memory.stat").splitlines()]
+            cache = {f"{prefix}inactive_file", f"{prefix}active_file"}
+            cached = sum(int(pair[1]) for pair in pairs if pair[0] in cache)
+            yield max(0, int(most) - max(0, int(now) - cached)), int(most)
+
+
+def _kib(text: str) -> int | None:
+    """Bytes of a value of meminfo."""
+    number = text.strip().partition(" ")[0]
+    return int(number) * 1024 if number.isdigit() else None
 
 
 def _quota(cgroup_root: Path, own_cgroup: Path) -> float:

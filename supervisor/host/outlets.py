@@ -125,11 +125,11 @@ class ToSink:
 
     def feed(self, text: bytes) -> None:
         """See `Route`."""
-        self._sink.write(self._lines.feed(text))
+        self._sink.write(*self._lines.feed(text))
 
     def finish(self) -> None:
         """See `Route`."""
-        self._sink.write(self._lines.finish())
+        self._sink.write(*self._lines.finish())
 
 
 class ToFile:

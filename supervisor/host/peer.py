@@ -65,6 +65,8 @@ class Peer:
         self._waiting: list[wire.Message] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.pid: int | None = None
+        self.end = "its end was not seen"
+        """How the process ended, in words, once it is reaped."""
         self._loop.add_reader(self._channel.fileno(), self.read)
 
     # ---- the channel -------------------------------------------------------------------------------------------------
@@ -173,9 +175,12 @@ class Peer:
         if self._pidfd is None:
             return True
         try:
-            return os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG) is not None
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:  # Collected by the keeper before that ended.
             return True
+        if result is not None:
+            self.end = _words_of_end(result)
+        return result is not None
 
     def kill(self) -> None:
         """SIGKILL the process, if there is one."""
@@ -210,9 +215,16 @@ class Peer:
 
     def _continue(self) -> None:
         self._blame(signal.SIGCONT)
-        self._timer = self._loop.call_later(LAST_PATIENCE_S, self._give_up)
+        self._start_last_timer()
 
-    def _give_up(self) -> None:
+    def _start_last_timer(self) -> None:
+        self._timer = self._loop.call_later(LAST_PATIENCE_S, self._give_up, self._loop.time() + LAST_PATIENCE_S)
+
+    def _give_up(self, due: float) -> None:
+        # If it is late it is we who were stopped, maybe together with it: its answer may be unread, or to come.
+        if self._loop.time() - due > LAST_PATIENCE_S / 2:
+            self._start_last_timer()
+            return
         self._timer = None
         self._blame(signal.SIGKILL)
 
@@ -221,6 +233,15 @@ class Peer:
             self._origin._signal(number)  # noqa: SLF001 - another of ours.
         else:
             self._signal(number)
+
+
+def _words_of_end(result: os.waitid_result) -> str:
+    if result.si_code == os.CLD_EXITED:
+        return f"exited with {result.si_status}"
+    try:
+        return f"killed by {signal.Signals(result.si_status).name}"
+    except ValueError:
+        return f"killed by signal {result.si_status}"
 
 
 def exec_keeper() -> tuple[socket.socket, int, int]:

@@ -1,7 +1,7 @@
 """
 The process that talks to NVML, and the only one: a call may hang for ever, crash, or never be killable.
 
-It imports nothing of ours, so that it runs by its path and starts fast. A line of JSON on standard input asks, lines on
+It imports nothing of ours but its own parts, so that it starts fast. A line of JSON on standard input asks, lines on
 standard output answer: one before each call of NVML, so that the other side knows where a silent prober hangs, and one
 with the reading.
 """
@@ -15,9 +15,12 @@ import sys
 
 import pynvml
 
+from supervisor.host.links import Topology
+from supervisor.host.nvml import NOTHING_THERE, TRY_OLDER, CallError, Library, sysfs_pci
+
 TYPE_CHECKING = False  # The import of typing would cost a tenth of the start; type checkers know this name, too.
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 _STATES = {
@@ -28,69 +31,13 @@ _STATES = {
 }
 _DRIVER_TRACES = ("/dev/nvidia0", "/proc/driver/nvidia")
 _PCI_DEVICES = "/sys/bus/pci/devices"
+_HOST_MEMORY = "/proc/meminfo"
 
-# An older library or another version of the structure: the first form of the call may still be there.
-_TRY_FIRST_VERSION = {
-    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-}
-# The device is fine, its memory cannot be told: unified memory, or a library older than the question.
-_UNKNOWN_MEMORY = {pynvml.NVML_ERROR_NOT_SUPPORTED, *_TRY_FIRST_VERSION}
+# Integrated GPUs of which some drivers tell the host's memory as theirs, without what the page cache would give back.
+_INTEGRATED = {"GB10", "Orin", "Thor", "Tegra"}
 
 
-class _CallError(Exception):
-    """A call of NVML that did not work out; *code* is NVML's, None where the binding itself stumbled."""
-
-    def __init__(self, call: str, code: int | None, words: str) -> None:
-        super().__init__(f"{call}: {words}")
-        self.code = code
-        self.words = words
-
-
-class _Library:
-    """NVML, each call announced before it is made and every failure a _CallError."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce = announce
-        self._is_initialised = False
-
-    def initialise(self) -> None:
-        """Attach to the driver, unless that is done; after a failure the next request tries anew."""
-        if not self._is_initialised:
-            self.call("nvmlInit", None, pynvml.nvmlInit)
-            self._is_initialised = True
-
-    def count(self) -> int:
-        """Number of devices that NVML attached to."""
-        try:
-            return int(self.call("nvmlDeviceGetCount", None, pynvml.nvmlDeviceGetCount))
-        except _CallError as error:
-            self._is_initialised = error.code != pynvml.NVML_ERROR_UNINITIALIZED
-            raise
-
-    def call(self, name: str, index: int | None, function: Callable[..., Any], *args: object) -> Any:
-        """
-        Make one call.
-
-        Raises:
-            _CallError: Whatever went wrong; some errors of the binding are not NVMLErrors.
-        """
-        self._announce(name if index is None else f"{name} {index}")
-        try:
-            return function(*args)
-        except pynvml.NVMLError as error:
-            raise _CallError(name, error.value, str(error)) from None
-        except Exception as error:  # noqa: BLE001 - The binding lets AttributeError, NVMLLibraryMismatchError... out.
-            raise _CallError(name, None, f"{type(error).__name__}: {error}") from None
-
-    def text(self, name: str, index: int, function: Callable[..., Any], *args: object) -> str:
-        """Make a call that answers a text, which need not be UTF-8."""
-        # Below its decorator the binding returns the bytes as they are; decoding them strictly is the decorator's.
-        answer = self.call(name, index, getattr(function, "__wrapped__", function), *args)
-        return answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
-
-
-def read_inventory(library: _Library) -> dict[str, object]:
+def read_inventory(library: Library, topology: Topology) -> dict[str, object]:
     """
     Ask NVML for everything that a reading holds.
 
@@ -100,19 +47,26 @@ def read_inventory(library: _Library) -> dict[str, object]:
     try:
         library.initialise()
         count = library.count()
-    except _CallError as error:
+    except CallError as error:
         return _make_reading(_STATES.get(error.code or 0, "error"), _describe(error))
     devices: list[dict[str, object]] = []
     broken: list[dict[str, object]] = []
+    whole: list[tuple[dict[str, object], object]] = []
     for index in range(count):
         try:
-            devices.append(_read_device(library, index))
-        except _CallError as error:
+            device, handle = _read_device(library, index)
+        except CallError as error:
             broken.append({"index": index, "detail": str(error)})
+            continue
+        devices.append(device)
+        if device["is_cut"]:
+            devices += _read_instances(library, device, handle, broken)
+        elif device["health"] == "ok":
+            whole.append((device, handle))
     if broken and not devices:
         # Not an empty machine: its workers wait, they are not to fall back to the CPU.
         return _make_reading("error", f"no device can be read; device 0: {broken[0]['detail']}", broken=broken)
-    return _make_reading("ok", "", devices, broken)
+    return {**_make_reading("ok", "", devices, broken), "links": topology.read(library, whole)}
 
 
 def _make_reading(
@@ -124,7 +78,7 @@ def _make_reading(
     return {"state": state, "detail": detail, "devices": list(devices), "broken": list(broken)}
 
 
-def _describe(error: _CallError) -> str:
+def _describe(error: CallError) -> str:
     if error.code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
         return explain_absence(_DRIVER_TRACES)
     return str(error)
@@ -137,58 +91,180 @@ def explain_absence(driver_traces: Sequence[str]) -> str:
     return "NVML (libnvidia-ml.so.1) is not installed"
 
 
-def _read_device(library: _Library, index: int) -> dict[str, object]:
-    """One device; a _CallError rises only where its identity cannot be read."""
+def _read_device(library: Library, index: int) -> tuple[dict[str, object], object]:
+    """One GPU and its handle; a CallError rises only where its identity cannot be read."""
     handle = library.call("nvmlDeviceGetHandleByIndex", index, pynvml.nvmlDeviceGetHandleByIndex, index)
     uuid = library.text("nvmlDeviceGetUUID", index, pynvml.nvmlDeviceGetUUID, handle)
-    pci = _read_pci(library, index, handle)
-    total, free, reason = _read_memory(library, index, handle)
-    return {
+    is_cut, fault = _read_mig_mode(library, index, handle)
+    name, pci = _read_name(library, index, handle), _read_pci(library, index, handle)
+    device: dict[str, object] = {
         "uuid": uuid,
         "index": index,
-        "name": _read_name(library, index, handle),
+        "name": name,
         "pci": pci,
         "numa": read_numa(_PCI_DEVICES, pci),
+        "parent": None,
+        "instance": None,
+        "is_cut": is_cut,
+        **_read_memory(library, index, handle, name),
+    }
+    if fault:
+        device.update(health="lost", reason=fault)
+    # Who has memory of a cut GPU is told by its instances.
+    device["holders"] = None if is_cut else _read_holders(library, index, handle)
+    return device, handle
+
+
+def _read_mig_mode(library: Library, index: int, handle: object) -> tuple[bool, str]:
+    """Whether the GPU is cut up, and what keeps us from knowing it."""
+    try:
+        current, _ = library.call("nvmlDeviceGetMigMode", index, pynvml.nvmlDeviceGetMigMode, handle)
+    except CallError as error:
+        # One that is cut and taken for whole would be handed out a second time.
+        return False, "" if error.is_no_answer else str(error)
+    return current == pynvml.NVML_DEVICE_MIG_ENABLE, ""
+
+
+def _read_instances(
+    library: Library, gpu: dict[str, Any], handle: object, broken: list[dict[str, object]]
+) -> list[dict[str, object]]:
+    """The MIG instances of a GPU, of which it may have none; those without a readable identity go to *broken*."""
+    index = int(gpu["index"])
+    try:
+        name = "nvmlDeviceGetMaxMigDeviceCount"
+        count = int(library.call(name, index, pynvml.nvmlDeviceGetMaxMigDeviceCount, handle))
+    except CallError as error:
+        broken.append({"index": index, "detail": f"its MIG instances: {error}"})
+        return []
+    found: list[dict[str, object]] = []
+    for place in range(count):
+        try:
+            instance = _read_instance(library, gpu, handle, place)
+        except CallError as error:
+            # Places without an instance lie between others; in a container so do those of other containers.
+            if error.code not in {*NOTHING_THERE, pynvml.NVML_ERROR_NO_PERMISSION}:
+                broken.append({"index": index, "detail": f"MIG instance {place}: {error}"})
+            continue
+        found.append(instance)
+    return found
+
+
+def _read_instance(library: Library, gpu: dict[str, Any], parent: object, place: int) -> dict[str, object]:
+    index = int(gpu["index"])
+    name = "nvmlDeviceGetMigDeviceHandleByIndex"
+    handle = library.call(name, index, pynvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, place)
+    return {
+        **gpu,  # Where the GPU is, there it is.
+        "uuid": library.text("nvmlDeviceGetUUID", index, pynvml.nvmlDeviceGetUUID, handle),
+        "name": _read_name(library, index, handle),
+        "parent": gpu["uuid"],
+        "instance": _read_instance_ids(library, index, handle),
+        "is_cut": False,
+        **_read_memory(library, index, handle, None),
+        "holders": _read_holders(library, index, handle),
+    }
+
+
+def _read_instance_ids(library: Library, index: int, handle: object) -> list[int] | None:
+    """Numbers of its GPU instance and compute instance, by which older drivers name it."""
+    try:
+        return [
+            int(library.call("nvmlDeviceGetGpuInstanceId", index, pynvml.nvmlDeviceGetGpuInstanceId, handle)),
+            int(library.call("nvmlDeviceGetComputeInstanceId", index, pynvml.nvmlDeviceGetComputeInstanceId, handle)),
+        ]
+    except CallError:
+        return None
+
+
+def _read_name(library: Library, index: int, handle: object) -> str:
+    try:
+        return library.text("nvmlDeviceGetName", index, pynvml.nvmlDeviceGetName, handle)
+    except CallError:
+        return ""
+
+
+def _read_pci(library: Library, index: int, handle: object) -> str:
+    """Its address as sysfs writes it, empty where NVML does not tell."""
+    try:
+        pci = library.call("nvmlDeviceGetPciInfo", index, pynvml.nvmlDeviceGetPciInfo, handle)
+    except CallError:
+        return ""
+    return sysfs_pci(pci)
+
+
+def _read_memory(library: Library, index: int, handle: object, name: str | None) -> dict[str, object]:
+    """Memory, and health by whether it can be asked for; *name* is None for MIG instances, which are never unified."""
+    total = free = None
+    reason = ""
+    is_unified = name is not None and not _INTEGRATED.isdisjoint(name.split())
+    try:
+        memory = _ask_memory(library, index, handle)
+        total, free = int(memory.total), int(memory.free)
+    except CallError as error:
+        # Anything but a device that cannot tell is a device to keep new workers from, be it for one reading only.
+        reason = "" if error.is_no_answer else str(error)
+        is_unified = is_unified or (name is not None and error.code == pynvml.NVML_ERROR_NOT_SUPPORTED)
+    if is_unified and not reason:
+        total, free = read_host_memory(_HOST_MEMORY)
+    return {
         "memory_total": total,
         "memory_free": free,
+        "is_unified": is_unified,
         "health": "lost" if reason else "ok",
         "reason": reason,
     }
 
 
-def _read_name(library: _Library, index: int, handle: object) -> str:
+def _ask_memory(library: Library, index: int, handle: object) -> Any:
     try:
-        return library.text("nvmlDeviceGetName", index, pynvml.nvmlDeviceGetName, handle)
-    except _CallError:
-        return ""
+        return library.call(
+            "nvmlDeviceGetMemoryInfo_v2", index, pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2
+        )
+    except CallError as error:
+        if error.code is not None and error.code not in TRY_OLDER:
+            raise
+        return library.call("nvmlDeviceGetMemoryInfo", index, pynvml.nvmlDeviceGetMemoryInfo, handle)
 
 
-def _read_pci(library: _Library, index: int, handle: object) -> str:
-    """Its address as sysfs writes it, empty where NVML does not tell."""
+def read_host_memory(file: str) -> tuple[int | None, int | None]:
+    """Bytes that the machine has, and those that could be had without swapping; None where that is not told."""
+    lines: dict[str, int] = {}
     try:
-        pci = library.call("nvmlDeviceGetPciInfo", index, pynvml.nvmlDeviceGetPciInfo, handle)
-    except _CallError:
-        return ""
-    # The text has eight digits of domain; sysfs has four, more only for domains that need them. GPUs are function 0.
-    return f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0"
+        with open(file, encoding="ascii") as content:  # noqa: PTH123 - As below.
+            for line in content:
+                name, _, rest = line.partition(":")
+                lines[name] = int(rest.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None, None
+    return lines.get("MemTotal"), lines.get("MemAvailable")
 
 
-def _read_memory(library: _Library, index: int, handle: object) -> tuple[int | None, int | None, str]:
-    """Total and free bytes, or None for both, and what is wrong with the device, or an empty text."""
-    try:
+def _read_holders(library: Library, index: int, handle: object) -> list[tuple[int, int | None]] | None:
+    """Pid and bytes of everybody who has memory there; None where the driver does not tell."""
+    compute = _ask_processes(library, index, handle, "Compute")
+    graphics = _ask_processes(library, index, handle, "Graphics")
+    if compute is None:
+        return None
+    holders: dict[int, int | None] = {}
+    for process in (*compute, *(graphics or ())):
+        pid, used = int(process.pid), process.usedGpuMemory
+        # One that computes and draws is in both lists, each time with all that it has.
+        known = [each for each in (holders.get(pid), used) if each is not None]
+        holders[pid] = max(map(int, known), default=None)
+    return sorted(holders.items())
+
+
+def _ask_processes(library: Library, index: int, handle: object, kind: str) -> Sequence[Any] | None:
+    for version in ("_v3", "_v2"):
+        name = f"nvmlDeviceGet{kind}RunningProcesses{version}"
         try:
-            memory = library.call(
-                "nvmlDeviceGetMemoryInfo_v2", index, pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2
-            )
-        except _CallError as error:
-            if error.code is not None and error.code not in _TRY_FIRST_VERSION:
-                raise
-            memory = library.call("nvmlDeviceGetMemoryInfo", index, pynvml.nvmlDeviceGetMemoryInfo, handle)
-    except _CallError as error:
-        # Anything but a device that cannot tell is a device to keep new workers from, be it for one reading only.
-        is_fine = error.code is None or error.code in _UNKNOWN_MEMORY
-        return None, None, "" if is_fine else str(error)
-    return int(memory.total), int(memory.free), ""
+            answer: Sequence[Any] = library.call(name, index, getattr(pynvml, name), handle)
+        except CallError as error:
+            if error.code not in TRY_OLDER:
+                return None
+        else:
+            return answer
+    return None
 
 
 def read_numa(pci_devices: str, pci: str) -> int | None:
@@ -201,10 +277,10 @@ def read_numa(pci_devices: str, pci: str) -> int | None:
     return node if node >= 0 else None
 
 
-def _answer(request: dict[str, Any], library: _Library) -> dict[str, object]:
+def _answer(request: dict[str, Any], library: Library, topology: Topology) -> dict[str, object]:
     if request.get("ask") != "inventory":
         return {"error": f"cannot answer {request.get('ask')!r}: not a question of this prober"}
-    return {"reading": read_inventory(library)}
+    return {"reading": read_inventory(library, topology)}
 
 
 def main() -> None:
@@ -219,7 +295,7 @@ def main() -> None:
         answers.write(json.dumps({"id": current, **message}) + "\n")
         answers.flush()
 
-    library = _Library(lambda call: say({"calling": call}))
+    library, topology = Library(lambda call: say({"calling": call})), Topology()
     try:
         for line in sys.stdin.buffer:
             current = None
@@ -229,7 +305,7 @@ def main() -> None:
             except (ValueError, TypeError, KeyError):
                 say({"error": "not a request"})
                 continue
-            say(_answer(request, library))
+            say(_answer(request, library, topology))
     except BrokenPipeError:
         pass  # Nobody listens any more, which is the same as the end of input.
     # Neither nvmlShutdown nor the clean-up at exit: both would go through the driver once more, where a sick one keeps

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import supervisor
 from supervisor.core.message import Event, Exited, KillTree, ShimLost, Spawn, SpawnFailed, TreeGone
 from supervisor.core.plan import Launch
 from supervisor.core.spec import Recipe, WorkerId
@@ -26,7 +27,9 @@ _COMPLAINTS_MAX_BYTES = 4096
 _PIECE_BYTES = 65536
 _TURN_MAX_PIECES = 16  # A library that prints without end must not hold the loop.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
-_PROBER = Path(__file__).with_name("prober.py")
+_ROOT = str(Path(supervisor.__file__).parent.parent)
+# Last on the path: where the daemon found us and the prober would not, nothing else may come to be found there.
+_CODE = "import sys; sys.path.append(sys.argv[1]); from supervisor.host.{} import main; main()"
 
 
 class Spawner(Protocol):
@@ -53,12 +56,16 @@ class Prober:
         place: Index of its worker id, which no other living prober has.
         number: Its incarnation.
         environ: Its whole environment.
+        program: Module of this package that it runs.
     """
 
-    def __init__(self, spawner: Spawner, *, place: int, number: int, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, spawner: Spawner, *, place: int, number: int, environ: Mapping[str, str], program: str = "prober"
+    ) -> None:
         self.place = place
         self._spawner = spawner
-        self._worker = WorkerId("(prober)", place)
+        self._title = "the prober" if program == "prober" else f"the process that asks {program.upper()}"
+        self._worker = WorkerId(f"({program})", place)
         self._incarnation = number
         self._loop = asyncio.get_running_loop()
         self._lines: deque[bytes] = deque()
@@ -75,9 +82,9 @@ class Prober:
         self._talk, self._stderr, its_fds = _make_channels()
         self._watch(self._talk, self._read_answers)
         self._watch(self._stderr, self._read_complaints)
-        # The interpreter puts neither the prober's own directory nor the current one on its path (-P), since modules
-        # there would hide the library's; but it has to find packages wherever the daemon found them, so not -I.
-        argv = (sys.executable, "-P", str(_PROBER))
+        # The interpreter does not put the current directory on its path (-P), since modules there would hide the
+        # library's; but it has to find packages wherever the daemon found them, so not -I.
+        argv = (sys.executable, "-P", "-c", _CODE.format(program), _ROOT)
         launch = Launch(Recipe(command=argv, env=(), working_dir="/", port=None, gpu_memory=None))
         spawner.listen(self._worker, self._take_event)
         spawner.spawn(Spawn(self._worker, self._incarnation, launch, argv, dict(environ), "/"), its_fds)
@@ -92,10 +99,10 @@ class Prober:
         """Whether nothing of it lives."""
         return self._gone.is_set()
 
-    def ask(self, number: int) -> None:
-        """Send the request for an inventory; a prober that is dead already is noticed by its silence."""
+    def ask(self, number: int, question: str = "inventory") -> None:
+        """Send a request; a prober that is dead already is noticed by its silence."""
         self.calling = ""
-        request = json.dumps({"id": number, "ask": "inventory"}).encode() + b"\n"
+        request = json.dumps({"id": number, "ask": question}).encode() + b"\n"
         try:
             self._talk.send(request)  # A few bytes into an empty buffer: it neither blocks nor is cut.
         except OSError:
@@ -129,7 +136,7 @@ class Prober:
         await wait_event(self._told, deadline_s)
         self._read_complaints()
         where = f" in {self.calling}" if self.calling else ""
-        end = self._end or "the prober stopped answering"
+        end = self._end or f"{self._title} stopped answering"
         last_words = self._complaints.decode(errors="replace").strip().splitlines()[-1:]
         return ": ".join([f"{end}{where}", *last_words])
 
@@ -149,11 +156,11 @@ class Prober:
             return
         match event:
             case SpawnFailed():
-                self._end = f"cannot start the prober: {event.detail}"
+                self._end = f"cannot start {self._title}: {event.detail}"
             case Exited():
-                self._end = f"the prober {_describe_exit(event)}"
+                self._end = f"{self._title} {_describe_exit(event)}"
             case ShimLost():
-                self._end = "the prober lost its shim"
+                self._end = f"{self._title} lost its shim"
         is_last = event.alone if isinstance(event, Exited) else not isinstance(event, ShimLost)
         if is_last:
             self._gone.set()

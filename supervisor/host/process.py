@@ -22,7 +22,8 @@ from supervisor.errors import CannotError
 from supervisor.host import kernel, wire
 from supervisor.host.accounts import Account, AccountError, Accounts
 from supervisor.host.cgroups import NO_LEAVES, Leaves
-from supervisor.host.orders import spawn_message
+from supervisor.host.leaf import Leaf
+from supervisor.host.orders import NOTHING, Given, spawn_message
 from supervisor.host.orphans import Orphans
 from supervisor.host.peer import PATIENCE_S, Peer, exec_keeper
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from supervisor.core.spec import WorkerId
 
     OnEvent = Callable[[Event], None]
+    Tell = Callable[[str, Mapping[str, object]], None]
 
+KEEPER_HINT = "workers go on; another keeper is started"
 KEEPER_START_S = 10.0
 KEEPER_RETRY_S = 1.0  # For a keeper that died before it could do anything; any other is replaced at once.
 CLOSE_S = 3.0  # The keeper gives its shims a second and ends within two; then everything is killed from here.
@@ -67,12 +70,18 @@ class Processes:
             of the methods here.
         patience_s: How long a shim may take to answer a signal() or kill_tree() before it is continued and, a second
             later, killed.
+        tell: Takes log events about the keeper.
     """
 
-    def __init__(self, on_event: OnEvent, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, on_event: OnEvent, *, patience_s: float = PATIENCE_S, tell: Tell = lambda _event, _fields: None
+    ) -> None:
         self.mark: Mapping[str, str] = {}
         """Put into the environment of everything that is started from now on."""
+        self.tell_lack: Callable[[WorkerId, str], None] = lambda _worker, _why: None
+        """Called when a worker has started without the cgroup, or a limit of it, that it was to have."""
         self._on_event = on_event
+        self._tell = tell
         self._patience_s = patience_s
         self._accounts = Accounts()
         self._leaves = NO_LEAVES
@@ -113,13 +122,14 @@ class Processes:
             cause = "it ended at once" if is_ended else f"it does not answer within {KEEPER_START_S:g} s"
             raise CannotError("start the keeper", cause)
 
-    def spawn(self, order: Spawn, fds: Mapping[int, int]) -> None:
+    def spawn(self, order: Spawn, fds: Mapping[int, int], given: Given = NOTHING) -> None:
         """
         Start a process. Spawned or SpawnFailed comes back.
 
         Args:
             order: What to start, for a worker that has no process.
             fds: Target in the worker -> our descriptor. Ours are closed from here, once sent.
+            given: CPUs and limits that it gets.
         """
         ours = tuple(fds.values())
         try:
@@ -131,29 +141,30 @@ class Processes:
             return
         shim.live = order.incarnation
         if order.setup.user is None and order.setup.group is None:
-            self._send_spawn(shim, order, ours, tuple(fds), None)
+            self._send_spawn(shim, order, fds, given, None)
         else:
             shim.peer.pause()
-            self._accounts.find(order.setup, partial(self._spawn_as, shim, order, fds))
+            self._accounts.find(order.setup, partial(self._spawn_as, shim, order, fds, given))
 
-    def _spawn_as(self, shim: _Shim, order: Spawn, fds: Mapping[int, int], account: Account | AccountError) -> None:
+    def _spawn_as(
+        self, shim: _Shim, order: Spawn, fds: Mapping[int, int], given: Given, account: Account | AccountError
+    ) -> None:
         """Go on with a start once it is known who that user is. The shim may be gone by now."""
-        ours = tuple(fds.values())
         if isinstance(account, Account) and shim.live == order.incarnation and not shim.is_lost:
-            self._send_spawn(shim, order, ours, tuple(fds), account)
+            self._send_spawn(shim, order, fds, given, account)
         else:
-            wire.close_all(ours)
+            wire.close_all(tuple(fds.values()))
         if isinstance(account, AccountError) and shim.live == order.incarnation and not shim.is_lost:
             shim.live = None
             self._emit(SpawnFailed(order.worker, order.incarnation, account.errno, account.detail))
         shim.peer.resume()
 
     def _send_spawn(
-        self, shim: _Shim, order: Spawn, ours: tuple[int, ...], targets: tuple[int, ...], account: Account | None
+        self, shim: _Shim, order: Spawn, fds: Mapping[int, int], given: Given, account: Account | None
     ) -> None:
-        message = spawn_message(order, targets, account, self._leaf_of(order))
+        message = spawn_message(order, fds, account, self._leaf_of(order), given)
         message["env"] |= self.mark
-        shim.peer.send(message, ours)
+        shim.peer.send(message, tuple(fds.values()))
 
     def _leaf_of(self, order: Spawn) -> str | None:
         """What somebody else listens to is no worker of the file and needs no cgroup of its own."""
@@ -172,6 +183,8 @@ class Processes:
         shim = self._shims.get(order.worker)
         if shim is None or shim.live != order.incarnation:
             return
+        if shim.is_lost:
+            self._kill_leaf(shim)
         if not shim.is_lost:
             shim.peer.ask({"do": "kill", "incarnation": order.incarnation})
         elif self._keeper is not None:
@@ -209,6 +222,10 @@ class Processes:
         """Who the keeper and the shims are."""
         peers = [shim.peer for shim in self._all.values()] + ([self._keeper] if self._keeper else [])
         return {peer.pid for peer in peers if peer.pid is not None}
+
+    def read_owners(self) -> dict[int, WorkerId]:
+        """Pid of each shim, below which is all of its worker's tree, and the worker."""
+        return {shim.peer.pid: shim.worker for shim in self._all.values() if shim.peer.pid is not None}
 
     async def close(self) -> None:
         """Kill whatever still lives, wait for it within bounds, and close everything. Tells nothing any more."""
@@ -267,6 +284,8 @@ class Processes:
         worker, incarnation = shim.worker, shim.live
         match message["did"]:
             case "spawned":
+                if message["lacks"]:
+                    self.tell_lack(worker, message["lacks"])
                 self._emit(Spawned(worker, incarnation, message["pid"]))
             case "failed":
                 shim.live = None
@@ -297,9 +316,15 @@ class Processes:
         shim.peer.close_channel(expect_end=False)
         shim.peer.kill()
         if shim.live is not None:
+            self._kill_leaf(shim)
             self._emit(ShimLost(shim.worker, shim.live))
         elif self._shims.get(shim.worker) is shim:
             del self._shims[shim.worker]
+
+    def _kill_leaf(self, shim: _Shim) -> None:
+        """Kill what a lost shim leaves in its cgroup, however fast it forks; the rest keeper or orphans find."""
+        if shim.worker not in self._listeners and (path := self._leaves.path_of(str(shim.worker))) is not None:
+            Leaf(path).kill()
 
     def _end(self, number: int) -> None:
         """Of a shim and its tree nothing is left."""
@@ -325,7 +350,9 @@ class Processes:
         self._is_keeper_ready = False
         try:
             sock, pid, pidfd = exec_keeper()
-        except OSError:
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            self._tell("keeper.refused", {"reason": reason, "retry_in_s": KEEPER_RETRY_S})
             self._keeper_timer = self._loop.call_later(KEEPER_RETRY_S, self._start_keeper)
             return
         # When only its socket ends, the keeper ends by itself; its pidfd tells.
@@ -338,6 +365,7 @@ class Processes:
         match message["did"]:
             case "ready":
                 self._is_keeper_ready = True
+                self._tell("keeper.started", {"pid": None if self._keeper is None else self._keeper.pid})
                 for name in self._entrusted:
                     self._entrust(name)
                 self._changed.set()
@@ -381,6 +409,10 @@ class Processes:
         keeper.release()
         self._keeper = None
         was_ready = self._is_keeper_ready
+        if not self._is_closing:
+            self._tell(
+                "keeper.ended", {"pid": keeper.pid, "reason": keeper.end, "shims": len(self._all), "hint": KEEPER_HINT}
+            )
         for number, shim in list(self._all.items()):
             self._adopt(number, shim)
         if not self._is_closing:

@@ -115,7 +115,8 @@ class Shim:
         else:
             self.incarnation = incarnation
             self.main = pid
-            self.channel.send({"did": "spawned", "incarnation": incarnation, "pid": pid})
+            lacks = self.leaf.lacks if self.leaf else ""
+            self.channel.send({"did": "spawned", "incarnation": incarnation, "pid": pid, "lacks": lacks})
         finally:
             for fd in fds or ():
                 os.close(fd)
@@ -129,7 +130,7 @@ class Shim:
         targets = dict(zip(message["fds"], fds, strict=True))
         attributes = message["attributes"]
         self.leaf = Leaf(message["leaf"]) if message["leaf"] else None
-        leaf = self.leaf.open(message["env"]) if self.leaf else None
+        leaf = self.leaf.open(message["env"], message["cgroup"]) if self.leaf else None
         try:
             with self.oom.at(message["oom"]), Attributes(attributes, fds):
                 return spawn.spawn(message["argv"], message["env"], message["working_dir"], targets, leaf=leaf)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from supervisor.host.clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 QUEUE_LIMIT = 1 << 20
 """Bytes held for a reader that is slower than what is said. Beyond it lines are lost, and counted."""
@@ -61,18 +61,25 @@ class Sink:
         """More than half of the queue is taken: who can wait should not add to it."""
         return self._queued > self._limit // 2
 
-    def write(self, lines: bytes, *, own: bool = False) -> None:
+    def write(self, *lines: bytes | memoryview, own: bool = False) -> None:
         """
         Send whole lines on their way, in order, and return at once.
 
         Args:
-            lines: Each with its line feed. What does not fit into the queue is dropped by whole lines and counted.
+            lines: Each with its line feed; may be cut anywhere. What does not fit into the queue is dropped by whole
+                lines and counted.
             own: The daemon's own words, which may use the reserved part of the queue.
         """
         self._tell_loss()
-        sent = 0 if self._queue else self._push(lines, 0)
-        if sent < len(lines) and self._channel is not None:
-            self._keep(lines[sent:], is_torn=sent > 0, own=own)
+        size = sum(map(len, lines))
+        sent = 0 if self._queue or not size else self._send(lines)
+        if sent == size:
+            return
+        rest = b"".join(lines)
+        if sent:
+            sent = self._push(rest, sent)
+        if sent < len(rest) and self._channel is not None:
+            self._keep(rest[sent:], is_torn=sent > 0, own=own)
             self._watch()
 
     def close(self, timeout_s: float = 1.0) -> None:
@@ -91,17 +98,23 @@ class Sink:
     def _push(self, data: bytes, start: int) -> int:
         """Write *data* from *start* until it would block; returns how far it came, all of it if it was lost."""
         view = memoryview(data)
-        while start < len(data) and self._channel is not None:
-            try:
-                count = self._channel.write(view[start : start + WRITE_SIZE])
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._fail(error, data, start)
-                return len(data)
-            self.moved += count
+        while start < len(data) and (count := self._send((view[start:],))):
             start += count
         return start
+
+    def _send(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Write once; returns how much left, 0 if it would block, all of it if it was lost."""
+        if self._channel is None:
+            return 0
+        try:
+            count = self._channel.write(parts)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._fail(error, parts)
+            return sum(map(len, parts))
+        self.moved += count
+        return count
 
     def _keep(self, lines: bytes, *, is_torn: bool, own: bool) -> None:
         """Queue what fits. *is_torn*: the first line has left in part already and is kept in any case."""
@@ -153,10 +166,10 @@ class Sink:
     def _report_loss(self, lines: int) -> None:
         self.write(b"gpu-supervisor | %d lines lost, nobody took them\n" % lines, own=True)
 
-    def _fail(self, error: OSError, data: bytes, start: int) -> None:
+    def _fail(self, error: OSError, parts: Sequence[bytes | memoryview]) -> None:
         """Outlive an error: a full disk may empty again, everything else is the end of this stderr."""
         if self._channel is not None and self._channel.is_file and error.errno != errno.EBADF:
-            self._lost += data.count(b"\n", start)
+            self._lost += b"".join(parts).count(b"\n")
         else:
             self._break()
 
@@ -204,7 +217,7 @@ class _Channel(Protocol):
     fd: int
     is_file: bool
 
-    def write(self, data: memoryview) -> int: ...
+    def write(self, parts: Sequence[bytes | memoryview]) -> int: ...
     def close(self, wait_s: float = 0.0) -> None: ...
 
 
@@ -215,8 +228,8 @@ class _Direct:
         self.fd = fd
         self.is_file = is_file
 
-    def write(self, data: memoryview) -> int:
-        return os.write(self.fd, data)
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        return os.writev(self.fd, parts)
 
     def close(self, wait_s: float = 0.0) -> None:  # noqa: ARG002 - Nothing is under way here.
         os.close(self.fd)
@@ -250,8 +263,8 @@ class _Stream:
         self.fd = fd
         self.is_file = False
 
-    def write(self, data: memoryview) -> int:
-        return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        return self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def close(self, wait_s: float = 0.0) -> None:  # noqa: ARG002 - Nothing is under way here.
         self._socket.close()

@@ -13,11 +13,11 @@ import socket
 import stat
 import struct
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from supervisor.errors import CannotError
-from supervisor.rendezvous import PATH_MAX, TMP, check_private, private_folder, words
+from supervisor.rendezvous import PATH_MAX, TMP, check_private, lock_path, private_folder, words
 
 EXIT_TAKEN = 75
 """EX_TEMPFAIL of sysexits.h; the unit file does not restart after it."""
@@ -48,7 +48,7 @@ class BoundControl:
             if _inode(self.path) == self.inode:
                 self.path.unlink()
         self.socket.close()
-        _unlock(self.lock, _lock_path(self.path))
+        _unlock(self.lock, lock_path(self.path))
 
 
 def bind_control(path: Path, *, tmp: Path = TMP) -> BoundControl:
@@ -68,7 +68,7 @@ def bind_control(path: Path, *, tmp: Path = TMP) -> BoundControl:
         _make_folder(path.parent, tmp)
         lock = _lock(path)
         with ExitStack() as undo:
-            undo.callback(_unlock, lock, _lock_path(path))
+            undo.callback(_unlock, lock, lock_path(path))
             _clear(path)
             listener = _listen(path)
             undo.callback(listener.close)
@@ -77,6 +77,51 @@ def bind_control(path: Path, *, tmp: Path = TMP) -> BoundControl:
             return bound
     except OSError as error:
         raise CannotError(f"listen on {path}", words(error), hint="name another place with --socket") from error
+
+
+def renew_control(bound: BoundControl, *, tmp: Path = TMP) -> BoundControl | None:
+    """
+    Make the socket's file anew where somebody has removed it, or where it is a dead one's.
+
+    Args:
+        bound: The control socket that was ours; a new one takes its place, and its socket is the caller's to close.
+        tmp: As of `bind_control`.
+
+    Returns:
+        None where the file is still ours, and its lock too.
+
+    Raises:
+        CannotError: Somebody else lives there, or something else lies there: it is left alone.
+    """
+    path, name = bound.path, lock_path(bound.path)
+    if _is_at(path, bound.inode) and _is_at(name, _inode(bound.lock)):
+        return None
+    try:
+        _make_folder(path.parent, tmp)
+        with ExitStack() as undo:
+            lock = bound.lock
+            if not _is_at(name, _inode(lock)):
+                lock = _lock(path)
+                undo.callback(_unlock, lock, name)
+            renewed = replace(bound, lock=lock)
+            if not _is_at(path, bound.inode):
+                _clear(path)
+                listener = _listen(path)
+                undo.callback(listener.close)
+                renewed = BoundControl(listener, lock, path, _inode(path))
+            undo.pop_all()
+    except OSError as error:
+        raise CannotError(f"listen on {path} again", words(error)) from error
+    if lock != bound.lock:
+        os.close(bound.lock)
+    return renewed
+
+
+def _is_at(path: Path, inode: tuple[int, int]) -> bool:
+    try:
+        return _inode(path) == inode
+    except OSError:
+        return False
 
 
 def _make_folder(folder: Path, tmp: Path) -> None:
@@ -91,7 +136,7 @@ def _make_folder(folder: Path, tmp: Path) -> None:
 
 def _lock(path: Path) -> int:
     """Take the lock beside the socket, with our pid in it."""
-    name = _lock_path(path)
+    name = lock_path(path)
     while True:
         lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -164,10 +209,6 @@ def _taken(path: Path, pid: int) -> CannotError:
         hint="stop it with `gpu-supervisor shutdown`, or give this one a name with --instance",
         exit_code=EXIT_TAKEN,
     )
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
 
 
 def _inode(file: Path | int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -59,6 +60,26 @@ def find_manager(environ: MutableMapping[str, str], pid: int) -> Manager | None:
         return None
     is_ours = usec.isdecimal() and int(usec) > 0 and watched in {"", str(pid)}
     return Manager("\0" + path[1:] if path[0] == "@" else path, int(usec) / 1e6 if is_ours else None)
+
+
+def find_unit(environ: Mapping[str, str], pid: int, proc: Path = Path("/proc/self")) -> str | None:
+    """
+    Name of the systemd service whose main process we are, None if we are none's.
+
+    Args:
+        environ: The process' own. What a terminal's service left in it is told apart by the pid beside it.
+        pid: Our own.
+        proc: Of this process.
+
+    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html, INVOCATION_ID, SYSTEMD_EXEC_PID
+    """
+    if "INVOCATION_ID" not in environ or environ.get("SYSTEMD_EXEC_PID") != str(pid):
+        return None
+    try:
+        parts = (proc / "cgroup").read_text().splitlines()[-1].split("/")
+    except (OSError, IndexError):
+        return None
+    return next((part for part in reversed(parts) if part.endswith(".service")), None)
 
 
 def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:

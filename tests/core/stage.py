@@ -15,7 +15,9 @@ from supervisor.core.message import (
     Event,
     Exited,
     FinishReload,
+    HostRead,
     InventoryRead,
+    ReadHost,
     ReadInventory,
     ReadSpec,
     ReloadRequested,
@@ -46,6 +48,8 @@ class Stage:
         history: What it has ever asked for.
         rivals: UUID -> which other daemon has it. A claim is answered at once, as a part of the event that led to it.
         left_open: UUIDs of which a claim is not answered.
+        driver: What the driver answers, at once, whenever somebody who waits asks; None where only `read` answers.
+        host: The same of the host's memory: available, and in all.
     """
 
     def __init__(self, *, environ: Mapping[str, str] | None = None, pool: tuple[str, ...] | None = None) -> None:
@@ -55,6 +59,8 @@ class Stage:
         self.history: list[Action] = []
         self.rivals: dict[str, str] = {}
         self.left_open: set[str] = set()
+        self.driver: Reading | None = None
+        self.host: tuple[int, int] | None = None
 
     def at(self, now: float) -> Stage:
         """Move the clock, and nothing else."""
@@ -65,12 +71,28 @@ class Stage:
     def meet(self, event: Event) -> tuple[Action, ...]:
         """One event."""
         self.fleet, self.actions = handle(self.fleet, event, self.now)
+        self._claim()
+        while (answer := self._answer()) is not None:
+            self.fleet, more = handle(self.fleet, answer, self.now)
+            self.actions = (*(one for one in self.actions if one not in (ReadInventory(), ReadHost())), *more)
+            self._claim()
+        self.history += self.actions
+        return self.actions
+
+    def _claim(self) -> None:
+        """Claims that were asked for are answered."""
         while asked := set(self.fleet.claiming) - self.left_open:
             ours, taken = asked - self.rivals.keys(), {uuid: self.rivals[uuid] for uuid in asked & self.rivals.keys()}
             self.fleet, more = handle(self.fleet, DevicesClaimed(tuple(sorted(ours)), taken), self.now)
             self.actions += more
-        self.history += self.actions
-        return self.actions
+
+    def _answer(self) -> Event | None:
+        """What is answered at once to the newest actions."""
+        if self.driver is not None and ReadInventory() in self.actions:
+            return InventoryRead(self.driver, self.now)
+        if self.host is not None and ReadHost() in self.actions:
+            return HostRead(*self.host)
+        return None
 
     def load(self, spec: Spec, *, cpu_count: int = 1) -> Stage:
         """A good file was read."""
@@ -79,6 +101,7 @@ class Stage:
 
     def read(self, reading: Reading, *, asked_at: float | None = None) -> Stage:
         """The driver was asked now, or earlier, and has answered."""
+        self.driver = None if self.driver is None else reading
         self.meet(InventoryRead(reading, self.now if asked_at is None else asked_at))
         return self
 
@@ -175,6 +198,17 @@ class Stage:
 
 
 def running(spec: Spec, *found: Device) -> Stage:
-    """A fleet at second 0 whose workers with a place are all ready."""
+    """
+    A fleet at second 0 whose workers with a place are all ready.
+
+    Where nobody declares GPU memory the driver answers at once from then on: nobody starts on a GPU without asking.
+    """
     stage = Stage().load(spec).read(good(*found))
-    return stage.ready(*[name for name, state in stage.states().items() if state == "starting"])
+    if all(one.request.gpu_memory is None for one in spec.expand(1)):
+        stage.driver = good(*found)
+    for _ in range(FOREVER):
+        starting = [name for name, state in stage.states().items() if state == "starting"]
+        if not starting:
+            break
+        stage.ready(*starting)
+    return stage

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
-from supervisor.core.environment import Host, Moment, Rendered, device_env, render
+from supervisor.core.environment import Host, Moment, Rendered, device_env, fill, lacks_port, render, sites
 from supervisor.core.inventory import Device
-from supervisor.core.plan import Launch
+from supervisor.core.message import Site
+from supervisor.core.plan import Launch, Share
 from supervisor.core.spec import Percent, Recipe, WorkerId
 from tests.core.builders import GIB, device, devices, uuid_of, whole
 
@@ -258,3 +260,150 @@ def test_only_the_contracts_table_may_be_shown() -> None:
         "WORKER_NUMBER",
         "WORKER_RESTARTS",
     }
+
+
+# ---- UUIDs, shares, instances ---------------------------------------------------------------------------------------
+
+
+INSTANCE = replace(device(1), uuid="MIG-5", parent=uuid_of(1), memory_total_bytes=10 * GIB)
+
+
+def test_a_worker_pinned_by_uuid_sees_uuids() -> None:
+    """In the slice's order; the indices are still told."""
+    env = rendered(3, 1, recipe=Recipe(("x",), pin="uuid")).env
+
+    assert env["CUDA_VISIBLE_DEVICES"] == f"{uuid_of(3)},{uuid_of(1)}" == env["WORKER_GPU_UUIDS"]
+    assert env["WORKER_GPU_INDICES"] == "3,1"
+
+
+@pytest.mark.parametrize("pin", ["auto", "index"])
+def test_a_worker_pinned_by_index_sees_indices(pin: Literal["auto", "index"]) -> None:
+    """They are what most programs can read."""
+    assert rendered(2, recipe=Recipe(("x",), pin=pin)).env["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+@pytest.mark.parametrize("pin", ["auto", "index", "uuid"])
+def test_an_instance_is_named_by_its_uuid_whatever_the_file_says(pin: Literal["auto", "index", "uuid"]) -> None:
+    """It has no index of its own: that of its GPU would be the wrong thing."""
+    launch = Launch(Recipe(("x",), pin=pin, gpu_memory=Percent(500)), (Share("MIG-5"),))
+    there = {one.uuid: one for one in (*devices(4), INSTANCE)}
+
+    env = render(launch, Moment(WorkerId("llm", 0), 1, 0, 1, there), Host()).env
+
+    assert (env["CUDA_VISIBLE_DEVICES"], env["WORKER_GPU_INDICES"]) == ("MIG-5", "1")
+    assert env["WORKER_GPU_MEMORY_MIB"] == "5120"
+
+
+def test_a_share_is_a_number_to_calculate_with() -> None:
+    """Also that of nothing."""
+    launch = Launch(PLAIN, (Share(uuid_of(0), 250),))
+    there = {one.uuid: one for one in devices(1)}
+
+    assert render(launch, Moment(WorkerId("a", 0), 1, 0, 1, there), Host()).env["WORKER_GPU_SHARE"] == "0.25"
+    assert env_of()["WORKER_GPU_SHARE"] == "0"
+
+
+def test_a_part_of_the_memory_of_unlike_devices_is_what_all_of_them_have() -> None:
+    """More would be on none but the largest."""
+    there = (device(0, total=80 * GIB), device(1, total=40 * GIB))
+
+    env = rendered(0, 1, recipe=Recipe(("x",), gpu_memory=Percent(250)), there=there).env
+
+    assert env["WORKER_GPU_MEMORY_MIB"] == "10240"
+
+
+def test_every_installed_vendors_gpus_are_hidden() -> None:
+    """By one variable each."""
+    env = rendered(recipe=PLAIN, vendors=frozenset({"amd", "intel"}), environ={"ZE_AFFINITY_MASK": "0"}).env
+
+    assert {name: env.get(name) for name in OTHER_VENDORS} == dict.fromkeys(OTHER_VENDORS) | {
+        "HIP_VISIBLE_DEVICES": "-1",
+        "ONEAPI_DEVICE_SELECTOR": "*:cpu",
+    }
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+
+THREADS = {
+    *("BENTOML_NUM_THREAD", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+    *("NUMEXPR_NUM_THREADS", "RAYON_RS_NUM_CPUS", "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"),
+}
+
+
+@pytest.mark.parametrize(("cpu", "threads"), [(4000, "4"), (500, "1"), (1500, "2"), (1, "1")])
+def test_cores_are_told_in_the_nine_thread_variables(cpu: int, threads: str) -> None:
+    """Rounded up: nobody has no thread. They may be shown."""
+    env = rendered(recipe=Recipe(("x",), cpu=cpu)).env
+
+    assert {name: env.get(name) for name in THREADS} == dict.fromkeys(THREADS, threads)
+    assert set(device_env(env)) >= THREADS
+
+
+def test_without_cores_no_thread_variable_is_set() -> None:
+    """What the daemon has goes through."""
+    assert not THREADS & env_of().keys()
+    assert env_of(environ={"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+
+
+def test_thread_variables_yield_to_the_file_and_not_to_the_daemons_environment() -> None:
+    """The file speaks of this worker; what a login shell exports speaks of nobody."""
+    recipe = Recipe(("x",), env=(("MKL_NUM_THREADS", "1"),), cpu=4000)
+
+    env = rendered(recipe=recipe, environ={"OMP_NUM_THREADS": "7"}).env
+
+    assert (env["OMP_NUM_THREADS"], env["MKL_NUM_THREADS"]) == ("4", "1")
+
+
+# ---- MASTER_PORT ----------------------------------------------------------------------------------------------------
+
+
+def ported(found: Rendered) -> Rendered:
+    return fill(found, {"MASTER_PORT": "20001"}, ("MASTER_PORT",))
+
+
+def test_a_worker_with_several_gpus_gets_a_port_to_meet_at() -> None:
+    """Put in where the process is started, also where another text names it; over an inherited one."""
+    recipe = Recipe(("serve", "--at=$(MASTER_PORT)"), (("URL", "tcp://:$(MASTER_PORT)"),))
+
+    found = rendered(0, 1, recipe=recipe, environ={"MASTER_PORT": "1"})
+
+    assert lacks_port(found.env)
+    done = ported(found)
+    assert (done.argv[1], done.env["MASTER_PORT"], done.env["URL"]) == ("--at=20001", "20001", "tcp://:20001")
+    assert not lacks_port(done.env)
+
+
+def test_a_worker_with_one_gpu_or_none_gets_no_port_unless_it_names_it() -> None:
+    """A command that is the same for `gpu: all` and for a fallback keeps its meaning."""
+    named = rendered(recipe=Recipe(("serve", "$(MASTER_PORT)")))
+
+    assert "MASTER_PORT" not in env_of(0)
+    assert env_of(0, environ={"MASTER_PORT": "1"})["MASTER_PORT"] == "1"
+    assert ported(named).argv == ("serve", "20001")
+    assert rendered(recipe=Recipe(("a", "$(MASTER_PORT)")), environ={"MASTER_PORT": "1"}).argv == ("a", "1")
+
+
+def test_a_port_of_the_file_stays() -> None:
+    """It is nobody's mistake to choose one's own."""
+    found = rendered(0, 1, recipe=Recipe(("a", "$(MASTER_PORT)"), (("MASTER_PORT", "29500"),)))
+
+    assert (found.argv[1], found.env["MASTER_PORT"], lacks_port(found.env)) == ("29500", "29500", False)
+
+
+# ---- places ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_near_its_devices_knows_where_they_are() -> None:
+    """Each place once; an instance of MIG is where its GPU is; nothing where nobody asked."""
+    there = {
+        one.uuid: one for one in (*(replace(one, numa=one.index // 2) for one in devices(4)), replace(INSTANCE, pci=""))
+    }
+    moment = Moment(WorkerId("llm", 0), 1, 0, 1, there)
+    slice_ = (*whole(3, 1), Share("MIG-5"))
+
+    assert sites(Launch(PLAIN, slice_), moment) == ()
+    assert sites(Launch(replace(PLAIN, near=True), slice_), moment) == (
+        Site(there[uuid_of(3)].pci, 1),
+        Site(there[uuid_of(1)].pci, 0),
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core.gpus import make_supply, needs_cuda_order, parse_pool, resolve_pool
-from supervisor.core.inventory import GpuState
+from supervisor.core.inventory import Device, GpuState
 from supervisor.core.message import ReadInventory, Say, TimePassed
 from supervisor.errors import CannotError
 from tests.core.builders import bad, device, devices, good, of_type, spec_of, uuid_of
@@ -32,6 +32,8 @@ TWO = {"workers": 2, "resources": {"gpu": 1}}
         ("0,1,", ("0", "1")),
         ("GPU-1000,GPU-2", ("GPU-1000", "GPU-2")),
         ("0,0", ("0", "0")),
+        ("NoDevFiles", ()),
+        ("MIG-1234,MIG-GPU-1/2/3,GPU-1", ("MIG-1234", "MIG-GPU-1/2/3", "GPU-1")),
     ],
 )
 def test_the_inherited_variable_is_read_as_cuda_reads_it(value: str | None, entries: tuple[str, ...] | None) -> None:
@@ -44,12 +46,11 @@ def test_the_inherited_variable_is_read_as_cuda_reads_it(value: str | None, entr
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("MIG-1234", "MIG instance, which is not supported yet"),
-        ("0,MIG-GPU-1/2/3", "MIG instance"),
+        ("0,MIG-GPU-1/2/3", "mixes indices and UUIDs"),
         ("all", '"all" is neither an index nor a UUID'),
         ("GPU-1000,gpu", '"gpu" is neither'),
         ("0,GPU-1000", "mixes indices and UUIDs"),
-        ("NoDevFiles", "neither"),
+        ("nodevfiles", "neither"),
     ],
 )
 def test_a_pool_that_cannot_be_understood_is_refused(value: str, words: str) -> None:
@@ -78,6 +79,63 @@ def test_a_pool_that_cannot_be_understood_is_refused(value: str, words: str) -> 
 def test_a_pool_is_the_devices_that_cuda_would_show(entries: tuple[str, ...], indices: list[int]) -> None:
     """In its order, up to the first that is not there; a device named twice leaves none at all."""
     assert tuple(uuid_of(index) for index in indices) == resolve_pool(entries, devices(4))
+
+
+@pytest.mark.parametrize(
+    ("entries", "uuids"),
+    [
+        (("0",), ["GPU-0"]),
+        (("1",), []),
+        (("MIG-b", "MIG-a"), ["MIG-b", "MIG-a"]),
+        (("MIG-",), []),
+        (("MIG-GPU-0/7/0",), ["MIG-a1"]),
+        (("MIG-GPU-0/7/0", "MIG-GPU-0/9/0", "MIG-b"), ["MIG-a1"]),
+        (("MIG-GPU-1/7/0",), []),
+        (("GPU-0", "MIG-b"), ["GPU-0", "MIG-b"]),
+        (("b2",), ["GPU-0"]),
+        (("0", "b2"), []),
+        (("b",), []),
+    ],
+)
+def test_a_pool_names_mig_instances_in_every_form(entries: tuple[str, ...], uuids: list[str]) -> None:
+    """By (the start of) their UUID, by numbers as before driver 470, or as CUDA tells them; an index is a GPU's."""
+    found = resolve_pool(entries, box_with_mig())
+
+    assert [uuid[: len(full)] for uuid, full in zip(found, uuids, strict=True)] == uuids
+
+
+def box_with_mig() -> tuple[Device, ...]:
+    gpu = replace(device(0), uuid="GPU-0", is_cut=True)
+    one = replace(device(0), uuid="MIG-a1", parent=gpu.uuid, instance=(7, 0))
+    other = replace(device(0), uuid="MIG-b2", parent=gpu.uuid, instance=(8, 0))
+    return gpu, one, other
+
+
+def test_whoever_has_a_gpu_has_its_instances_also_those_made_later() -> None:
+    """In the pool's order, each once; an instance alone does not bring its GPU, nor its neighbours."""
+    gpu, one, other = box_with_mig()
+    last = device(3)
+
+    def inside(pool: tuple[str, ...], *found: Device) -> list[str]:
+        stage = Stage(pool=pool).load(spec_of(llm=TWO)).read(good(*found))
+        return [each.uuid for each in make_supply(stage.fleet).devices]
+
+    assert inside((last.uuid, "GPU-0", "MIG-b2"), gpu, one, other, last) == [last.uuid, "GPU-0", "MIG-a1", "MIG-b2"]
+    assert inside(("MIG-b2",), gpu, one, other, last) == ["MIG-b2"]
+    stage = Stage(pool=("GPU-0",)).load(spec_of(llm=TWO)).read(good(gpu, last)).read(good(gpu, other, last))
+    assert [each.uuid for each in make_supply(stage.fleet).devices] == ["GPU-0", "MIG-b2"]
+
+
+def test_a_gpu_that_is_not_cut_any_more_is_placed_on_at_once() -> None:
+    """Nothing else about it has changed: neither its identity nor its index."""
+    stage = (
+        Stage().load(spec_of(llm={"workers": 1, "resources": {"gpu": 1}})).read(good(replace(device(0), is_cut=True)))
+    )
+    before = stage.slices()
+
+    stage.read(good(device(0)))
+
+    assert (before, stage.slices()) == ({"llm/0": ()}, {"llm/0": (0,)})
 
 
 @pytest.mark.parametrize(

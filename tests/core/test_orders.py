@@ -92,6 +92,19 @@ def test_one_started_out_of_a_stopped_service_is_alone_in_that() -> None:
     assert stage.states() == {f"web/{i}": "starting" if i == 1 else "stopped" for i in range(4)}
 
 
+def test_a_stop_of_the_service_holds_one_that_was_started_out_of_it_again() -> None:
+    """Also when it was away meanwhile."""
+    stage = stopped(running(web(2)), services=("web",))
+    stage.meet(StartRequested((WorkerId("web", 1),)))
+    stage.ready("web/1")
+
+    stopped(stage, services=("web",))
+    stage.at(10.0).reload(web(1), good())
+    stage.at(20.0).reload(web(2), good())
+
+    assert stage.states() == {"web/0": "stopped", "web/1": "stopped"}
+
+
 def test_no_slice_is_kept_for_one_that_is_born_held_down() -> None:
     """The GPU goes to who may run."""
     stage = stopped(running(spec_of(llm={"workers": 1, "resources": {"gpu": 4}}), *devices(4)), services=("llm",))

@@ -14,6 +14,7 @@ from supervisor.core.file.quantities import (
     amount_bytes,
     duration,
     parse_amount,
+    parse_cpu,
     parse_duration_s,
     parse_size,
 )
@@ -184,8 +185,34 @@ def test_a_part_of_a_device_is_rounded_down_to_bytes() -> None:
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.lists(st.integers())))
 def test_no_value_makes_anything_but_a_refusal(value: object) -> None:
     """Whatever stands there, it is a quantity or refused with words."""
-    for parse in (parse_duration_s, parse_size, parse_amount):
+    for parse in (parse_duration_s, parse_size, parse_amount, parse_cpu):
         try:
             parse(value)
         except BadValueError as refused:
             assert str(refused)
+
+
+@pytest.mark.parametrize(
+    ("written", "millis"), [(4, 4000), (0.5, 500), ("500m", 500), ("4", 4000), ("0.25", 250), (1.005, 1005), ("1m", 1)]
+)
+def test_cores_are_thousandths(written: object, millis: int) -> None:
+    """A number, or thousandths as Kubernetes writes them."""
+    assert parse_cpu(written) == millis
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        *((value, "expected more than nothing, got ") for value in (0, 0.0, "0m")),
+        *((value, "expected a number of cores such as 4, 0.5 or 500m, got ") for value in (-1, "", "4 cores", "1M")),
+        *((value, "expected a number of cores such as 4, 0.5 or 500m, got ") for value in (True, None, [1], 0.0005)),
+        *((value, "expected a number of cores such as 4, 0.5 or 500m, got ") for value in (float("nan"), 1e-9, "0.5m")),
+        (10**6, "expected 65536 cores at the most, got 1000000"),
+    ],
+)
+def test_what_is_no_number_of_cores_is_refused(written: object, message: str) -> None:
+    """With what was expected."""
+    with pytest.raises(BadValueError) as refused:
+        parse_cpu(written)
+
+    assert str(refused.value).startswith(message)

@@ -159,9 +159,11 @@ def test_giving_up_says_which_limit_it_was() -> None:
     """The person who reads it can find the key in the file."""
     start = verdict(Restart(start_limit=5), CRASH, History(failures=4, start_failures=4))
     runs = verdict(Restart(limit=10), LATE_CRASH, History(failures=9))
+    one = verdict(Restart(start_limit=1), CRASH, History())
 
     assert start == GiveUp("5 failures in a row without ever being ready (start_limit)")
     assert runs == GiveUp("10 failed runs without a healthy one between them (limit)")
+    assert one == GiveUp("1 failure in a row without ever being ready (start_limit)")
 
 
 # ---- health ---------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_a_new_launch_that_fails_halts_the_reload() -> None:
     assert not stage.fleet.last_reload.ok
     assert "2 of llm keep the old one" in stage.fleet.last_reload.problems[0]
     assert unsettled(stage.fleet) == ()
-    assert failures_since_reload(stage.fleet)
+    assert failures_since_reload(stage.fleet) == stage.fleet.last_reload.problems
 
 
 def test_a_reload_that_was_halted_stays_halted() -> None:

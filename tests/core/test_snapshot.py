@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from supervisor.core.environment import device_env
+from supervisor.core.inventory import Holder
 from supervisor.core.message import ReloadRequested, Spawn, SpecRejected
 from supervisor.core.rescale import preview
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
@@ -46,7 +48,7 @@ def test_the_status_has_the_contracts_keys() -> None:
 
     assert set(found) == {"daemon", "services", "devices"}
     assert set(found["daemon"]) == {
-        *("pid", "version", "file", "instance", "state", "since", "generation", "reload", "gpu"),
+        *("pid", "version", "file", "instance", "unit", "state", "since", "generation", "reload", "gpu"),
     }
     assert set(found["daemon"]["reload"]) == {"at", "ok", "problems"}
     assert set(found["daemon"]["gpu"]) == {"state", "detail", "since"}
@@ -54,7 +56,7 @@ def test_the_status_has_the_contracts_keys() -> None:
     assert set(service) == {"name", "target", "ready", "scaled", "workers"}
     assert set(service["workers"][0]) == {
         *("worker", "index", "state", "pid", "incarnation", "since", "restarts", "reason", "fallback", "port"),
-        *("gpus", "env", "last_exit", "next_start"),
+        *("gpus", "env", "limits", "last_exit", "next_start"),
     }
     assert set(service["workers"][0]["gpus"][0]) == {"uuid", "index", "share"}
     assert set(service["workers"][0]["last_exit"]) == {"code", "signal", "cause", "detail", "at", "tail"}
@@ -66,8 +68,36 @@ def test_a_device_has_the_contracts_keys_and_when_its_memory_was_read() -> None:
 
     assert set(found) == {
         *("uuid", "index", "name", "type", "pci", "numa", "health", "reason", "memory", "workers", "foreign"),
+        *("parent", "mig", "in_pool"),
     }
-    assert set(found["memory"]) == {"total", "free", "declared", "read_at"}
+    assert set(found["memory"]) == {"total", "free", "declared", "read_at", "unified"}
+
+
+def test_holders_that_are_none_of_ours_are_foreign() -> None:
+    """Whom the driver does not tell is not known, which is not nobody."""
+    holders = (Holder(7, 5, "python", "ann"), Holder(8, None, "sh", "bob", "llm/0"))
+    known, nobody = replace(device(0), holders=holders), replace(device(1), holders=())
+
+    found = status(running(SPEC, known, nobody, device(2)))["devices"]
+
+    assert [each["foreign"] for each in found] == [[{"pid": 7, "name": "python", "user": "ann", "bytes": 5}], [], None]
+
+
+def test_what_the_daemon_may_not_hand_out_is_outside_the_pool() -> None:
+    """Shown all the same: it is a device of the machine."""
+    stage = Stage(pool=("1",)).load(SPEC).read(good(*devices(2)))
+
+    assert [each["in_pool"] for each in status(stage)["devices"]] == [False, True]
+
+
+def test_an_instance_names_its_gpu() -> None:
+    """And the GPU says that it was cut up."""
+    gpu = replace(device(0), is_cut=True)
+    instance = replace(device(0), uuid="MIG-1", parent=gpu.uuid)
+
+    found = status(running(SPEC, gpu, instance, device(1)))["devices"]
+
+    assert [(each["parent"], each["mig"]) for each in found] == [(None, True), (gpu.uuid, False), (None, False)]
 
 
 def test_devices_alone_have_the_drivers_state_beside_them() -> None:
@@ -112,6 +142,7 @@ def test_a_running_worker_is_shown_with_all_that_it_has() -> None:
         "fallback": None,
         "port": 8001,
         "gpus": [{"uuid": uuid_of(1), "index": 1, "share": 1.0}],
+        "limits": None,
         "last_exit": None,
         "next_start": None,
     }
@@ -176,7 +207,13 @@ def test_devices_show_what_is_declared_and_by_whom() -> None:
     first, second, third = status(stage)["devices"]
 
     assert (first["workers"], second["workers"], third["workers"]) == (["llm/0"], ["llm/1"], [])
-    assert first["memory"] == {"total": 80 * GIB, "free": 79 * GIB, "declared": 20 * GIB, "read_at": "T+0"}
+    assert first["memory"] == {
+        "total": 80 * GIB,
+        "free": 79 * GIB,
+        "declared": 20 * GIB,
+        "read_at": "T+0",
+        "unified": False,
+    }
     assert (second["memory"]["total"], second["memory"]["free"]) == (None, None)
     assert (first["pci"], first["numa"], first["foreign"]) == ("0000:10:00.0", 0, None)
     assert (third["health"], third["reason"]) == ("lost", "fallen off the bus")
@@ -266,3 +303,12 @@ def test_secrets_of_the_environment_are_nowhere_in_it() -> None:
     texts = [json.dumps(one) for one in (status(stage), plan(stage, spec), make_devices(stage.fleet, view_of(stage)))]
 
     assert not [text for text in texts if "hush" in text]
+
+
+def test_a_device_has_the_name_of_its_kind() -> None:
+    """As a file would ask for it; null for what has no such name."""
+    stage = Stage().load(spec_of(llm={})).read(good(device(0), replace(device(1), name="NVIDIA L40")))
+
+    kinds = [one["type"] for one in make_devices(stage.fleet, view_of(stage))["devices"]]
+
+    assert kinds == ["nvidia-h100-80gb", None]

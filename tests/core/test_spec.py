@@ -213,12 +213,12 @@ def test_a_services_probe_and_its_gpu_0_overrule_the_defaults() -> None:
 
 def test_a_problem_of_the_defaults_is_said_once_and_there() -> None:
     """However many services inherit it; also what goes wrong only together with a service."""
-    defaults = {"prot": 1, "stop": {"signal": "X"}, "env": {"WORKER": 1, "PORT": 1}, "numa": "any"}
+    defaults = {"prot": 1, "stop": {"signal": "X"}, "env": {"WORKER": 1, "PORT": 1}, "alive": "x"}
 
     problems = problems_of(with_defaults(defaults, port=8000))
 
     assert set(problems) == {"defaults.prot", "defaults.stop.signal", "defaults.env.WORKER", "defaults.env.PORT"} | {
-        "defaults.numa"
+        "defaults.alive"
     }
 
 

@@ -16,7 +16,7 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
     """Values, unknown keys, missing keys and things that do not go together, across sections."""
     document = {
         "services": {
-            "a": {"workers": -1, "prot": 1, "resources": {"gpu": 0.5}, "port": 8000, "env": {"PORT": 1, "": 2}},
+            "a": {"workers": -1, "prot": 1, "resources": {"gpu": 1.5}, "port": 8000, "env": {"PORT": 1, "": 2}},
             "b": {"command": "x | y", "port": 8000, "stop": {"signal": "SIGTREM", "exec": ["x"]}},
             "C": {"command": "x"},
             "d": 3,
@@ -74,7 +74,7 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
         ({"resources": {"gpu": 1, "gpus": ["GPU-a", "gpu-A"]}}, "resources.gpus.1", "twice"),
         ({"resources": {"gpu": 1, "gpus": [True]}}, "resources.gpus.0", "got true"),
         ({"resources": {"gpu": 1, "gpus": ["a b"]}}, "resources.gpus.0", "got 'a b'"),
-        ({"resources": {"gpu": 1, "gpus": ["MIG-1"]}}, "resources.gpus.0", "not supported yet"),
+        ({"sharing": "mps"}, "sharing", "not supported yet"),
         ({"resources": {"gpu_memory": "1GiB"}}, "resources.gpu_memory", "needs gpu"),
         ({"resources": {"gpu": 0, "gpu_memory": "1GiB"}}, "resources.gpu_memory", "needs gpu"),
         ({"resources": {"gpus": [0]}}, "resources.gpus", "needs gpu"),

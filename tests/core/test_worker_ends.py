@@ -228,3 +228,5 @@ def test_an_end_for_want_of_host_memory_is_called_that(code: int | None, number:
     assert after.last_exit is not None
     assert asked.last_exit is not None
     assert (after.last_exit.cause, asked.last_exit.cause) == (cause, Cause.OPERATOR)
+    assert after.last_exit.detail == ("out of memory" if cause is Cause.HOST_OOM else "")
+    assert asked.last_exit.detail == ""

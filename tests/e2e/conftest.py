@@ -19,6 +19,7 @@ class StartDaemon(Protocol):
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         prefix: tuple[str, ...] = (),
+        socket: str = "control.sock",
     ) -> RunningDaemon: ...
 
 
@@ -34,10 +35,11 @@ def start(tmp_path: Path) -> Iterator[StartDaemon]:
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         prefix: tuple[str, ...] = (),
+        socket: str = "control.sock",
     ) -> RunningDaemon:
         home = tmp_path / f"d{len(started)}"
         home.mkdir()
-        started.append(RunningDaemon(home, file, box=box, env=env, arguments=arguments, prefix=prefix))
+        started.append(RunningDaemon(home, file, box=box, env=env, arguments=arguments, prefix=prefix, socket=socket))
         return started[-1]
 
     yield start_one

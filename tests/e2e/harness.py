@@ -46,6 +46,7 @@ class RunningDaemon:
         env: More environment.
         arguments: More arguments of `run`.
         prefix: A command that runs the daemon: in a namespace, as another user, under a limit.
+        socket: Of the daemon, below *home*.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class RunningDaemon:
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         prefix: tuple[str, ...] = (),
+        socket: str = "control.sock",
     ) -> None:
         self.home = home
         self.file = home / "service.yaml"
-        self.socket = home / "control.sock"
+        self.socket = home / socket
         self.log = home / "daemon.log"
         self.write(file)
         inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}

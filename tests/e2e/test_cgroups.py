@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import StartDaemon
-from tests.e2e.harness import PATIENCE_S, wait_for
+from tests.e2e.harness import PATIENCE_S, is_alive, wait_for
 
 MARK = "trusted.delegate"
 FILE = """\
@@ -69,6 +71,8 @@ def test_a_worker_is_in_a_leaf_and_nothing_is_left_of_it(delegated: Path, start:
 
     pid = workers["a/0"]["pid"]
     (leaf,) = [one for one in delegated.iterdir() if one.is_dir()]
+    # Its pid is known while it is still the shell that enters.
+    wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000\x00", "its own program")
     inside = {int(one) for one in (leaf / "cgroup.procs").read_text().split()}
     assert leaf.name == f"gpu-supervisor.{daemon.pid}.a.0"
     assert pid in inside
@@ -77,10 +81,24 @@ def test_a_worker_is_in_a_leaf_and_nothing_is_left_of_it(delegated: Path, start:
     assert workers["b/0"]["reason"].startswith(f"not a program: {tmp_path}/text")
     assert b"SECRET=two words" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     assert str(Path(f"/proc/{pid}/fd/0").readlink()) == os.devnull
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000\x00"
 
     assert daemon.stop() == 0
     wait_for(lambda: not [one for one in delegated.iterdir() if one.is_dir()], "leaves that are removed")
+
+
+def test_what_a_lost_shim_leaves_is_killed_by_its_cgroup(delegated: Path, start: StartDaemon) -> None:
+    """Also what forks faster than one looks: and the worker comes back."""
+    forker = "while :; do setsid sh -c 'sleep 0.05 & sleep 0.05' & sleep 0.01; done"
+    daemon = start(f"services: {{a: {{command: {json.dumps(['sh', '-c', forker])}, ready: {{after: 50ms}}}}}}")
+    before = daemon.wait_states(a="ready")["a/0"]["pid"]
+    shim = int(Path(f"/proc/{before}/stat").read_text().rpartition(")")[2].split()[1])
+
+    os.kill(shim, signal.SIGKILL)
+
+    after = daemon.wait(lambda now: now["a/0"]["restarts"] == 1 and now["a/0"]["state"] == "ready", "it is back")
+    assert after["a/0"]["last_exit"]["cause"] == "lost"
+    assert not is_alive(before)
+    assert daemon.stop() == 0
 
 
 def test_without_delegation_nothing_is_made(start: StartDaemon) -> None:

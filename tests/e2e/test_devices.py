@@ -73,33 +73,6 @@ def test_fail_is_asked_again_at_a_reload(start: StartDaemon, tmp_path: Path) -> 
     daemon.wait_states(llm="ready")
 
 
-def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: FakeBox) -> None:
-    """UUIDs in the daemon's own CUDA_VISIBLE_DEVICES, in their order; `--pool all` ignores them."""
-    pool = {"CUDA_VISIBLE_DEVICES": f"{box.uuids[3]},{box.uuids[1]}"}
-    daemon = start(service(workers=3), box=box, env=pool)
-    workers = daemon.wait(
-        lambda now: [one["state"] for one in now.values()] == ["ready", "ready", "pending"], "two of three"
-    )
-    environments = [environment_of(workers[f"llm/{index}"]["pid"]) for index in range(2)]
-    assert daemon.stop() == 0
-    everything = start(service(workers=3), box=box, env=pool, arguments=("--pool", "all"))
-    free = everything.wait_states(llm="ready")
-
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["3", "1"]
-    assert workers["llm/2"]["state"] == "pending"
-    assert [one["gpus"][0]["index"] for one in free.values()] == [0, 1, 2]
-
-
-def test_positions_in_an_unknown_order_are_refused_as_a_pool(start: StartDaemon, box: FakeBox) -> None:
-    """Integers mean a device only with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
-    refused = start(service(), box=box, env={"CUDA_VISIBLE_DEVICES": "0,1"})
-    taken = start(service(), box=box, env={"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-
-    assert refused.process.wait(20) == 78
-    assert "PCI_BUS_ID" in refused.output
-    assert taken.wait_states(llm="ready")["llm/0"]["gpus"][0]["index"] == 2
-
-
 def test_explicit_lists_are_booked_for_everybody(start: StartDaemon, box: FakeBox) -> None:
     """Several services share one ledger: who names its GPUs gets them, others go round."""
     daemon = start(

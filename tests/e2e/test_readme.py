@@ -76,9 +76,9 @@ def test_there_is_a_rule_for_each_make_command(home: Path, command: str) -> None
     assert done.stdout
 
 
-def test_the_file_in_the_readme_is_a_good_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_a_file_in_the_readme_is_a_good_one(block: str, tmp_path: Path) -> None:
     """`check` accepts it."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "service.yaml").write_text(block)
 
     done = subprocess.run(

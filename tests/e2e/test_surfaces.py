@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from pathlib import Path
@@ -111,6 +112,20 @@ def test_check_accepts_the_files_that_are_shipped(start: StartDaemon) -> None:
         assert (done.returncode, done.stderr) == (0, ""), file
 
 
+def test_explain_says_who_has_the_gpu_that_a_worker_waits_for(start: StartDaemon, tmp_path: Path) -> None:
+    """One GPU, two who want it."""
+    one_gpu = "{command: sleep 1000, resources: {gpu: 1}}"
+    daemon = start(f"services: {{a: {one_gpu}, b: {one_gpu}}}", box=FakeBox(tmp_path / "one", gpus=1))
+    daemon.wait_states(a="ready", b="pending")
+
+    one, other = daemon.cli("explain", "a/0"), daemon.cli("explain", "b/0")
+
+    assert (one.returncode, other.returncode) == (0, 0), one.stderr + other.stderr
+    assert re.search(r"^GPU 0 .* its own$", one.stdout, re.MULTILINE), one.stdout
+    assert re.search(r"^waits since \d+s: needs 1 GPU, 0 of 1 are free; reserved for a/0$", other.stdout, re.MULTILINE)
+    assert re.search(r"^GPU 0 .* is given away \(a/0\)$", other.stdout, re.MULTILINE), other.stdout
+
+
 def test_plan_against_a_running_daemon_shows_the_difference(start: StartDaemon, box: FakeBox) -> None:
     """Keep, replace, start and stop, before anything is done."""
     daemon = start(
@@ -211,5 +226,17 @@ services:
     workers = daemon.wait_states(rest="ready")
 
     assert workers["big/0"]["state"] == "pending"
-    assert "will never have that much memory" in workers["big/0"]["reason"]
+    assert "have 78 GiB of 79.6 GiB beside the headroom" in workers["big/0"]["reason"]
     assert daemon.output.count("plan.waiting") == 1
+
+
+def test_a_look_without_a_daemon_says_its_answer_and_nothing_else(start: StartDaemon, box: FakeBox) -> None:
+    """No log line of the processes that ask the driver gets in between."""
+    daemon = start(ONE, box=box)
+    daemon.wait_states(web="ready")
+    daemon.stop()
+
+    for words in (("plan", "service.yaml"), ("devices",)):
+        done = daemon.cli(*words, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(json.loads(done.stdout)["devices"]) == 4

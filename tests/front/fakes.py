@@ -37,6 +37,7 @@ def a_worker(worker: str, state: str = "ready", **more: Any) -> Json:
         "port": None,
         "gpus": [],
         "env": {},
+        "limits": None,
         "last_exit": None,
         "next_start": None,
         **more,
@@ -136,6 +137,10 @@ class FakeFace:
         if isinstance(self.plan_answer, Exception):
             raise self.plan_answer
         return self.plan_answer
+
+    def explain(self, worker: str) -> Json:
+        self.asked.append(("explain", worker))
+        return {**a_worker(worker), "asks": "1 GPU", "waits": None, "verdicts": []}
 
     async def reload(self) -> Json:
         self.asked.append("reload")

@@ -89,6 +89,18 @@ async def test_status_of_an_unknown_name_is_404_with_the_nearest(control: Path) 
     assert worker == (404, {"problems": ['there is no worker "llm/7"'], "hint": "llm has llm/0 to llm/1"})
 
 
+async def test_a_worker_is_explained(control: Path) -> None:
+    """GET /v1/explain is the face's; a name that is none is 404, a service or nothing 400."""
+    face = FakeFace(a_status(a_worker("llm/0")))
+    async with asking(face, control) as api:
+        status, answer = await api.get("/v1/explain?target=llm/0")
+        assert (status, answer["worker"], answer["asks"]) == (200, "llm/0", "1 GPU")
+        assert (await api.get("/v1/explain?target=llm/7"))[0] == 404
+        for query in ("", "?target=llm"):
+            assert (await api.get(f"/v1/explain{query}"))[0] == 400
+    assert face.asked == [("explain", "llm/0")]
+
+
 async def test_devices_and_health_are_answered(control: Path) -> None:
     """GET /v1/devices is the face's, GET /v1/healthz says that somebody answers."""
     face = FakeFace(a_status(devices=(a_device(),)))
@@ -257,7 +269,7 @@ async def test_shutdown_asks_once_and_says_whom_to_wait_for(control: Path) -> No
         face.shown = a_status(state="stopping")
         second = await api.post("/v1/shutdown")
 
-    assert (200, {"ok": True, "pid": 1}) == first == second
+    assert (200, {"ok": True, "pid": 1, "unit": None}) == first == second
     assert face.asked.count("shutdown") == 1
 
 

@@ -290,6 +290,16 @@ def test_shutdown_returns_when_the_daemon_is_gone(control: Path, daemon: Served)
     assert call(control, "status").exit_code == 4
 
 
+def test_shutdown_of_a_systemd_service_says_that_it_may_come_back(control: Path) -> None:
+    """Who is not told would take it for a bug."""
+    with served(FakeFace(a_status(unit="gpu-supervisor@llm.service")), control):
+        result = call(control, "shutdown")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("hint: systemd starts it again if gpu-supervisor@llm.service says so")
+    assert "`systemctl stop gpu-supervisor@llm.service`" in result.stderr
+
+
 # ---- plan and devices -----------------------------------------------------------------------------------------------
 
 
@@ -303,6 +313,20 @@ def test_plan_asks_the_daemon_with_an_absolute_path(
 
     assert (result.exit_code, json.loads(result.stdout)) == (0, daemon.face.plan_answer)
     assert daemon.face.asked == [("plan", str(file))]
+
+
+def test_explain_asks_for_one_worker(control: Path) -> None:
+    """As a page or as JSON; a service alone is a wrong question, with the right one beside it."""
+    with served(FakeFace(a_status(a_worker("llm/0"))), control):
+        page = call(control, "explain", "llm/0")
+        shown = call(control, "explain", "llm/0", "--json")
+        service = call(control, "explain", "llm")
+        unknown = call(control, "explain", "llm/9")
+
+    assert (page.exit_code, page.stdout.splitlines()[1]) == (0, "asks for 1 GPU")
+    assert json.loads(shown.stdout)["worker"] == "llm/0"
+    assert (service.exit_code, service.stderr.splitlines()[1]) == (2, "hint: for example: explain llm/0")
+    assert (unknown.exit_code, unknown.stderr.count('there is no worker "llm/9"')) == (2, 1)
 
 
 def test_plan_is_3_when_something_has_no_place(control: Path, daemon: Served, file: Path) -> None:
@@ -389,6 +413,11 @@ def test_check_of_a_file_that_is_not_there_is_78(tmp_path: Path) -> None:
     ("service", "warning"),
     [
         ("{command: no-such-program}", "services.a.command: warning: command not found: no-such-program"),
+        ("{command: sh, resources: {cpu: 5000}}", "services.a.resources.cpu: warning: 5000 cores for each worker, and"),
+        (
+            "{command: sh, workers: [{cpu: 5000}]}",
+            "services.a.workers[0].cpu: warning: 5000 cores for each worker, and",
+        ),
         ("{command: ./none}", "services.a.command: warning: command not found: ./none"),
         ("{command: sh, working_dir: /no/such}", "services.a.working_dir: warning: no such directory here: /no/such"),
         ("{command: sh, env: {PATH: /no/such}}", "services.a.command: warning: command not found: sh"),
@@ -405,6 +434,15 @@ def test_check_warns_of_what_is_not_here_and_fails_only_when_strict(file: Path, 
     assert f"{file}:2:" in lenient.stderr
     assert warning in lenient.stderr
     assert (strict.exit_code, strict.stdout, strict.stderr) == (78, "", lenient.stderr)
+
+
+def test_check_says_nothing_of_what_only_a_start_knows(file: Path) -> None:
+    """A directory that is named after a port which is not chosen yet."""
+    file.write_text("services:\n  a: {command: sh, working_dir: /run/$(MASTER_PORT), resources: {gpu: 2}}\n")
+
+    found = tell("check", str(file), "--strict")
+
+    assert (found.exit_code, found.stderr) == (0, "")
 
 
 def test_check_finds_a_command_where_the_worker_will(file: Path) -> None:

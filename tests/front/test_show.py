@@ -15,6 +15,7 @@ from supervisor.front.show import (
     devices_page,
     difference_page,
     draw,
+    explain_page,
     last_words_page,
     plan_page,
     size_of,
@@ -38,6 +39,16 @@ def line_of(page: Page, start: str) -> list[str]:
 
 
 # ---- status ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_count_that_an_operator_asked_for_is_marked() -> None:
+    """It is not what the file says, and a reload takes it back."""
+    status = a_status(a_worker("llm/0", "ready"))
+    assert line_of(status_page(status, NOW), "llm") == ["llm", "1", "1"]
+
+    status["services"][0]["scaled"] = True
+
+    assert line_of(status_page(status, NOW), "llm") == ["llm", "1", "(scaled)", "1"]
 
 
 def test_a_workers_line_has_state_pid_gpus_restarts_age_and_reason() -> None:
@@ -173,8 +184,48 @@ def test_a_devices_line_has_memory_and_who_is_on_it() -> None:
 
     words = line_of(status_page(a_status(devices=(device,)), NOW), "1")
 
-    assert words[:7] == ["1", "lost", "-", "80GiB", "1.5GiB", "llm/0,llm/1", "python(99)"]
+    assert words[:7] == ["1", "lost", "-", "80GiB", "1.5GiB", "llm/0,llm/1", "python(99,ann,1B)"]
     assert " ".join(words[7:]) == "NVIDIA H100 80GB HBM3: fell off the bus"
+
+
+def test_a_stranger_of_whom_little_is_known_is_shown_by_its_pid() -> None:
+    """In a container the driver may tell a pid that is nobody here."""
+    device = a_device(0, foreign=[{"pid": 99, "name": "", "user": "", "bytes": None}])
+
+    assert "?(99)" in line_of(status_page(a_status(devices=(device,)), NOW), "0")
+
+
+def test_mig_instances_are_counted_below_their_gpu() -> None:
+    """As nvidia-smi does; a GPU that was cut into nothing says so, and one with the host's memory too."""
+    one, other = a_device(0, uuid="GPU-a", mig=True), a_device(1, uuid="GPU-b", mig=True)
+    parts = [a_device(0, uuid=f"MIG-{number}", parent="GPU-a", name="MIG 1g.10gb") for number in range(2)]
+    memory = {"total": 1024, "free": 1, "declared": 0, "unified": True}
+    shared = a_device(2, uuid="GPU-c", name="NVIDIA GB10", memory=memory)
+
+    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [one, *parts, other, shared]})
+
+    lines = plain(page)
+    assert [line.split()[0] for line in lines[1:]] == ["0", "0/0", "0/1", "1", "2"]
+    assert lines[1].endswith("NVIDIA H100 80GB HBM3: MIG is on, 2 instances")
+    assert lines[4].endswith("MIG is on, without an instance to place on")
+    assert lines[5].endswith("NVIDIA GB10: its memory is the host's")
+
+
+def test_a_device_outside_the_pool_says_so() -> None:
+    """It is in the machine, and is not handed out."""
+    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [a_device(0, in_pool=False)]})
+
+    assert plain(page)[-1].endswith("NVIDIA H100 80GB HBM3: outside the pool")
+
+
+def test_a_worker_on_an_instance_shows_which() -> None:
+    """Below its GPU, where the devices are known."""
+    parts = [a_device(0, uuid=f"MIG-{number}", parent="GPU-00000000") for number in range(2)]
+    worker = a_worker("llm/0", gpus=[{"uuid": "MIG-1", "index": 0, "share": 1.0}])
+
+    page = status_page(a_status(worker, devices=(a_device(0, mig=True), *parts)), NOW)
+
+    assert line_of(page, "llm/0")[3] == "0/1"
 
 
 def test_last_words_are_the_tail_of_the_last_exit() -> None:
@@ -330,3 +381,56 @@ def test_cells_are_text_and_not_markup() -> None:
     draw((Table(("A",), (("[bold]x[/bold] \x1b[2J",),)),), out, width=80, colour=False)
 
     assert "[bold]x[/bold] \\x1b[2J" in out.getvalue()
+
+
+def test_limits_that_do_not_hold_are_told_below_the_workers() -> None:
+    """Each reason once, with those it is true of."""
+    why = "cpu is not enforced: no cgroup v2 here"
+    limits = {"cpu": 0.5, "memory": None, "enforced": False, "reason": why}
+    workers = [a_worker(f"llm/{index}", limits=limits) for index in range(6)]
+    held = a_worker("llm/6", limits={**limits, "enforced": True, "reason": ""})
+
+    page = status_page(a_status(*workers, held, a_worker("llm/7", limits=None)), NOW)
+
+    assert [part for part in page if isinstance(part, str) and "enforced" in part] == [
+        f"{why} (llm/0, llm/1, llm/2, llm/3, ...)"
+    ]
+
+
+# ---- explain --------------------------------------------------------------------------------------------------------
+
+
+def test_an_explanation_has_the_wait_its_age_and_every_device() -> None:
+    """What it needs, since when, when somebody looks again, and what is with each device."""
+    verdicts = [{"device": "GPU 0", "name": "NVIDIA L4", "verdict": "is given away (b/0)", "uuid": "GPU-a", "index": 0}]
+    waits = {"for": "needs 1 GPU", "since": "2026-11-20T10:04:00Z", "next_look": "2026-11-20T10:05:02Z"}
+
+    lines = plain(explain_page({**a_worker("a/0", "pending"), **told("1 GPU", waits, verdicts)}, NOW))
+
+    assert lines[1:4] == [
+        "asks for 1 GPU",
+        "waits since 60s: needs 1 GPU",
+        "looks again in 2s, sooner when something changes",
+    ]
+    assert lines[-1].split(maxsplit=3)[-1].endswith("is given away (b/0)")
+
+
+def test_an_explanation_of_one_that_runs_has_its_devices_and_its_last_words() -> None:
+    """Where it is, and how the process before it ended."""
+    gpus = [{"uuid": "GPU-a", "index": 3, "share": 0.25}]
+    worker = a_worker("a/0", gpus=gpus, last_exit=an_exit(tail=["out of memory"]))
+
+    lines = plain(explain_page({**worker, **told("0.25 of a GPU", None, [])}, NOW))
+
+    assert lines == [
+        "a/0: ready for 5m, pid 4711",
+        "asks for 0.25 of a GPU",
+        "has GPU 3:0.25 (GPU-a)",
+        "before: exited with 1",
+        "last lines of a/0 before it ended (exited with 1):",
+        "  out of memory",
+    ]
+
+
+def told(asks: str, waits: object, verdicts: object) -> dict[str, object]:
+    return {"asks": asks, "waits": waits, "verdicts": verdicts}

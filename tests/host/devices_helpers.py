@@ -51,12 +51,19 @@ async def running() -> AsyncIterator[Processes]:
 
 
 def make(
-    processes: Spawner, box: FakeBox, *, init_s: float = 10.0, call_s: float = 10.0, gone_s: float = 2.0
+    processes: Spawner,
+    box: FakeBox,
+    *,
+    owners: Callable[[], Mapping[int, WorkerId]] = dict,
+    init_s: float = 10.0,
+    call_s: float = 10.0,
+    gone_s: float = 2.0,
 ) -> Devices:
     return Devices(
         processes,
         time.monotonic,
         {**os.environ, **box.env},
+        owners=owners,
         init_deadline_s=init_s,
         call_deadline_s=call_s,
         gone_deadline_s=gone_s,

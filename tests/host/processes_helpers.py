@@ -29,6 +29,7 @@ from supervisor.core.message import (
     TreeGone,
 )
 from supervisor.core.spec import WorkerId
+from supervisor.host.orders import NOTHING, Given
 from supervisor.host.process import Processes
 
 if TYPE_CHECKING:
@@ -106,11 +107,12 @@ class Rig:
         working_dir: str = "/",
         fds: Mapping[int, int] | None = None,
         setup: Setup = NO_SETUP,
+        given: Given = NOTHING,
     ) -> Incarnation:
         self._incarnation += 1
         order = Spawn(worker, self._incarnation, launch(launched), argv, ENV if env is None else env, working_dir)
         order = replace(order, setup=setup)
-        self.processes.spawn(order, fds or {})
+        self.processes.spawn(order, fds or {}, given)
         return self._incarnation
 
     def signal(

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.core.message import Spawned
+from supervisor.core.spec import WorkerId
 from supervisor.host.cgroups import Leaves, find_leaves
 from supervisor.host.leaf import Leaf
+from supervisor.host.orders import Given
+from tests.host.processes_helpers import A, B, Rig, in_loop
 
 MOUNT = "30 23 0:26 {root} {point} rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
 
@@ -104,3 +108,72 @@ def test_variables_that_a_shell_drops_keep_a_worker_out_of_its_leaf(tmp_path: Pa
     """Its environment is worth more than its cgroup."""
     assert Leaf(str(tmp_path / "a")).open({"A.B": "1"}) is None
     assert not (tmp_path / "a").exists()
+
+
+def limited(tmp_path: Path, *files: str) -> Path:
+    """A leaf that is there already, with these files of the kernel's."""
+    leaf = tmp_path / "leaf"
+    leaf.mkdir()
+    for name in ("cgroup.procs", *files):
+        (leaf / name).write_text("")
+    return leaf
+
+
+def test_limits_are_written_before_anybody_enters(tmp_path: Path) -> None:
+    """Without a file for swap the other limits hold all the same."""
+    folder = limited(tmp_path, "cpu.max", "memory.max", "memory.oom.group")
+    leaf = Leaf(str(folder))
+
+    fd = leaf.open({}, {"cpu.max": "50000 100000", "memory.max": "1048576", "memory.swap.max": "0"})
+
+    assert fd is not None
+    os.close(fd)
+    assert leaf.lacks == ""
+    assert (folder / "cpu.max").read_text() == "50000 100000"
+    assert (folder / "memory.max").read_text() == "1048576"
+
+
+def test_a_limit_that_the_kernel_refuses_is_told(tmp_path: Path) -> None:
+    """The worker starts; it is for others to say it."""
+    leaf = Leaf(str(limited(tmp_path, "memory.max")))
+
+    fd = leaf.open({}, {"cpu.max": "50000 100000", "memory.max": "1048576"})
+
+    assert fd is not None
+    os.close(fd)
+    assert leaf.lacks == f"cannot write 50000 100000 to {leaf.path}/cpu.max: no such file or directory"
+
+
+def test_a_worker_without_a_leaf_says_why(tmp_path: Path) -> None:
+    """For a variable, or because the directory cannot be made."""
+    dropped, homeless = Leaf(str(tmp_path / "a")), Leaf(str(tmp_path / "no" / "a"))
+
+    assert (dropped.open({"A.B": "1"}), homeless.open({})) == (None, None)
+
+    assert dropped.lacks == "a shell would drop its variable A.B, so it is in no cgroup of its own"
+    assert homeless.lacks == f"cannot make {homeless.path}: no such file or directory"
+
+
+@in_loop
+async def test_a_worker_starts_within_its_limits_or_tells_what_it_lacks(tmp_path: Path) -> None:
+    """Told before it is said to run, so that whoever asks for its status then finds it."""
+    folder = tmp_path / f"gpu-supervisor.{os.getpid()}.a.0"
+    folder.mkdir()
+    for name in ("cgroup.procs", "memory.max"):
+        (folder / name).write_text("")
+    told: list[tuple[WorkerId, str]] = []
+    given = Given(limits={"memory.max": "1048576"})
+    async with Rig() as rig:
+        rig.processes.use(Leaves(tmp_path, ""))
+        rig.processes.tell_lack = lambda worker, why: told.append((worker, why))
+
+        await rig.told(Spawned, rig.spawn(A, "sleep", "1000", given=given))
+        assert (folder / "memory.max").read_text() == "1048576"
+        assert told == []
+
+        incarnation = rig.spawn(B, "sleep", "1000", given=given)
+        rig.react = lambda event: told.append((B, "runs")) if event == rig.events[-1] else None
+        await rig.told(Spawned, incarnation)
+
+    leaf = tmp_path / f"gpu-supervisor.{os.getpid()}.b.0"
+    assert told[0] == (B, f"cannot open {leaf}/cgroup.procs: no such file or directory")

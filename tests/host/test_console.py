@@ -72,6 +72,15 @@ def test_console_line_is_short(sink: Sink, said: Callable[[], str]) -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d info    worker.ready       service=llm worker=0\n", said())
 
 
+def test_console_line_lists_several_things_as_a_person_would(sink: Sink, said: Callable[[], str]) -> None:
+    """Without the brackets and quotes of a program."""
+    configure_logging(sink, log_format="console", is_terminal=False, colour=False)
+    log = structlog.get_logger()
+    log.info("a", devices=["GPU-1", "GPU-2"], problems=("no such file", "bad line"), held={"GPU-1": "by ann"})
+
+    assert said().split(maxsplit=3)[3] == 'devices=GPU-1,GPU-2 problems="no such file; bad line" held="GPU-1: by ann"\n'
+
+
 def test_console_line_escapes_what_others_wrote(sink: Sink, said: Callable[[], str]) -> None:
     """A detail with a line feed or an escape sequence forges no line and no colour."""
     configure_logging(sink, log_format="console", is_terminal=True, colour=False)

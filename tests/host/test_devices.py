@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import re
 import time
 from collections.abc import AsyncIterator
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.core.inventory import Device, GpuState, Health, Reading
+from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Reading
+from supervisor.core.message import Event, KillTree, Spawn, Spawned, TreeGone
+from supervisor.core.plan import Launch
+from supervisor.core.spec import Recipe, WorkerId
 from supervisor.host.devices import Devices, parse_reading
 from supervisor.host.process import Processes
 from tests.host.devices_helpers import DEADLINE_S, ask, descriptors, is_alive, make, probers, running, until
@@ -214,6 +219,47 @@ async def test_descriptors_and_processes_stay_flat(processes: Processes, box: Fa
     await devices.close()
 
 
+async def test_who_has_memory_of_a_device_is_named_and_ours_are_told_apart(processes: Processes, box: FakeBox) -> None:
+    """A process below one of our shims is that worker's; another one is a stranger with a name and a user."""
+    worker = WorkerId("llm", 0)
+    launch = Launch(Recipe(command=("sh",), env=(), working_dir="/"))
+    argv = ("sh", "-c", "sleep 1000 & wait")
+    heard: list[Event] = []
+    processes.listen(worker, heard.append)
+    processes.spawn(Spawn(worker, 1, launch, argv, dict(os.environ), "/"), {})
+    await until(lambda: any(isinstance(event, Spawned) for event in heard))
+    pid = next(event.pid for event in heard if isinstance(event, Spawned))
+    await until(lambda: bool(children_of(pid)))
+    (child,) = children_of(pid)
+    box.list_process(box.uuids[0], child, 5)
+    box.list_process(box.uuids[0], os.getpid(), 7)
+    box.list_process(box.uuids[1], 2**22 + 1, None)
+    devices = make(processes, box, owners=processes.read_owners)
+
+    reading = await ask(devices)
+
+    name = own_name()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert set(reading.devices[0].holders or ()) == {
+        Holder(child, 5, "sleep", user, "llm/0"),
+        Holder(os.getpid(), 7, name, user),
+    }
+    assert reading.devices[1].holders == (Holder(2**22 + 1, None),)
+    assert reading.devices[2].holders == ()
+    processes.kill_tree(KillTree(worker, 1))
+    await until(lambda: any(isinstance(event, TreeGone) or getattr(event, "alone", False) for event in heard))
+    assert Holder(child, 5, "sleep", user, "llm/0") in ((await ask(devices)).devices[0].holders or ())
+    await devices.close()
+
+
+def own_name() -> str:
+    return Path("/proc/self/comm").read_text().rstrip("\n")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def test_an_answer_becomes_a_reading() -> None:
     """The protocol's fields are the reading's, unknown ones stay None, and what is none is refused."""
     device = {
@@ -226,11 +272,30 @@ def test_an_answer_becomes_a_reading() -> None:
         "memory_free": None,
         "health": "ok",
         "reason": "",
+        "parent": None,
+        "instance": None,
+        "is_cut": True,
+        "is_unified": False,
+        "holders": None,
     }
-    answer = {"state": "ok", "detail": "", "devices": [device], "broken": [{"index": 1, "detail": "x: GPU is lost"}]}
+    part = {**device, "uuid": "MIG-1", "parent": "GPU-1", "instance": [7, 0], "is_cut": False, "holders": [[5, None]]}
+    answer = {
+        "state": "ok",
+        "detail": "",
+        "devices": [device, part],
+        "broken": [{"index": 1, "detail": "x: GPU is lost"}],
+        "links": [{"one": "GPU-1", "other": "GPU-2", "nvlinks": 4, "level": 10}],
+    }
 
-    known = Device("GPU-1", 0, "GB10", "000f:01:00.0", None, None, None)
-    assert parse_reading(answer) == Reading(GpuState.OK, "device 1: x: GPU is lost", (known,))
+    known = Device("GPU-1", 0, "GB10", "000f:01:00.0", None, None, None, is_cut=True)
+    instance = Device(
+        *("MIG-1", 0, "GB10", "000f:01:00.0", None, None, None),
+        parent="GPU-1",
+        instance=(7, 0),
+        holders=(Holder(5),),
+    )
+    links = (Link("GPU-1", "GPU-2", 4, 10),)
+    assert parse_reading(answer) == Reading(GpuState.OK, "device 1: x: GPU is lost", (known, instance), links)
     for field, value in (("state", "fine"), ("devices", [{**device, "health": "so-so"}])):
         with pytest.raises(ValueError, match=re.escape(value if isinstance(value, str) else "so-so")):
             parse_reading({**answer, field: value})

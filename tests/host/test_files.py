@@ -60,7 +60,7 @@ def test_every_problem_has_its_line_in_the_files_order(directory: Path, parser: 
     """Values at the value, unknown keys at the key, missing ones at the map they are missing in; hints below."""
     lines = refused("""\
 defaults:
-  numa: any
+  recycle: {}
 services:
   b:
     wrkers: 3
@@ -72,10 +72,11 @@ daemon: {poll: 1, gpu_wait: soon}
 """)
 
     assert lines == (
-        "demo.yaml:2:3: defaults.numa: numa is not supported yet",
+        "demo.yaml:2:3: defaults.recycle: recycle is not supported yet",
         "demo.yaml:4:3: services.b.command: a service needs a command\n  hint: write command: PROGRAM ARGUMENTS",
         "demo.yaml:5:5: services.b.wrkers: unknown key 'wrkers'\n  hint: did you mean workers?",
-        "demo.yaml:8:34: services.a.workers[1].gpu: expected a whole number from 0 to 1024, or all, got -1",
+        "demo.yaml:8:34: services.a.workers[1].gpu: expected a fraction such as 0.25, a whole number from 0 to 1024, or all,"
+        " got -1",
         "demo.yaml:9:11: services.a.port: expected a whole number from 1 to 65535, got 0x10000",
         "demo.yaml:10:10: daemon.poll: poll is not supported yet",
         (
@@ -102,7 +103,7 @@ services:
     port: 1
     port: 2
     env: {1: x, A: !secret y, ? [b] : c}
-    numa: any
+    recycle: {}
 1: 2
 """)
 
@@ -111,7 +112,7 @@ services:
         "demo.yaml:6:11: services.a.env.1: keys are strings, got 1\n  hint: quote it",
         "demo.yaml:6:20: services.a.env.A: unknown tag '!secret'\n  hint: remove it",
         "demo.yaml:6:33: services.a.env.a list: keys are strings, got a list\n  hint: quote it",
-        "demo.yaml:7:5: services.a.numa: numa is not supported yet",
+        "demo.yaml:7:5: services.a.recycle: recycle is not supported yet",
         "demo.yaml:8:1: 1: keys are strings, got 1\n  hint: quote it",
     )
 

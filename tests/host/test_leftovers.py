@@ -107,8 +107,11 @@ def test_nobody_ends_itself_or_those_above(control: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"format": 99}', '{"format": 1, "boot": "x"}', "null", "[" * 100_000, "\0\xff"],
-    ids=["empty", "torn", "list", "newer", "short", "null", "deep", "binary"],
+    [
+        *("", "{", "[]", '{"format": 99}', '{"format": 1, "boot": "x"}', "null", "[" * 100_000, "\0\xff"),
+        '{"format": 1, "boot": "x", "processes": [[1, 1]]}',
+    ],
+    ids=["empty", "torn", "list", "newer", "short", "null", "deep", "binary", "boot"],
 )
 def test_a_file_that_is_not_ours_is_ignored(control: Path, text: str) -> None:
     """It was torn by a crash, or somebody else wrote it."""

@@ -5,37 +5,45 @@ from hypothesis import strategies as st
 from supervisor.host.lines import LINE_MAX, Block, Lines, Ring, Whole, folded
 
 
+def fed(lines: Lines, text: bytes) -> bytes:
+    return b"".join(lines.feed(text))
+
+
+def finished(lines: Lines) -> bytes:
+    return b"".join(lines.finish())
+
+
 def test_lines_get_the_workers_name_in_front() -> None:
     """Each line carries its worker, empty ones too."""
-    assert Lines("llm/0").feed(b"one\n\ntwo\n") == b"llm/0 | one\nllm/0 | \nllm/0 | two\n"
+    assert fed(Lines("llm/0"), b"one\n\ntwo\n") == b"llm/0 | one\nllm/0 | \nllm/0 | two\n"
 
 
 def test_partial_line_waits_for_its_end() -> None:
     """Half a line is not written before its other half."""
     lines = Lines("llm/0")
 
-    assert lines.feed(b"load") == b""
-    assert lines.feed(b"ing\nre") == b"llm/0 | loading\n"
-    assert lines.finish() == b"llm/0 | re\n"
-    assert lines.finish() == b""
+    assert fed(lines, b"load") == b""
+    assert fed(lines, b"ing\nre") == b"llm/0 | loading\n"
+    assert finished(lines) == b"llm/0 | re\n"
+    assert finished(lines) == b""
 
 
 def test_finished_partial_line_is_not_followed_by_an_empty_one() -> None:
     """The line feed that comes after the flush ends nothing any more."""
     lines = Lines("llm/0")
-    lines.feed(b"half")
-    lines.finish()
+    fed(lines, b"half")
+    finished(lines)
 
-    assert lines.feed(b"\nnext\n") == b"llm/0 | next\n"
+    assert fed(lines, b"\nnext\n") == b"llm/0 | next\n"
 
 
 def test_carriage_returns_go_at_line_ends_only() -> None:
     """Lines of terminals lose their carriage return, progress bars keep theirs inside."""
     lines = Lines("a/0")
 
-    assert lines.feed(b"one\r\n1%\r2%\r\r\n") == b"a/0 | one\na/0 | 1%\r2%\n"
-    assert lines.feed(b"three\r") == b""
-    assert lines.feed(b"\n") == b"a/0 | three\n"
+    assert fed(lines, b"one\r\n1%\r2%\r\r\n") == b"a/0 | one\na/0 | 1%\r2%\n"
+    assert fed(lines, b"three\r") == b""
+    assert fed(lines, b"\n") == b"a/0 | three\n"
 
 
 @pytest.mark.parametrize("extra", [b"", b"x", b"x" * LINE_MAX, b"x" * LINE_MAX * 3 + b"yz"])
@@ -47,7 +55,7 @@ def test_long_line_comes_in_bounded_pieces(extra: bytes, end: bytes, step: int) 
     text = line + end + b"next\n"
     lines = Lines("a/0")
 
-    got = b"".join(lines.feed(text[start : start + step]) for start in range(0, len(text), step))
+    got = b"".join(fed(lines, text[start : start + step]) for start in range(0, len(text), step))
 
     *pieces, following = [piece.removeprefix(b"a/0 | ") for piece in got.splitlines()]
     assert line == b"".join(pieces)
@@ -61,7 +69,7 @@ def test_long_line_is_cut_between_characters() -> None:
     text = "x" + "å€😀" * 10_000
     lines = Lines("a/0")
 
-    got = lines.feed(text.encode()) + lines.finish()
+    got = fed(lines, text.encode()) + finished(lines)
 
     assert text == "".join(piece.removeprefix("a/0 | ") for piece in got.decode().splitlines())
 
@@ -142,8 +150,8 @@ def test_lines_do_not_depend_on_how_the_text_arrives(chunks: list[bytes]) -> Non
     """Any cut of the text into reads gives the same lines as one read, up to where long ones are cut."""
     whole, parts = Lines("a/0"), Lines("a/0")
 
-    at_once = whole.feed(b"".join(chunks)) + whole.finish()
-    in_parts = b"".join(map(parts.feed, chunks)) + parts.finish()
+    at_once = fed(whole, b"".join(chunks)) + finished(whole)
+    in_parts = b"".join(fed(parts, chunk) for chunk in chunks) + finished(parts)
 
     assert at_once.replace(b"\r", b"") == in_parts.replace(b"\r", b"")
     assert all(len(line) <= LINE_MAX + 6 for line in in_parts.split(b"\n"))

@@ -292,7 +292,7 @@ def test_disk_that_does_not_answer_holds_up_neither_worker_nor_loop(run: Run, tm
         files = LogFiles(asyncio.get_running_loop(), told)
         stuck = files.open(str(tmp_path / "a/out.log"), max_size=0, keep=0)
         # Opening a FIFO for reading waits for a writer: a disk that hangs.
-        files._writer_of[stuck].put(("write", stuck, _Hanging(tmp_path / "stuck")))
+        files._writer_of[stuck].put(("write", stuck, [_Hanging(tmp_path / "stuck")]))
         other = files.open(str(tmp_path / "b/out.log"), max_size=0, keep=0)
 
         for _ in range(3):

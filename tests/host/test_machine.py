@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host.machine import cpu_count, installed_vendors, missing_command
+from supervisor.host.machine import cpu_count, installed_vendors, missing_command, read_memory
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -70,13 +70,16 @@ def test_cpu_count_without_a_v1_quota(tmp_path: Path) -> None:
     assert cpu_count(tmp_path / "fs", own(tmp_path, "3:cpu:/\n")) == ALLOWED
 
 
-def test_amd_is_installed_where_its_driver_is(tmp_path: Path) -> None:
-    """/dev/kfd tells of AMD's driver."""
-    assert frozenset() == installed_vendors(tmp_path)
+def test_a_vendor_is_installed_where_its_driver_is(tmp_path: Path) -> None:
+    """/dev/kfd tells of AMD's, the vendor behind a render node of Intel's; another vendor's node of nobody."""
+    write(tmp_path / "drm/renderD128/device/vendor", "0x10de\n")
+    assert frozenset() == installed_vendors(tmp_path, tmp_path / "drm")
 
     (tmp_path / "kfd").touch()
+    assert frozenset({"amd"}) == installed_vendors(tmp_path, tmp_path / "drm")
 
-    assert frozenset({"amd"}) == installed_vendors(tmp_path)
+    write(tmp_path / "drm/renderD129/device/vendor", "0x8086\n")
+    assert frozenset({"amd", "intel"}) == installed_vendors(tmp_path, tmp_path / "drm")
 
 
 def test_command_is_searched_in_the_workers_path(tmp_path: Path) -> None:
@@ -100,3 +103,66 @@ def test_command_with_a_slash_is_relative_to_the_working_directory(tmp_path: Pat
     assert "file name too long: " in str(missing_command("x" * 300, "/bin", str(tmp_path)))
     (tmp_path / "run.sh").chmod(0o755)
     assert missing_command("./run.sh", "/bin", str(tmp_path)) is None
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+MEMINFO = (
+    "MemTotal:       16777216 kB\nMemFree:          524288 kB\nMemAvailable:    8388608 kB\nSwapFree: 999999999 kB\n"
+)
+GIB = 2**30
+
+
+def memory_of(tmp_path: Path, own_cgroup: str, files: dict[str, str]) -> tuple[int, int]:
+    """What is read of a host with 16 GiB, 8 of them free, and of these cgroups; in GiB."""
+    write(tmp_path / "meminfo", MEMINFO)
+    for name, text in files.items():
+        write(tmp_path / "fs" / name, text)
+    available, total = read_memory(tmp_path / "meminfo", tmp_path / "fs", own(tmp_path, own_cgroup))
+    return available // GIB, total // GIB
+
+
+def test_memory_of_the_host_is_what_the_kernel_calls_available(tmp_path: Path) -> None:
+    """Not what is free, since page cache can be had; and no swap."""
+    assert memory_of(tmp_path, "0::/\n", {"memory.max": "max\n", "memory.current": f"{12 * GIB}\n"}) == (8, 16)
+
+
+@pytest.mark.parametrize(("cached", "available"), [("", 1), (f"inactive_file {GIB}\nactive_file {GIB}\n", 3)])
+def test_memory_is_what_the_tightest_cgroup_leaves(tmp_path: Path, cached: str, available: int) -> None:
+    """Up the tree; its page cache counts as free, else nobody could start who reads a model through it."""
+    files = {
+        "pod/memory.max": f"{6 * GIB}\n",
+        "pod/memory.current": f"{5 * GIB}\n",
+        "pod/memory.stat": f"anon {GIB}\n{cached}file {2 * GIB}\n",
+        "pod/worker/memory.max": "max\n",
+        "pod/worker/memory.current": "1\n",
+    }
+
+    assert memory_of(tmp_path, "0::/pod/worker\n", files) == (available, 6)
+
+
+def test_memory_of_a_cgroup_of_version_1(tmp_path: Path) -> None:
+    """Its stat counts what is below too."""
+    files = {
+        "memory/pod/memory.limit_in_bytes": f"{4 * GIB}\n",
+        "memory/pod/memory.usage_in_bytes": f"{3 * GIB}\n",
+        "memory/pod/memory.stat": f"inactive_file 0\ntotal_inactive_file {GIB}\ntotal_active_file 0\n",
+        "memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "memory/memory.usage_in_bytes": f"{9 * GIB}\n",
+    }
+
+    assert memory_of(tmp_path, "4:memory:/pod\n0::/\n", files) == (2, 4)
+
+
+def test_a_cgroup_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    """Never less than nothing."""
+    files = {"memory.max": f"{GIB}\n", "memory.current": f"{2 * GIB}\n"}
+
+    assert memory_of(tmp_path, "0::/\n", files) == (0, 1)
+
+
+def test_memory_of_this_machine_is_told() -> None:
+    """There is some."""
+    available, total = read_memory()
+
+    assert 0 < available <= total

@@ -13,6 +13,7 @@ import pytest
 from supervisor.core.environment import late
 from supervisor.core.file.setup import Limit, Setup
 from supervisor.core.message import Exited, Spawned, SpawnFailed
+from supervisor.host.orders import Given
 from tests.host.processes_helpers import ENV, A, B, Pipe, Rig, eventually, in_loop, parent_of
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -154,6 +155,19 @@ async def test_umask_nice_and_limits_are_the_workers_alone() -> None:
         assert status_of(other, "Umask") == status_of(os.getpid(), "Umask")
         assert limit_of(other, "Max open files")[1] == str(hard)
         assert nice_of(other) == nice_of(os.getpid())
+
+
+@in_loop
+async def test_cpus_are_the_workers_alone() -> None:
+    """The shim may use all of its own again; CPUs that are gone by now stop nobody."""
+    own = os.sched_getaffinity(0)
+    async with Rig() as rig:
+        pid = (await rig.told(Spawned, rig.spawn(A, *SLEEP, given=Given(cpus=frozenset({min(own)}))))).pid
+        other = (await rig.told(Spawned, rig.spawn(B, *SLEEP, given=Given(cpus=frozenset({100_000}))))).pid
+
+        assert os.sched_getaffinity(pid) == {min(own)}
+        assert os.sched_getaffinity(parent_of(pid)) == own
+        assert os.sched_getaffinity(other) == own
 
 
 @in_loop

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host.systemd import Manager, Notifier, find_manager, is_journal
+from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
 from tests.host.looping import Run, no_leaks, run, until
 
 __all__ = ["no_leaks", "run"]
@@ -60,6 +60,31 @@ def test_the_watchdog_is_for_the_process_that_it_names(usec: str, pid: str, expe
     found = find_manager({"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}, 7)
 
     assert found == Manager("/run/notify", expected)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "expected"),
+    [
+        ("0::/system.slice/system-gpu.slice/gpu-supervisor@llm.service", "gpu-supervisor@llm.service"),
+        ("0::/system.slice/gpu-supervisor@llm.service/daemon", "gpu-supervisor@llm.service"),
+        ("1:name=systemd:/\n0::/user.slice/user@7.service/app.slice/gpu.service", "gpu.service"),
+        ("0::/user.slice/session-3.scope", None),
+        ("", None),
+    ],
+)
+def test_the_unit_is_that_of_our_cgroup(tmp_path: Path, cgroup: str, expected: str | None) -> None:
+    """Also with a group of our own below it, and for a service of a user."""
+    (tmp_path / "cgroup").write_text(cgroup)
+
+    assert find_unit({"INVOCATION_ID": "1f", "SYSTEMD_EXEC_PID": "7"}, 7, tmp_path) == expected
+
+
+@pytest.mark.parametrize("environ", [{}, {"INVOCATION_ID": "1f"}, {"INVOCATION_ID": "1f", "SYSTEMD_EXEC_PID": "8"}])
+def test_what_a_service_left_in_a_shell_makes_no_unit(tmp_path: Path, environ: dict[str, str]) -> None:
+    """A terminal is a service too, and who is started in it is not systemd's."""
+    (tmp_path / "cgroup").write_text("0::/user@7.service/terminal.service")
+
+    assert find_unit(environ, 7, tmp_path) is None
 
 
 def test_the_journal_is_known_by_its_device_and_inode(tmp_path: Path) -> None:

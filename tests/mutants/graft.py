@@ -1,4 +1,4 @@
-"""Loads one module of the core with one place of its text exchanged. To be used in a process of its own."""
+"""Loads one module with one place of its text exchanged. To be used in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-CORE = Path(__file__).parents[2] / "supervisor" / "core"
+PACKAGE = Path(__file__).parents[2] / "supervisor"
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,24 @@ class Mutant:
 
     Args:
         name: What it does wrong.
-        file: Of the core.
+        file: Below the core, or below the package where *part* says so.
         old: Text that stands in it exactly once.
         new: What stands there instead.
+        part: Of the package.
+        by: The file of tests that is to see it; empty for the simulator.
     """
 
     name: str
     file: str
     old: str
     new: str
+    part: str = "core"
+    by: str = ""
 
     @property
     def module(self) -> str:
         """Name of the module it is in."""
-        return f"supervisor.core.{self.file.removesuffix('.py')}"
+        return f"supervisor.{self.part}.{self.file.removesuffix('.py').replace('/', '.')}"
 
     def text(self) -> str:
         """
@@ -43,7 +47,7 @@ class Mutant:
         Raises:
             LookupError: The place is not there, or not the only one.
         """
-        source = (CORE / self.file).read_text()
+        source = (PACKAGE / self.part / self.file).read_text()
         if (count := source.count(self.old)) != 1:
             raise LookupError(f"{self.name}: the old text stands {count} times in {self.file}")
         return source.replace(self.old, self.new)
@@ -51,7 +55,7 @@ class Mutant:
 
 def graft(mutant: Mutant) -> None:
     """From now on the module is imported with the fault."""
-    assert mutant.module not in sys.modules, "nothing of the core may be imported before"
+    assert mutant.module not in sys.modules, "it may not be imported before"
     sys.meta_path.insert(0, _Finder(mutant))
 
 

@@ -1,7 +1,9 @@
-"""Lets the simulator look for planted faults, each in a process of its own."""
+"""Lets the simulator, or a file of tests, look for planted faults, each in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -58,10 +60,28 @@ def hunt(mutant: Mutant, seeds: int = SEEDS) -> Catch:
 
 def hunt_here(name: str, seeds: int) -> str:
     """Plant a fault in this process, and say as JSON which rule saw it at which seed."""
-    graft(next(mutant for mutant in MUTANTS if mutant.name == name))
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    graft(mutant)
+    if mutant.by:
+        return json.dumps({"rule": _failing_test(mutant.by), "seed": 0})
     from tests.sim.life import live
 
     for seed in range(seeds):
         if rule := live(seed).rule:
             return json.dumps({"rule": rule, "seed": seed})
     return json.dumps({"rule": "", "seed": seeds})
+
+
+def _failing_test(file: str) -> str:
+    """The first test of a file that fails with the fault, run here; empty if all pass."""
+    import pytest
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = pytest.main([str(ROOT / file), "-q", "-x", "-p", "no:cacheprovider", "--tb=no"])
+    failed = [line.split(" ")[1].split("::")[-1] for line in said.getvalue().splitlines() if line.startswith("FAILED ")]
+    if status == pytest.ExitCode.OK:
+        return ""
+    if status != pytest.ExitCode.TESTS_FAILED or not failed:
+        raise RuntimeError(said.getvalue())
+    return failed[0]

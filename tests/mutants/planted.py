@@ -1,10 +1,15 @@
-"""The faults: each is one that could be made by hand, and has to be seen by the simulator."""
+"""The faults: each is one that could be made by hand, and has to be seen by the simulator or by a file of tests."""
 
 from __future__ import annotations
 
 from tests.mutants.graft import Mutant
+from tests.mutants.planted_admission import ADMISSION
+from tests.mutants.planted_orders import ORDERS
+from tests.mutants.planted_plan import PLAN
+from tests.mutants.planted_surroundings import SURROUNDINGS
 
-MUTANTS = (
+MUTANTS: tuple[Mutant, ...] = (
+    *ADMISSION,
     Mutant(
         "slice freed when the main process ends",
         "facts.py",
@@ -62,8 +67,8 @@ MUTANTS = (
     Mutant(
         "reload moves running workers",
         "plan.py",
-        "if (kept := ledger.keep(worker, current.get(worker.id))) is not None:",
-        "if worker.request.gpu == 0 and (kept := ledger.keep(worker, current.get(worker.id))) is not None:",
+        "        if kept is not None:\n            placed[worker.id] = kept\n",
+        "        pass\n",
     ),
     Mutant(
         "policy change counts as another launch",
@@ -92,19 +97,19 @@ MUTANTS = (
     Mutant(
         "memory gate takes an old reading",
         "admission.py",
-        "if fleet.inventory is None or fleet.inventory.asked_at < after:",
-        "if fleet.inventory is None:",
+        "if inventory is None or inventory.asked_at < after:",
+        "if inventory is None:",
     ),
     Mutant(
         "memory not waited for",
         "admission.py",
-        '    return "; ".join(short) or None',
-        "    return None",
+        'return ("; ".join(short), _look_at(turn, worker)) if short else None',
+        "return None",
     ),
     Mutant(
         "memory of the dead counts as back at once",
-        "gpus.py",
-        "    return all(shortage(fleet, worker, share.uuid) is None for share in worker.occupied)",
+        "memory.py",
+        "    return all(_is_off(worker, device) or _fits_again(fleet, workers, worker, device) for device in found)",
         "    return True",
     ),
     Mutant(
@@ -116,15 +121,15 @@ MUTANTS = (
     Mutant(
         "indices of an old inventory",
         "gpus.py",
-        "        return Inventory(reading.devices, event.asked_at), True\n",
+        "        return Inventory(reading.devices, event.asked_at, reading.links), True\n",
         "        old = fleet.inventory.by_uuid if fleet.inventory else {}\n"
         "        return Inventory(tuple(old.get(one.uuid, one) for one in reading.devices), event.asked_at), True\n",
     ),
     Mutant(
         "occupied devices ignored at admission",
         "admission.py",
-        "if holders := _holders(turn, worker_id, launch):",
-        "if (holders := _holders(turn, worker_id, launch)) and False:",
+        "if holders := _in_the_way(turn, worker, launch):",
+        "if (holders := _in_the_way(turn, worker, launch)) and False:",
     ),
     Mutant(
         "nobody makes way",
@@ -141,7 +146,7 @@ MUTANTS = (
     Mutant(
         "replaced while another is on its way",
         "rescale.py",
-        "elif all(_is_settled(worker) for worker in workers if worker not in running):",
+        "elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):",
         "else:",
     ),
     Mutant(
@@ -158,9 +163,9 @@ MUTANTS = (
     ),
     Mutant(
         "short slices handed out",
-        "plan.py",
-        "if count == 0 or len(free) < count:",
-        "if not free:",
+        "ledger.py",
+        "        if free.bit_count() < count:\n            return None\n",
+        "        count = min(count, free.bit_count())\n",
     ),
     Mutant(
         "driver in trouble is not asked again",
@@ -231,14 +236,14 @@ MUTANTS = (
     Mutant(
         "started before the devices are claimed",
         "admission.py",
-        "elif not claims.are_claimed(turn, launch):",
-        "elif False:",
+        "if not claims.are_claimed(turn, launch):",
+        "if False:",
     ),
     Mutant(
         "placed where another daemon is",
-        "plan.py",
-        "return device.health is Health.OK and device.uuid not in self.supply.elsewhere",
-        "return device.health is Health.OK",
+        "ledger.py",
+        "device.health is Health.OK and not device.is_cut and device.uuid not in supply.elsewhere",
+        "device.health is Health.OK and not device.is_cut",
     ),
     Mutant(
         "devices never let go",
@@ -262,7 +267,7 @@ MUTANTS = (
     Mutant(
         "roll-out goes on although one with the new launch is stopping",
         "rescale.py",
-        "elif all(_is_settled(worker) for worker in workers if worker not in running):",
+        "elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):",
         "elif all(_is_settled(worker) for worker in workers if worker not in outdated):",
     ),
     Mutant(
@@ -334,8 +339,8 @@ MUTANTS = (
     Mutant(
         "a process starts with somebody's default output",
         "admission.py",
-        "logs, setup = worker.policy.logs, launch.recipe.setup",
-        "logs, setup = type(worker.policy.logs)(), launch.recipe.setup",
+        "            logs=worker.policy.logs,\n",
+        "            logs=type(worker.policy.logs)(),\n",
     ),
     Mutant(
         "grown workers of a stopped service run",
@@ -402,5 +407,57 @@ MUTANTS = (
         "restart.py",
         'if policy.parole_s == 0 or policy.policy == "never":',
         "if policy.parole_s == 0:",
+    ),
+    *ORDERS,
+    Mutant(
+        "a GPU that is not cut any more goes unnoticed",
+        "gpus.py",
+        "device.health, device.is_cut)",
+        "device.health)",
+        by="tests/core/test_gpus.py",
+    ),
+    Mutant(
+        "instances of a GPU in the pool are outside",
+        "gpus.py",
+        "        if device.parent is not None:\n            within",
+        "        if False:\n            within",
+        by="tests/core/test_gpus.py",
+    ),
+    Mutant(
+        "an index in the pool is an instance's too",
+        "gpus.py",
+        "return device.parent is None and device.index == int(entry)",
+        "return device.index == int(entry)",
+        by="tests/core/test_gpus.py",
+    ),
+    Mutant(
+        "only a worker's own process is its",
+        "holders.py",
+        "            pid = int(parent)\n",
+        "            break\n",
+        part="host",
+        by="tests/host/test_holders.py",
+    ),
+    Mutant(
+        "users are those of the first reading",
+        "holders.py",
+        "_read_users(self._users, _version_of(self._users))",
+        "_read_users(self._users, None)",
+        part="host",
+        by="tests/host/test_holders.py",
+    ),
+    *SURROUNDINGS,
+    *PLAN,
+    Mutant(
+        "time in which the daemon was frozen counted against workers",
+        "fleet.py",
+        "            stall.put_off(turn, lost_s)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a stall begins every limit anew",
+        "stall.py",
+        "max(worker.deadline + lost_s, turn.now + sight_s)",
+        "worker.deadline + lost_s + sight_s",
     ),
 )

@@ -13,12 +13,15 @@ import re
 import subprocess
 import tempfile
 import uuid as uuids
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 LIBRARY = "libnvidia-ml.so.1"
+CUDA_SOURCE = Path(__file__).with_name("fake_cuda.c")
+CUDA_LIBRARY = "libcuda.so.1"
 H100_BYTES = 85_520_809_984  # What an H100 80GB reports as its total.
 
 DeviceName = int | str
@@ -26,25 +29,25 @@ DeviceName = int | str
 
 
 @functools.cache
-def build_library() -> Path:
+def build_library(source: Path = SOURCE, name: str = LIBRARY) -> Path:
     """
-    Compile the fake library, once per content of its source.
+    Compile a fake library, once per content of its source.
 
     Returns:
-        A file named ``libnvidia-ml.so.1``.
+        A file of that name.
 
     Raises:
         RuntimeError: There is no C compiler, or it refused the source; says what to install.
     """
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     cache = Path(tempfile.gettempdir(), f"gpu-supervisor-fake-nvml-{os.getuid()}")
-    library = cache / digest / LIBRARY
+    library = cache / digest / name
     if library.exists():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
-    half = library.with_name(f"{LIBRARY}.{os.getpid()}")
+    half = library.with_name(f"{name}.{os.getpid()}")
     flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden"]
-    command = ["cc", *flags, f"-Wl,-soname,{LIBRARY}", "-o", str(half), str(SOURCE), "-pthread"]
+    command = ["cc", *flags, f"-Wl,-soname,{name}", "-o", str(half), str(source), "-pthread"]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
@@ -74,9 +77,9 @@ def symbol_of(call: str) -> str:
     if call in symbols():
         return call
     versions = [name for name in symbols() if re.fullmatch(rf"{re.escape(call)}_v\d", name)]
-    if len(versions) != 1:
+    if not versions:
         raise ValueError(f"the fake NVML has no {call}")
-    return versions[0]
+    return max(versions)  # As the binding does.
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class FakeDevice:
         reserved_bytes: What the driver keeps; part of "used" for the first version of the memory call only.
         numa: -1 where the machine has no such thing.
         has_memory: False acts a GPU that shares the host's memory and does not support the question.
+        mig: ``none`` acts a GPU that cannot be cut up.
+        slots: Up to how many MIG instances it may have.
     """
 
     uuid: str
@@ -106,19 +111,50 @@ class FakeDevice:
     memory_percent: int = 0
     celsius: int = 30
     milliwatts: int = 70_000
+    mig: Literal["none", "off", "on"] = "off"
+    slots: int = 7
 
-    def line(self) -> bytes:
+    def line(self, statement: str = "device") -> bytes:
         """This device as a statement of the state file."""
         name = self.name if isinstance(self.name, bytes) else self.name.encode()
         if b"\n" in name:
             raise ValueError("a line break does not fit into the state file")
         fields = (
-            f"device uuid={self.uuid} pci={self.pci} total={self.total_bytes} used={self.used_bytes}"
+            f"{statement} uuid={self.uuid} pci={self.pci} total={self.total_bytes} used={self.used_bytes}"
             f" reserved={self.reserved_bytes} numa={self.numa} minor={self.minor}"
             f" memory={'yes' if self.has_memory else 'no'} gpu_percent={self.gpu_percent}"
-            f" memory_percent={self.memory_percent} celsius={self.celsius} milliwatts={self.milliwatts} name="
+            f" memory_percent={self.memory_percent} celsius={self.celsius} milliwatts={self.milliwatts}"
+            f" mig={self.mig} slots={self.slots} name="
         )
         return fields.encode() + name
+
+
+@dataclass(frozen=True, slots=True)
+class FakeInstance:
+    """
+    One MIG instance of a pretended GPU.
+
+    Args:
+        device: What it shares with a device; only identity, name and memory are looked at.
+        parent: UUID of its GPU.
+        slot: Index by which NVML finds it.
+        gi, ci: Its instance ids.
+    """
+
+    device: FakeDevice
+    parent: str
+    slot: int
+    gi: int
+    ci: int = 0
+
+    @property
+    def uuid(self) -> str:
+        """Its identity, ``MIG-...``."""
+        return self.device.uuid
+
+    def line(self) -> bytes:
+        """This instance as a statement of the state file."""
+        return self.device.line(f"instance parent={self.parent} slot={self.slot} gi={self.gi} ci={self.ci}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +190,10 @@ class FakeBox:
         self._init_code = 0
         self._rules: list[str] = []
         self._processes: list[str] = []
+        self._links: list[str] = []
+        self._cuda: list[str] = []
         self.devices: tuple[FakeDevice, ...] = ()
+        self.instances: tuple[FakeInstance, ...] = ()
         self._link()
         for _ in range(gpus):
             self.add()
@@ -169,6 +208,7 @@ class FakeBox:
             "FAKE_NVML_STATE": str(self._directory / "state"),
             "FAKE_NVML_LOG": str(self._directory / "log"),
             "FAKE_NVML_CLAIMS": str(self._claims),
+            "FAKE_CUDA_STATE": str(self._directory / "cuda"),
         }
 
     @property
@@ -200,6 +240,57 @@ class FakeBox:
         self.devices = tuple(replace(each, **fields) if each.uuid == uuid else each for each in self.devices)
         self._write()
 
+    def cut(self, uuid: str, slots: Sequence[int] = (), **fields: Any) -> list[str]:
+        """
+        Turn MIG on and put an instance into each of *slots*; *fields* are those of FakeDevice.
+
+        Returns:
+            UUIDs of the instances.
+        """
+        self._known(uuid)
+        made = []
+        for slot in slots:
+            identity = uuids.uuid5(uuids.NAMESPACE_URL, f"{uuid}#{slot}")
+            device = FakeDevice(
+                uuid=f"MIG-{identity}", name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", total_bytes=H100_BYTES // 8
+            )
+            made.append(FakeInstance(replace(device, **fields), uuid, slot, gi=slot + 7))
+        self.instances = (*(one for one in self.instances if one.parent != uuid), *made)
+        self.change(uuid, mig="on")
+        return [instance.uuid for instance in made]
+
+    def change_instance(self, uuid: str, **fields: Any) -> None:
+        """Give a MIG instance other values."""
+        self.instances = tuple(
+            replace(each, device=replace(each.device, **fields)) if each.uuid == uuid else each
+            for each in self.instances
+        )
+        self._write()
+
+    def nvlink(self, uuid: str, *ends: str) -> None:
+        """Give a device active NVLinks: to a UUID, a ``switch``, a GPU that is ``hidden`` here, or ``unknown``."""
+        self._links += [f"nvlink uuid={uuid} number={number} to={end}" for number, end in enumerate(ends)]
+        self._write()
+
+    def level(self, one: str, other: str, level: int) -> None:
+        """Say what the nearest common ancestor of two devices is; 40 where nothing is said."""
+        self._links.append(f"level one={one} other={other} level={level}")
+        self._write()
+
+    def cuda_order(self, *uuids: str) -> None:
+        """Let CUDA count the devices, GPUs or MIG instances, in this order; in PCI order where nothing is said."""
+        self._cuda = [f"device {uuid}" for uuid in uuids]
+        self._write()
+
+    def cuda(self, what: str) -> None:
+        """Let CUDA's initialising do something else: ``fail CODE``, ``hang``, ``crash``, or ``old``: no second UUID."""
+        self._cuda.append(what)
+        self._write()
+
+    def cuda_absent(self) -> None:
+        """Take CUDA's library away."""
+        _replace(self._libraries / CUDA_LIBRARY, b"")
+
     def fail(self, call: str, device: DeviceName, code: int) -> None:
         """Let *call* answer *code*."""
         self._rule(f"fail {symbol_of(call)} {device} {code}")
@@ -230,9 +321,10 @@ class FakeBox:
         _replace(self._libraries / LIBRARY, b"")  # No library, which also keeps the loader from a real one elsewhere.
 
     def heal(self) -> None:
-        """Undo everything that fail, drop_symbol, delay, hang, crash, init_code and absent did."""
+        """Undo everything that fail, drop_symbol, delay, hang, crash, init_code, cuda and absent did."""
         self._link()
         self._rules.clear()
+        self._cuda = [line for line in self._cuda if line.startswith("device ")]
         self._init_code = 0
         self._write()
 
@@ -267,13 +359,14 @@ class FakeBox:
         return [call for call in calls if name in {None, call.name}]
 
     def _known(self, uuid: str) -> None:
-        if uuid not in self.uuids:
+        if uuid not in [*self.uuids, *(instance.uuid for instance in self.instances)]:
             raise ValueError(f"no device {uuid}")
 
     def _link(self) -> None:
-        half = self._libraries / "new"
-        half.symlink_to(build_library())
-        half.replace(self._libraries / LIBRARY)
+        for name, source in ((LIBRARY, SOURCE), (CUDA_LIBRARY, CUDA_SOURCE)):
+            half = self._libraries / "new"
+            half.symlink_to(build_library(source, name))
+            half.replace(self._libraries / name)
 
     def _rule(self, line: str) -> None:
         self._rules.append(line)
@@ -287,9 +380,21 @@ class FakeBox:
             f"release {self._release_ms}",
             *self._rules,
             *self._processes,
+            *self._links,
         ]
-        lines = [line.encode() for line in world] + [device.line() for device in self.devices]
+        lines = [line.encode() for line in world]
+        lines += [device.line() for device in self.devices] + [instance.line() for instance in self.instances]
         _replace(self._directory / "state", b"\n".join(lines) + b"\n")
+        is_ordered = any(line.startswith("device ") for line in self._cuda)
+        cuda = self._cuda if is_ordered else [*(f"device {uuid}" for uuid in self.uuids), *self._cuda]
+        _replace(self._directory / "cuda", "".join(f"{line}\n" for line in [*self._pci_order(), *cuda]).encode())
+
+    def _pci_order(self) -> list[str]:
+        """What CUDA counts under CUDA_DEVICE_ORDER=PCI_BUS_ID: of a GPU with MIG only its first instance."""
+        first = {one.parent: one.uuid for one in sorted(self.instances, key=lambda one: -one.slot)}
+        cut = {device.uuid for device in self.devices if device.mig == "on"}
+        order = [first.get(uuid) if uuid in cut else uuid for uuid in self.uuids]
+        return [f"pci {uuid}" for uuid in order if uuid is not None]
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -10,7 +10,11 @@
  *   claims DIRECTORY           memory of living processes: DIRECTORY/<pid> has lines "UUID BYTES"
  *   release MS                 how long a claim outlives its process, from when a call first sees it dead; -1 for ever
  *   device KEY=VALUE ...       uuid pci total used reserved numa minor memory(yes|no) gpu_percent memory_percent
- *                              celsius milliwatts; name=... comes last and takes the rest of the line, any bytes
+ *                              celsius milliwatts mig(none|off|on) slots; name=... comes last and takes the rest of
+ *                              the line, any bytes
+ *   instance parent=U slot=N gi=N ci=N KEY=VALUE ...   a MIG instance, and what a device has; slots may have gaps
+ *   nvlink uuid=U number=N to=U|switch|hidden|unknown  an active NVLink; hidden is a GPU that is not among the devices
+ *   level one=U other=U level=N                        nearest common ancestor of two devices, 40 where it is not said
  *   process uuid=U pid=N bytes=N|unknown kind=compute|graphics|mps     listed only; "used" has to cover its memory
  *   fail CALL DEVICE CODE      delay CALL DEVICE MS     hang CALL DEVICE     crash CALL DEVICE
  *
@@ -50,7 +54,8 @@ enum {
     UNKNOWN = 999,
 };
 
-enum { MAX_DEVICES = 128, MAX_RULES = 128, MAX_HOLDERS = 1024, TEXT = 96, LINE = 1024 };
+enum { MAX_DEVICES = 128, MAX_RULES = 128, MAX_HOLDERS = 1024, MAX_LINKS = 512, TEXT = 96, LINE = 1024 };
+enum { MAX_INSTANCES = 128, MAX_KNOWN = 512 };
 enum { NO_DEVICE = -1 };
 
 /* ---- the public structures of NVML; natural alignment gives their offsets on x86-64 and aarch64 ------------------ */
@@ -77,7 +82,15 @@ struct device {
     u64 total, used, reserved;
     int numa, minor, has_memory;
     unsigned gpu_percent, memory_percent, celsius, milliwatts;
+    enum { MIG_NONE, MIG_OFF, MIG_ON } mig;
+    unsigned slots;
+    /* Of a MIG instance only: */
+    char parent[TEXT];
+    unsigned slot, gi, ci;
 };
+
+struct nvlink { char uuid[TEXT], to[TEXT]; unsigned number; };
+struct level { char one[TEXT], other[TEXT]; int level; };
 
 enum kind { COMPUTE, GRAPHICS, MPS };
 
@@ -96,10 +109,12 @@ struct rule { enum act act; char call[64], device[TEXT]; int value; };
 struct world {
     int init_code, cuda, live, release_ms;
     char driver[80], nvml[80], claims[LINE];
-    struct device devices[MAX_DEVICES];
+    struct device devices[MAX_DEVICES], instances[MAX_INSTANCES];
+    struct nvlink nvlinks[MAX_LINKS];
+    struct level levels[MAX_LINKS];
     struct holder processes[MAX_HOLDERS];
     struct rule rules[MAX_RULES];
-    int device_count, process_count, rule_count;
+    int device_count, process_count, rule_count, instance_count, nvlink_count, level_count;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -107,7 +122,7 @@ static struct world world;
 static int references; /* nvmlInit less nvmlShutdown */
 
 /* A handle is the address of an entry of `known`, which never shrinks: it means the same device for ever. */
-static char known[MAX_DEVICES][TEXT];
+static char known[MAX_KNOWN][TEXT];
 static int known_count;
 static int attached[MAX_DEVICES]; /* by index: position in `known` */
 static int attached_count;
@@ -149,6 +164,13 @@ static int set_device(struct device *device, const char *key, const char *value)
     else if (!strcmp(key, "memory_percent")) device->memory_percent = (unsigned)atoi(value);
     else if (!strcmp(key, "celsius")) device->celsius = (unsigned)atoi(value);
     else if (!strcmp(key, "milliwatts")) device->milliwatts = (unsigned)atoi(value);
+    else if (!strcmp(key, "mig"))
+        device->mig = !strcmp(value, "on") ? MIG_ON : !strcmp(value, "off") ? MIG_OFF : MIG_NONE;
+    else if (!strcmp(key, "slots")) device->slots = (unsigned)atoi(value);
+    else if (!strcmp(key, "parent")) copy_text(device->parent, sizeof device->parent, value);
+    else if (!strcmp(key, "slot")) device->slot = (unsigned)atoi(value);
+    else if (!strcmp(key, "gi")) device->gi = (unsigned)atoi(value);
+    else if (!strcmp(key, "ci")) device->ci = (unsigned)atoi(value);
     else return complain("a device has no \"%s\"", key);
     return SUCCESS;
 }
@@ -178,15 +200,29 @@ static int next_pair(char **rest, char **key, char **value) {
     return 1;
 }
 
-static int parse_device(char *rest) {
-    if (world.device_count == MAX_DEVICES) return complain("more than %d devices", MAX_DEVICES);
-    struct device *device = &world.devices[world.device_count++];
-    *device = (struct device){.numa = -1, .has_memory = 1, .name = "Fake GPU", .pci = "0000:00:00.0"};
+static int parse_device(char *rest, struct device *devices, int *count, int max) {
+    if (*count == max) return complain("more than %d devices or instances", max);
+    struct device *device = &devices[(*count)++];
+    *device = (struct device){.numa = -1, .has_memory = 1, .slots = 7, .name = "Fake GPU", .pci = "0000:00:00.0"};
     char *key, *value;
     int more, code = SUCCESS;
     while (code == SUCCESS && (more = next_pair(&rest, &key, &value)) != 0)
         code = more < 0 ? complain("not KEY=VALUE: %s", rest) : set_device(device, key, value);
     return code;
+}
+
+static int parse_nvlink(const char *rest) {
+    if (world.nvlink_count == MAX_LINKS) return complain("more than %d links", MAX_LINKS);
+    struct nvlink *link = &world.nvlinks[world.nvlink_count++];
+    int found = sscanf(rest, "uuid=%95s number=%u to=%95s", link->uuid, &link->number, link->to);
+    return found == 3 ? SUCCESS : complain("no link: %s", rest);
+}
+
+static int parse_level(const char *rest) {
+    if (world.level_count == MAX_LINKS) return complain("more than %d levels", MAX_LINKS);
+    struct level *level = &world.levels[world.level_count++];
+    int found = sscanf(rest, "one=%95s other=%95s level=%d", level->one, level->other, &level->level);
+    return found == 3 ? SUCCESS : complain("no level: %s", rest);
 }
 
 static int parse_process(char *rest) {
@@ -223,7 +259,12 @@ static int parse_line(char *line) {
     else if (!strcmp(line, "attach")) world.live = !strcmp(rest, "live");
     else if (!strcmp(line, "claims")) copy_text(world.claims, sizeof world.claims, rest);
     else if (!strcmp(line, "release")) world.release_ms = atoi(rest);
-    else if (!strcmp(line, "device")) return parse_device(rest);
+    else if (!strcmp(line, "device"))
+        return parse_device(rest, world.devices, &world.device_count, MAX_DEVICES);
+    else if (!strcmp(line, "instance"))
+        return parse_device(rest, world.instances, &world.instance_count, MAX_INSTANCES);
+    else if (!strcmp(line, "nvlink")) return parse_nvlink(rest);
+    else if (!strcmp(line, "level")) return parse_level(rest);
     else if (!strcmp(line, "process")) return parse_process(rest);
     else if (!strcmp(line, "fail")) return parse_rule(FAIL, rest);
     else if (!strcmp(line, "delay")) return parse_rule(DELAY, rest);
@@ -239,14 +280,21 @@ static int find_known(const char *uuid) {
     return -1;
 }
 
+/* The place of a device in `known`, put there if need be; -1 where that is full. */
+static int make_known(const char *uuid) {
+    int at = find_known(uuid);
+    if (at >= 0) return at;
+    if (known_count == MAX_KNOWN) return -1;
+    copy_text(known[known_count], TEXT, uuid);
+    return known_count++;
+}
+
 /* Takes the file's devices as those that this process sees, as the driver does at nvmlInit. */
 static void attach(void) {
     attached_count = 0;
     for (int i = 0; i < world.device_count; i++) {
-        int at = find_known(world.devices[i].uuid);
-        if (at < 0 && known_count == MAX_DEVICES) continue;
-        if (at < 0) copy_text(known[at = known_count++], TEXT, world.devices[i].uuid);
-        attached[attached_count++] = at;
+        int at = make_known(world.devices[i].uuid);
+        if (at >= 0) attached[attached_count++] = at;
     }
 }
 
@@ -257,6 +305,7 @@ static int read_world(void) {
     if (file == NULL) return complain("cannot read %s: %s", path, strerror(errno));
     world.init_code = world.live = world.release_ms = 0;
     world.device_count = world.process_count = world.rule_count = 0;
+    world.instance_count = world.nvlink_count = world.level_count = 0;
     world.claims[0] = '\0';
     world.cuda = 13000;
     copy_text(world.driver, sizeof world.driver, "580.65.06");
@@ -401,25 +450,42 @@ static int end(int code) {
 }
 
 /* Starts a call that concerns the library, or the device at an index. SUCCESS leaves the lock held, for end(). */
-static int begin(const char *call, int index) {
+static int begin_with(const char *call, int index, const char *uuid) {
     pthread_mutex_lock(&lock);
     write_log(call, index);
     int code = read_world();
-    const char *uuid = index >= 0 && index < attached_count ? known[attached[index]] : "";
     if (code == SUCCESS) code = act_rules(call, index, uuid);
     if (code == SUCCESS && references == 0) code = UNINITIALIZED;
     return code == SUCCESS ? SUCCESS : end(code);
 }
 
+static int begin(const char *call, int index) {
+    return begin_with(call, index, index >= 0 && index < attached_count ? known[attached[index]] : "");
+}
+
 static struct device *find_device(const char *uuid) {
     for (int i = 0; i < world.device_count; i++)
         if (!strcmp(world.devices[i].uuid, uuid)) return &world.devices[i];
+    for (int i = 0; i < world.instance_count; i++)
+        if (!strcmp(world.instances[i].uuid, uuid)) return &world.instances[i];
     return NULL;
 }
 
-static int index_of(const void *handle) {
+static int is_instance(const struct device *device) { return device->parent[0] != '\0'; }
+
+static int index_of_uuid(const char *uuid) {
     for (int i = 0; i < attached_count; i++)
-        if (handle == known[attached[i]]) return i;
+        if (!strcmp(uuid, known[attached[i]])) return i;
+    return NO_DEVICE;
+}
+
+/* An instance counts as its GPU. */
+static int index_of(const void *handle) {
+    for (int i = 0; i < known_count; i++) {
+        if (handle != known[i]) continue;
+        const struct device *device = find_device(known[i]);
+        return index_of_uuid(device != NULL && is_instance(device) ? device->parent : known[i]);
+    }
     return NO_DEVICE;
 }
 
@@ -428,7 +494,7 @@ static int begin_on(const char *call, const void *handle, struct device **device
     pthread_mutex_lock(&lock);
     int index = index_of(handle);
     pthread_mutex_unlock(&lock);
-    int code = begin(call, index);
+    int code = begin_with(call, index, index == NO_DEVICE ? "" : handle);
     if (code != SUCCESS) return code;
     if (index_of(handle) == NO_DEVICE) return end(INVALID_ARGUMENT);
     *device = find_device(handle);
@@ -524,7 +590,7 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
 
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
     pthread_mutex_lock(&lock);
-    int at = find_known(uuid);
+    int at = find_device(uuid) != NULL ? make_known(uuid) : find_known(uuid);
     int index = at < 0 ? NO_DEVICE : index_of(known[at]);
     pthread_mutex_unlock(&lock);
     int code = begin(__func__, index);
@@ -601,11 +667,21 @@ EXPORT int nvmlDeviceGetPciInfo_v3(void *handle, struct pci_info *pci) {
     return end(SUCCESS);
 }
 
+/* Whether what is on *uuid* is on this device: a GPU has what its MIG instances have. */
+static int is_within(const char *uuid, const struct device *device) {
+    const struct device *other = find_device(uuid);
+    return !strcmp(uuid, device->uuid) || (other != NULL && !strcmp(other->parent, device->uuid));
+}
+
 static u64 used_bytes(const struct device *device) {
-    u64 used = device->used;
+    u64 used = 0;
     read_claims();
+    for (int i = 0; i < world.device_count; i++)
+        if (&world.devices[i] == device) used += device->used;
+    for (int i = 0; i < world.instance_count; i++)
+        if (is_within(world.instances[i].uuid, device)) used += world.instances[i].used;
     for (int i = 0; i < claim_count; i++)
-        if (!strcmp(claims[i].uuid, device->uuid)) used += claims[i].bytes;
+        if (is_within(claims[i].uuid, device)) used += claims[i].bytes;
     return used;
 }
 
@@ -676,7 +752,114 @@ EXPORT int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pendi
     struct device *device;
     int code = begin_on(__func__, handle, &device);
     if (code != SUCCESS) return code;
-    *current = *pending = 0;
+    if (is_instance(device)) return end(INVALID_ARGUMENT);
+    if (device->mig == MIG_NONE) return end(NOT_SUPPORTED);
+    *current = *pending = device->mig == MIG_ON;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    *count = device->mig == MIG_NONE ? 0 : device->slots;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned slot, void **instance) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    if (device->mig != MIG_ON || slot >= device->slots) return end(INVALID_ARGUMENT);
+    for (int i = 0; i < world.instance_count; i++) {
+        if (strcmp(world.instances[i].parent, device->uuid) || world.instances[i].slot != slot) continue;
+        int at = make_known(world.instances[i].uuid);
+        if (at < 0) return end(UNKNOWN);
+        *instance = known[at];
+        return end(SUCCESS);
+    }
+    return end(NOT_FOUND);
+}
+
+EXPORT int nvmlDeviceIsMigDeviceHandle(void *handle, unsigned *is) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    *is = (unsigned)is_instance(device);
+    return end(SUCCESS);
+}
+
+static int give_instance_id(const char *call, void *handle, int is_gi, unsigned *id) {
+    struct device *device;
+    int code = begin_on(call, handle, &device);
+    if (code != SUCCESS) return code;
+    if (!is_instance(device)) return end(INVALID_ARGUMENT);
+    *id = is_gi ? device->gi : device->ci;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *id) { return give_instance_id(__func__, handle, 1, id); }
+EXPORT int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *id) {
+    return give_instance_id(__func__, handle, 0, id);
+}
+
+/* ---- how devices are connected ----------------------------------------------------------------------------------- */
+
+EXPORT int nvmlDeviceGetTopologyCommonAncestor(void *one, void *other, int *level) {
+    struct device *device;
+    int code = begin_on(__func__, one, &device);
+    if (code != SUCCESS) return code;
+    if (index_of(other) == NO_DEVICE) return end(INVALID_ARGUMENT);
+    *level = 40;
+    for (int i = 0; i < world.level_count; i++) {
+        const struct level *said = &world.levels[i];
+        if ((!strcmp(said->one, one) && !strcmp(said->other, other)) ||
+            (!strcmp(said->one, other) && !strcmp(said->other, one)))
+            *level = said->level;
+    }
+    return end(SUCCESS);
+}
+
+/* SUCCESS leaves the lock held, and *link NULL for a link that is down. A GPU here has 4 links, or none at all. */
+static int begin_on_link(const char *call, void *handle, unsigned number, const struct nvlink **link) {
+    struct device *device;
+    int code = begin_on(call, handle, &device), has_links = 0;
+    if (code != SUCCESS) return code;
+    *link = NULL;
+    for (int i = 0; i < world.nvlink_count; i++) {
+        if (strcmp(world.nvlinks[i].uuid, device->uuid)) continue;
+        has_links = 1;
+        if (world.nvlinks[i].number == number) *link = &world.nvlinks[i];
+    }
+    if (!has_links) return end(NOT_SUPPORTED);
+    return number >= 4 ? end(INVALID_ARGUMENT) : SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetNvLinkState(void *handle, unsigned number, unsigned *is_active) {
+    const struct nvlink *link;
+    int code = begin_on_link(__func__, handle, number, &link);
+    if (code != SUCCESS) return code;
+    *is_active = link != NULL;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *handle, unsigned number, struct pci_info *pci) {
+    const struct nvlink *link;
+    int code = begin_on_link(__func__, handle, number, &link);
+    if (code != SUCCESS) return code;
+    if (link == NULL || !strcmp(link->to, "unknown")) return end(NOT_SUPPORTED);
+    const struct device *far = find_device(link->to);
+    memset(pci, 0, sizeof *pci);
+    parse_pci(far != NULL ? far->pci : "0000:fe:00.0", &pci->domain, &pci->bus, &pci->device);
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetNvLinkRemoteDeviceType(void *handle, unsigned number, unsigned *type) {
+    const struct nvlink *link;
+    int code = begin_on_link(__func__, handle, number, &link);
+    if (code != SUCCESS) return code;
+    if (link == NULL || !strcmp(link->to, "unknown")) return end(NOT_SUPPORTED);
+    *type = strcmp(link->to, "switch") ? 0 : 2;
     return end(SUCCESS);
 }
 
@@ -713,8 +896,8 @@ EXPORT int nvmlDeviceGetPersistenceMode(void *handle, int *mode) {
 /* ---- processes --------------------------------------------------------------------------------------------------- */
 
 /* A claim of a dead process keeps its memory for a while but is in no list, as with the real driver. */
-static int is_listed(const struct holder *holder, const char *uuid, enum kind kind) {
-    return holder->alive && holder->kind == kind && !strcmp(holder->uuid, uuid);
+static int is_listed(const struct holder *holder, const struct device *device, enum kind kind) {
+    return holder->alive && holder->kind == kind && is_within(holder->uuid, device);
 }
 
 static int give_processes(const char *call, void *handle, enum kind kind, unsigned *count, struct process_info *to) {
@@ -725,8 +908,10 @@ static int give_processes(const char *call, void *handle, enum kind kind, unsign
     unsigned found = 0, room = to == NULL ? 0 : *count;
     for (int i = 0; i < world.process_count + claim_count; i++) {
         const struct holder *holder = i < world.process_count ? &world.processes[i] : &claims[i - world.process_count];
-        if (!is_listed(holder, device->uuid, kind)) continue;
-        if (found < room) to[found] = (struct process_info){holder->pid, holder->bytes, ~0U, ~0U};
+        if (!is_listed(holder, device, kind)) continue;
+        const struct device *on = find_device(holder->uuid);
+        unsigned gi = is_instance(on) ? on->gi : ~0U, ci = is_instance(on) ? on->ci : ~0U;
+        if (found < room) to[found] = (struct process_info){holder->pid, holder->bytes, gi, ci};
         found++;
     }
     *count = found;
@@ -738,6 +923,15 @@ EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count
 }
 
 EXPORT int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, struct process_info *processes) {
+    return give_processes(__func__, handle, GRAPHICS, count, processes);
+}
+
+/* The second version's structure is the third's. */
+EXPORT int nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, struct process_info *processes) {
+    return give_processes(__func__, handle, COMPUTE, count, processes);
+}
+
+EXPORT int nvmlDeviceGetGraphicsRunningProcesses_v2(void *handle, unsigned *count, struct process_info *processes) {
     return give_processes(__func__, handle, GRAPHICS, count, processes);
 }
 

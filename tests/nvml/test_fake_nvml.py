@@ -264,6 +264,55 @@ def test_foreign_processes_are_listed_by_kind(box: FakeBox, nvml: Binding) -> No
     assert nvml.value("nvmlDeviceGetComputeRunningProcesses(h[1])") == []
 
 
+def test_mig_instances_are_found_by_place_with_gaps_between(box: FakeBox, nvml: Binding) -> None:
+    """A GPU with MIG has places, some of them empty; without it there is nothing to look for."""
+    first, second = box.cut(box.uuids[0], (1, 4), total_bytes=1000)
+    box.change(box.uuids[2], mig="none")
+    nvml.value("found = nvmlDeviceGetMigDeviceHandleByIndex")
+
+    assert nvml.value("[nvmlDeviceGetMigMode(h[0]), nvmlDeviceGetMigMode(h[1])]") == [[1, 1], [0, 0]]
+    assert nvml.code("nvmlDeviceGetMigMode(h[2])") == 3
+    assert nvml.value("nvmlDeviceGetMaxMigDeviceCount(h[0])") == 7
+    assert [nvml.code(f"found(h[0], {place})") for place in (0, 1, 2, 4, 7)] == [6, 0, 6, 0, 2]
+    assert nvml.code("found(h[1], 0)") == 2
+    nvml.value("m = [found(h[0], 1), found(h[0], 4)]")
+    assert nvml.value("[nvmlDeviceGetUUID(each) for each in m]") == [first, second]
+    assert nvml.value("[nvmlDeviceGetGpuInstanceId(m[0]), nvmlDeviceGetComputeInstanceId(m[0])]") == [8, 0]
+    assert nvml.value("[nvmlDeviceIsMigDeviceHandle(each).value for each in (m[0], h[0])]") == [1, 0]
+    assert nvml.value(f"nvmlDeviceGetUUID(nvmlDeviceGetHandleByUUID('{second}'))") == second
+    assert nvml.code("nvmlDeviceGetMigMode(m[0])") == 2
+    assert nvml.code("nvmlDeviceGetGpuInstanceId(h[0])") == 2
+
+
+def test_an_instance_has_memory_of_its_own_which_its_gpu_has_too(box: FakeBox, nvml: Binding) -> None:
+    """So it is with processes, which say in which instance they are."""
+    first, _ = box.cut(box.uuids[0], (0, 1), total_bytes=1000)
+    process = sleeper()
+    box.claim(process.pid, first, 10)
+    nvml.value("m = [nvmlDeviceGetMigDeviceHandleByIndex(h[0], place) for place in (0, 1)]")
+
+    assert nvml.value("[nvmlDeviceGetMemoryInfo(each).free for each in m]") == [990, 1000]
+    assert nvml.value("nvmlDeviceGetMemoryInfo(h[0]).used") == 10
+    form = "[(p.pid, p.gpuInstanceId) for p in nvmlDeviceGetComputeRunningProcesses({})]"
+    assert [nvml.value(form.format(where)) for where in ("h[0]", "m[0]", "m[1]")] == [[[process.pid, 7]]] * 2 + [[]]
+    end(process)
+
+
+def test_links_and_levels_are_the_ones_of_the_box(box: FakeBox, nvml: Binding) -> None:
+    """Four links of each device, or none at all."""
+    box.level(box.uuids[0], box.uuids[1], 10)
+    box.nvlink(box.uuids[0], box.uuids[1], "switch", "unknown")
+
+    assert nvml.value("[nvmlDeviceGetTopologyCommonAncestor(h[a], h[b]) for a, b in ((0, 1), (1, 0), (0, 2))]") == [
+        *(10, 10, 40),
+    ]
+    assert nvml.value("[nvmlDeviceGetNvLinkState(h[0], link) for link in range(4)]") == [1, 1, 1, 0]
+    assert nvml.value("nvmlDeviceGetNvLinkRemotePciInfo(h[0], 0).bus") == 0x11
+    assert nvml.value("[nvmlDeviceGetNvLinkRemoteDeviceType(h[0], link) for link in (0, 1)]") == [0, 2]
+    assert nvml.code("nvmlDeviceGetNvLinkRemotePciInfo(h[0], 2)") == 3
+    assert [nvml.code("nvmlDeviceGetNvLinkState(h[0], 4)"), nvml.code("nvmlDeviceGetNvLinkState(h[1], 0)")] == [2, 3]
+
+
 def test_a_call_fails_on_the_device_named_and_heals(box: FakeBox, nvml: Binding) -> None:
     """An error code strikes one call on one device, by index or UUID, until it is taken back."""
     box.fail("nvmlDeviceGetName", 1, 15)

@@ -47,6 +47,8 @@ class Chaos:
             self.lose_shim,
             self.repeat,
             self.foreign,
+            self.breathe,
+            self.crowd,
             self.vanish,
             self.sicken,
             self.renumber,
@@ -149,6 +151,21 @@ class Chaos:
         amount = self.rng.choice((1, 8, 15, 70)) * GIB
         self._for_a_while(60.0, lambda gpu: _set(gpu, foreign=amount), lambda gpu: _set(gpu, foreign=0))
 
+    def breathe(self) -> None:
+        """Somebody else's process takes memory and gives it back, again and again."""
+        for _ in range(self.rng.randint(3, 12)):
+            self._later(self.rng.uniform(0.0, 30.0), self._breathe_once)
+
+    def _breathe_once(self) -> None:
+        amount = self.rng.choice((0, 1, 2, 8, 15, 70)) * GIB
+        self._for_a_while(3.0, lambda gpu: _set(gpu, foreign=amount), lambda gpu: _set(gpu, foreign=0))
+
+    def crowd(self) -> None:
+        """Others take the host's memory for a while."""
+        ram = self.world.ram
+        ram.foreign = int(ram.total * self.rng.choice((0.1, 0.5, 0.9, 1.0)))
+        self._later(self.rng.uniform(0.1, 60.0), ram.heal)
+
     def vanish(self) -> None:
         """A device falls off the bus, and what comes after it gets another index."""
         self._for_a_while(120.0, lambda gpu: _set(gpu, is_there=False), lambda gpu: _set(gpu, is_there=True))
@@ -187,7 +204,7 @@ class Chaos:
 
     def leap(self) -> None:
         """The daemon is frozen; what happens meanwhile comes all at once."""
-        self.world.frozen_until = self.world.now + self.rng.choice((0.5, 5.0, 60.0, 3600.0)) * self.rng.random()
+        self.world.freeze(self.rng.choice((0.5, 5.0, 60.0, 3600.0)) * self.rng.random())
 
     def shut_down(self) -> None:
         """Somebody ends the daemon, and may be in a hurry."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from supervisor.core.file.quantities import amount_bytes
-from supervisor.core.inventory import Device, GpuState, Health, Reading
+from supervisor.core.inventory import Device, GpuState, Health, Holder, Reading
 from supervisor.core.message import Event, InventoryRead
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
@@ -32,6 +32,8 @@ class Gpu:
     is_there: bool = True
     is_sick: bool = False
     foreign: int = 0
+    owners: dict[int, str] = field(default_factory=dict)
+    """Incarnation -> its worker, for those that have ever had memory of it."""
     used: dict[int, int] = field(default_factory=dict)
     """Incarnation -> bytes, from its allocation until the driver has noticed its end."""
 
@@ -53,6 +55,7 @@ class FakeDevices:
         self.state = GpuState.OK
         self.detail = ""
         self.slow_s = 0.0
+        self.has_lists = rng.random() < 0.5
         self.asked: list[tuple[float, bool]] = []
         self._post = post
         self._rng = rng
@@ -94,7 +97,9 @@ class FakeDevices:
         if self.state is not GpuState.OK:
             return Reading(self.state, self.detail or f"the driver says {self.state}")
         there = sorted((gpu for gpu in self.gpus if gpu.is_there), key=lambda gpu: gpu.slot)
-        return Reading(GpuState.OK, self.detail, tuple(_device(gpu, index) for index, gpu in enumerate(there)))
+        return Reading(
+            GpuState.OK, self.detail, tuple(_device(gpu, index, self.has_lists) for index, gpu in enumerate(there))
+        )
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -117,6 +122,7 @@ class FakeDevices:
     def _allocate(self, gpu: Gpu, tree: Tree, wanted: int) -> None:
         if tree.has_main and not tree.is_spawning:
             gpu.used[tree.order.incarnation] = wanted
+            gpu.owners[tree.order.incarnation] = str(tree.order.worker)
 
     def _on(self, tree: Tree) -> list[Gpu]:
         return [gpu for gpu in self.gpus if gpu.uuid in tree.uuids]
@@ -139,7 +145,14 @@ def _give_back(gpu: Gpu, incarnation: int) -> None:
     gpu.used.pop(incarnation, None)
 
 
-def _device(gpu: Gpu, index: int) -> Device:
+def _holders(gpu: Gpu) -> tuple[Holder, ...]:
+    """The driver's list of a device: foreign processes, and ours until it has noticed their end."""
+    foreign = (Holder(9_000_000, gpu.foreign, "python", "ann"),) if gpu.foreign else ()
+    ours = ((number, size) for number, size in gpu.used.items() if size)
+    return (*foreign, *(Holder(number, size, "serve", "bob", gpu.owners[number]) for number, size in ours))
+
+
+def _device(gpu: Gpu, index: int, has_list: bool) -> Device:
     free = None if gpu.total is None else max(0, gpu.total - gpu.foreign - sum(gpu.used.values()))
     return Device(
         uuid=gpu.uuid,
@@ -151,4 +164,5 @@ def _device(gpu: Gpu, index: int) -> Device:
         memory_free_bytes=free,
         health=Health.LOST if gpu.is_sick else Health.OK,
         reason="it has fallen off the bus" if gpu.is_sick else "",
+        holders=_holders(gpu) if has_list else None,
     )

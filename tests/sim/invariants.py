@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tests.sim import rules_gpu, rules_orders, rules_restart, rules_spot, rules_start, rules_state, rules_step
+from tests.sim import (
+    rules_admission,
+    rules_gpu,
+    rules_orders,
+    rules_restart,
+    rules_spot,
+    rules_stall,
+    rules_start,
+    rules_state,
+    rules_step,
+    rules_surroundings,
+)
 from tests.sim.notes import Notes
 from tests.sim.trouble import Rule, Step, TroubleError
 
@@ -16,8 +27,12 @@ if TYPE_CHECKING:
 SPOT_EVERY = 23
 """Steps from one look at what costs more to the next; a prime, so that it falls on all kinds of events."""
 
-ACT_RULES = (*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES, *rules_gpu.RULES, *rules_orders.RULES)
-STATE_RULES = rules_state.RULES
+ACT_RULES = (
+    *(*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES, *rules_gpu.RULES, *rules_orders.RULES),
+    *rules_surroundings.RULES,
+)
+ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES)
+STATE_RULES = (*rules_state.RULES, *rules_admission.STATE_RULES)
 
 
 class Checks:
@@ -30,6 +45,7 @@ class Checks:
 
     def __init__(self, world: World) -> None:
         self.notes = Notes()
+        self.starts = rules_admission.Starts()
         self._world = world
 
     @property
@@ -44,11 +60,14 @@ class Checks:
     def before_acting(self, step: Step) -> None:
         """What the step did, before it has any effect."""
         self.notes.hear(step)
+        self.starts.hear(step)
         self._ask(ACT_RULES, step)
+        self._ask(ADMISSION_RULES, step)
 
     def after_acting(self, step: Step) -> None:
         """What holds after it."""
         self.notes.take(step)
+        self.starts.take(step)
         self._ask(STATE_RULES, step)
         if self.is_spot:
             self._ask(rules_spot.RULES, step)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from supervisor.core.file.quantities import amount_bytes
+from supervisor.core.inventory import Device
 from supervisor.core.message import ReloadRequested, ShutdownRequested, SpecLoaded, State
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import Worker
 from tests.sim.chaos import Chaos
-from tests.sim.rules_start import headroom
+from tests.sim.rules_start import headroom, wanted_by_file
 from tests.sim.rules_state import could_be_placed
 from tests.sim.specs import read
 from tests.sim.trouble import Step, TroubleError
@@ -22,6 +23,10 @@ REST_S = 1500.0
 
 CALM_S = 40.0
 STOP_MARGIN_S = 6.0
+
+
+class EndedError(Exception):
+    """The daemon has ended of its own, as the file allows; whether it may have, a rule says."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def live(seed: int, *, keep_trace: bool = False) -> Life:
     rule = story = ""
     try:
         _live(world)
+    except EndedError:
+        pass
     except TroubleError as trouble:
         rule, story = trouble.rule, str(trouble)
     except Exception as error:  # noqa: BLE001 - Whatever the core raises is what is looked for.
@@ -65,9 +72,9 @@ def _live(world: World) -> None:
     chaos = Chaos(world)
     world.load_first()
     chaos.start()
-    world.run(world.now + world.rng.choice((20.0, 100.0, 300.0)))
+    _pass(world, world.rng.choice((20.0, 100.0, 300.0)))
     if world.rng.random() < 0.2:
-        world.frozen_until = 0.0
+        world.thaw()
         chaos.kinds = [kind for kind in chaos.kinds if kind != chaos.leap]
         chaos.shut_down()
         _expect_exit(world, may_be_stuck=True)
@@ -83,14 +90,22 @@ def _live(world: World) -> None:
     _expect_exit(world, may_be_stuck=False)
 
 
+def _pass(world: World, seconds: float) -> None:
+    """Let time pass, in which the daemon may end of its own."""
+    world.run(world.now + seconds)
+    if world.exit is not None:
+        raise EndedError
+
+
 # ---- health ---------------------------------------------------------------------------------------------------------
 
 
 def heal(world: World) -> None:
     """From now on everything does what it should, and the file is good."""
     world.is_healed = True
-    world.frozen_until = 0.0
+    world.thaw()
     world.devices.heal()
+    world.ram.heal()
     for gpu in world.gpus:
         world.locks.leave(gpu.uuid)
     world.processes.heal()
@@ -103,54 +118,97 @@ def heal(world: World) -> None:
 def come_to_rest(world: World, *, is_last: bool = False) -> None:
     """Within bounded time everybody is ready, or has a good reason not to be."""
     until = world.now + REST_S
-    world.run(world.now + 15.0)
+    _pass(world, 15.0)
     while restless := list(_restless(world, is_last=is_last)):
         if world.now >= until:
             raise TroubleError("comes_to_rest", "; ".join(restless))
-        world.run(world.now + 5.0)
+        _pass(world, 5.0)
+    if is_last:  # A roll-out that was halted is taken up at a reload once nobody of its service is failed any more.
+        _expect_newest(world)
     for worker in world.fleet.workers.values():
         if why := _is_wrongly_idle(world, worker):
             raise TroubleError("rests_for_a_reason", why)
 
 
+def _expect_newest(world: World) -> None:
+    """Every process is what the newest file says, set-up and variables too, but where a roll-out was halted."""
+    fleet = world.fleet
+    wanted = wanted_by_file(world, fleet)
+    for tree in world.processes.living():
+        worker_id, launch = tree.order.worker, tree.order.launch
+        worker = fleet.workers.get(worker_id)
+        is_due = worker is not None and worker.state in {State.READY, State.UNREADY}
+        if worker is None or not is_due or _is_left_behind(fleet, worker):
+            continue
+        if launch.recipe != wanted[worker_id].recipe or tree.order.setup != wanted[worker_id].recipe.setup:
+            raise TroubleError("runs_the_newest_file", f"{worker_id} runs {launch.recipe}")
+
+
 def _restless(world: World, *, is_last: bool) -> Iterator[str]:
     fleet = world.fleet
-    if fleet.state is not DaemonState.RUNNING or fleet.reload is not None or fleet.asked is not None:
+    # Whoever waits for memory has the driver asked again and again.
+    is_asked = fleet.asked is not None and not any(one.starved for one in fleet.workers.values())
+    if fleet.state is not DaemonState.RUNNING or fleet.reload is not None or is_asked:
         yield f"the daemon is {fleet.state}, reload {fleet.reload is not None}, asked {fleet.asked}"
     for worker in fleet.workers.values():
         is_due = is_last or worker.id.service in fleet.rolling
         if worker.is_outdated and is_due and not _is_left_behind(fleet, worker):
             yield f"{worker.id} runs with an old launch"
-        elif worker.renew:
+        elif worker.renew and not _is_left_behind(fleet, worker):
             yield f"{worker.id} waits for its turn to be restarted"
-        elif not _is_at_rest(fleet, worker):
+        elif not _is_at_rest(world, worker):
             yield f"{worker.id} is {worker.state}: {worker.reason}"
 
 
 def _is_left_behind(fleet: Fleet, worker: Worker) -> bool:
-    """Its service's new launch has failed: it keeps the old one."""
-    others = (one for one in fleet.workers.values() if one.id.service == worker.id.service)
-    return worker.state in {State.READY, State.UNREADY} and any(one.state is State.FAILED for one in others)
+    """The process of another of its service has failed, or finds no memory: it keeps its own, old one."""
+    others = [one for one in fleet.workers.values() if one.id.service == worker.id.service]
+    has_failed = any(one.state is State.FAILED or (one.state is State.PENDING and one.starved) for one in others)
+    return worker.state in {State.READY, State.UNREADY} and has_failed
 
 
-def _is_at_rest(fleet: Fleet, worker: Worker) -> bool:
+def _is_at_rest(world: World, worker: Worker) -> bool:
+    fleet = world.fleet
     if worker.state is State.PENDING:
         if worker.target is not None and worker.target.launch is None:
             return not could_be_placed(_still(fleet), worker)
-        return _never_fits(fleet, worker)
+        return _never_fits(world, worker) or _finds_no_memory(world, worker)
     if worker.state is State.FAILED:
         return worker.deadline is None
     return worker.state in {State.READY, State.EXITED, State.STOPPED}
 
 
-def _never_fits(fleet: Fleet, worker: Worker) -> bool:
-    """It declares more memory than one of its devices could ever have free."""
+def _never_fits(world: World, worker: Worker) -> bool:
+    """It declares more memory than one of its devices will have free as long as the others are there."""
     assert worker.target is not None
+    fleet = world.fleet
     launch, memory = worker.target.launch, worker.target.wanted.request.gpu_memory
     if launch is None or memory is None or fleet.inventory is None:
         return False
-    totals = [fleet.inventory.by_uuid[share.uuid].memory_total_bytes for share in launch.slice]
-    return any(total is not None and amount_bytes(memory, total) > total - headroom(fleet, total) for total in totals)
+    return any(_is_full(world, worker, fleet.inventory.by_uuid[share.uuid]) for share in launch.slice)
+
+
+def _is_full(world: World, worker: Worker, device: Device) -> bool:
+    """Whether what is declared on a device, or what others have of it, leaves too little."""
+    fleet, total = world.fleet, device.memory_total_bytes
+    if total is None:
+        return False
+    amounts = [worker.target.wanted.request.gpu_memory] if worker.target else []
+    for other in fleet.workers.values():
+        if other.id != worker.id and other.held and any(share.uuid == device.uuid for share in other.occupied):
+            amounts += [other.held.wanted.request.gpu_memory]
+    room = total - headroom(fleet, total)
+    used = sum(size for gpu in world.gpus if gpu.uuid == device.uuid for size in gpu.used.values())
+    need = amount_bytes(amounts[0], total) if amounts and amounts[0] is not None else 0
+    return need + used > room or sum(amount_bytes(one, total) for one in amounts if one is not None) > room
+
+
+def _finds_no_memory(world: World, worker: Worker) -> bool:
+    """It declares more of the host's memory than the others leave it."""
+    memory = worker.target.wanted.recipe.memory if worker.target else None
+    others = [one.held for one in world.fleet.workers.values() if one.held is not None and one.id != worker.id]
+    declared = sum(one.wanted.recipe.memory or 0 for one in others)
+    return memory is not None and memory > min(world.ram.total - declared, world.ram.available)
 
 
 def _is_wrongly_idle(world: World, worker: Worker) -> str:
@@ -173,7 +231,7 @@ def stay_calm(world: World) -> None:
         refused = worker.state is State.FAILED and worker.target is not None and worker.target.refused
         if refused and could_be_placed(_still(world.fleet), worker):
             raise TroubleError("rests_for_a_reason", f"{worker.id} was asked again at a reload and there is a GPU")
-    world.run(world.now + CALM_S)
+    _pass(world, CALM_S)
     for worker_id, worker in before.items():
         after = world.fleet.workers.get(worker_id)
         if after is None or (after.state, after.incarnation) != (worker.state, worker.incarnation):
@@ -189,5 +247,5 @@ def _expect_exit(world: World, *, may_be_stuck: bool) -> None:
     world.run(world.now + max(graces, default=0.0) + STOP_MARGIN_S + 0.1)
     if world.exit is None:
         raise TroubleError("stops_in_time", f"{len(world.fleet.workers)} workers are left and nothing is said")
-    if not may_be_stuck and world.exit.status != 0:
+    if not may_be_stuck and world.exit.stuck:
         raise TroubleError("stops_in_time", f"stuck: {', '.join(map(str, world.exit.stuck))}")

@@ -47,6 +47,7 @@ class Nature:
         memory_s: When.
         release_s: How long the driver keeps its memory after its tree is gone.
         is_patient: Whether its shim answers orders while it hangs in the spawn.
+        starves: The kernel kills it, or something that it started, for want of the host's memory.
     """
 
     spawn_s: float = 0.002
@@ -63,6 +64,7 @@ class Nature:
     memory_s: float = 0.5
     release_s: float = 0.1
     is_patient: bool = False
+    starves: bool = False
 
 
 GOOD = Nature()
@@ -85,6 +87,7 @@ class Odds:
     kill_hangs: float
     children: float
     memory_late: float
+    starves: float
 
 
 def draw_odds(rng: random.Random) -> Odds:
@@ -106,6 +109,7 @@ def draw_odds(rng: random.Random) -> Odds:
         kill_hangs=some(0.4),
         children=some(0.8),
         memory_late=some(0.5),
+        starves=some(0.5),
     )
 
 
@@ -136,6 +140,7 @@ def draw_nature(rng: random.Random, odds: Odds) -> Nature:
         memory_s=rng.uniform(0.0, 5.0),
         release_s=rng.uniform(1.0, 100.0) if happens(odds.memory_late) else rng.uniform(0.0, 0.4),
         is_patient=happens(0.5),
+        starves=happens(odds.starves),
     )
 
 

@@ -21,6 +21,7 @@ from supervisor.core.message import (
     Signal,
     Spawned,
     SpawnFailed,
+    Stalled,
     StartRequested,
     State,
     StopRequested,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from supervisor.core.file.service import Logs
     from supervisor.core.spec import Recipe, Spec, WorkerSpec
     from tests.sim.rules_restart import Sentence
+
+
+SIGHT_S = 5.0
 
 
 @dataclass
@@ -88,7 +92,13 @@ class Notes:
         self.read_asked_at = 0.0
         self.reload_at = 0.0
         self.shutdowns: list[float] = []
+        self.put_off: dict[WorkerId, tuple[float, float]] = {}
         self.asked_in_trouble: float | None = None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody has asked the daemon to end: then nobody is wanted. It may also end of its own."""
+        return bool(self.shutdowns)
 
     # ---- before the rules are asked ---------------------------------------------------------------------------------
 
@@ -127,6 +137,10 @@ class Notes:
                 self.scaled_since = {}
             case ShutdownRequested():
                 self.shutdowns.append(step.now)
+            case Stalled(lost_s=lost_s):
+                for one in step.before.workers:
+                    least, most = self.put_off.get(one, (0.0, 0.0))
+                    self.put_off[one] = (least + lost_s, most + lost_s + min(lost_s, SIGHT_S))
             case _:
                 pass
 
@@ -140,7 +154,7 @@ class Notes:
         if spec is None or step.before.state is DaemonState.STOPPING:
             return
         scaled = {**self.scaled, **counts}
-        if could_be(spec, scaled, step.before.cpu_count):
+        if could_be(spec, {**step.before.sizes, **scaled}, step.before.cpu_count):
             self.scaled = scaled
             if step.before.reload is not None:
                 self.scaled_since |= counts
@@ -194,6 +208,9 @@ class Notes:
                 self.changed[share.uuid] = step.now
         for change in step.changes:
             self._follow(change, step.now)
+            old, new = change.before, change.after
+            if old is None or new is None or (old.state, old.incarnation) != (new.state, new.incarnation):
+                self.put_off.pop(change.id, None)
 
     def _forget(self, worker: WorkerId) -> None:
         """An index that comes again, be it in the same step, is a new one."""
@@ -216,6 +233,8 @@ class Notes:
             run.ready_at = now
             if run.took_s is None and run.spawned_at is not None:
                 run.took_s = now - run.spawned_at
+            for share in after.occupied:
+                self.changed[share.uuid] = now
         elif was is State.READY and after.state is State.UNREADY:
             run.was_healthy = run.is_healthy(after, now)
             run.ready_at = None

@@ -186,7 +186,8 @@ class FakeProcesses:
     def _die(self, tree: Tree) -> None:
         if tree.nature.life_s is not None:
             code = tree.nature.code
-            self._end_main(tree, code, 11 if code is None else None)
+            killer = 9 if tree.nature.starves else 11
+            self._end_main(tree, code, killer if code is None else None)
 
     def _end_main(self, tree: Tree, code: int | None, signal: int | None) -> None:
         if not tree.has_main:
@@ -200,7 +201,8 @@ class FakeProcesses:
                 self._end_child_after(tree, number, outlives_s)
         is_alone = not tree.children
         if not tree.is_lost:
-            self._tell(tree, Exited(*self._names(tree), code, signal, alone=is_alone))
+            starved = tree.nature.starves
+            self._tell(tree, Exited(*self._names(tree), code, signal, alone=is_alone, out_of_memory=starved))
         elif is_alone:
             self._tell(tree, TreeGone(*self._names(tree)))
         if is_alone:

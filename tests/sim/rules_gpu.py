@@ -69,6 +69,9 @@ def memory_comes_back_first(world: World, step: Step) -> Iterator[str]:
             yield f"{change.id} gives its slice back on a reading from before its end"
             continue
         for uuid, free, need in _shortages(step, before):
+            holders = fleet.inventory.by_uuid[uuid].holders
+            if holders is not None and all(one.worker != str(before.id) for one in holders):
+                continue  # Who holds it is told, and it is not the dead.
             yield f"{change.id} gives {uuid} back with {free // MIB} MiB free, it declared {need // MIB}"
 
 

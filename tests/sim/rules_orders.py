@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.core.message import Cause, RestartRequested, State, TimePassed
+from supervisor.core.file.quantities import amount_bytes
+from supervisor.core.file.service import Request, WorkerEntry
+from supervisor.core.inventory import Health
+from supervisor.core.message import Cause, RestartRequested, ScaleRequested, State, TimePassed
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import RUNNING
+from tests.sim.rules_start import eligible_devices, headroom
 from tests.sim.rules_state import could_be_placed
 from tests.sim.rules_step import is_settled, makes_way
 from tests.sim.trouble import EPSILON_S, Rule, Step, is_named
@@ -28,7 +32,11 @@ def one_is_restarted_at_a_time(world: World, step: Step) -> Iterator[str]:
             continue
         for worker_id in restarting.workers - {change.id}:
             other = step.after.workers.get(worker_id)
-            if other is None or other.target is None or (other.renew and other.state in RUNNING):
+            if other is None or other.target is None:
+                continue
+            # One line for both: who runs something old waits in it too.
+            is_old = other.is_outdated and change.id.service in step.before.rolling | step.after.rolling
+            if (other.renew or is_old) and other.state in RUNNING:
                 continue
             if not is_settled(other):
                 yield f"{change.id} is restarted while {other.id} is {other.state}"
@@ -71,10 +79,46 @@ def counts_are_taken_back_by_a_reload(world: World, step: Step) -> Iterator[str]
     fleet, notes = step.after, world.checks.notes
     if fleet.spec is None:
         return
-    usual = {name: len(service.entries(fleet.cpu_count)) for name, service in fleet.spec.services.items()}
+    usual = {
+        name: None if service.workers in ("per_gpu", "fit") else len(service.entries(fleet.cpu_count))
+        for name, service in fleet.spec.services.items()
+    }
     expected = {name: count for name, count in notes.scaled.items() if usual[name] != count}
     if fleet.scaled != expected:
         yield f"scaled are {dict(fleet.scaled)} and not {expected}"
+
+
+def sizes_are_asked_when_somebody_asks(world: World, step: Step) -> Iterator[str]:
+    """What the GPUs have place for: at a load, a reload, or an order for counts; fewer only at the first two."""
+    before, after = step.before, step.after
+    if after.spec is None or before.sizes == after.sizes:
+        return
+    is_new = before.generation != after.generation
+    if not is_new and not before.sizes_due and not isinstance(step.event, ScaleRequested):
+        yield f"sizes are {after.sizes} of themselves"
+    for name, size in after.sizes.items():
+        service = after.spec.services[name]
+        if size < 1 or service.workers not in ("per_gpu", "fit"):
+            yield f"{name} has {size} workers"
+        if not is_new and size < before.sizes.get(name, 1):
+            yield f"{name} has {size} workers of itself, and had {before.sizes[name]}"
+        request = service.request(WorkerEntry())
+        if is_new and after.trusted and service.workers == "per_gpu" and name not in after.scaled:
+            places = _places(step, request)
+            if size > max(1, places) or (size < places and service.port is None):
+                yield f"{name} has {size} workers, and place for {places}"
+
+
+def _places(step: Step, request: Request) -> int:
+    fleet = step.after
+    found = 0
+    for one in eligible_devices(fleet, request):
+        total = one.memory_total_bytes
+        need = 0 if request.gpu_memory is None or total is None else amount_bytes(request.gpu_memory, total)
+        has_room = total is None or not need or need + headroom(fleet, total) <= total
+        found += one.health is Health.OK and one.uuid not in fleet.elsewhere and has_room
+    assert isinstance(request.gpu, int)
+    return found * (1000 // request.gpu) if request.gpu <= 1000 else found // (request.gpu // 1000)
 
 
 def parole_has_its_time(world: World, step: Step) -> Iterator[str]:
@@ -103,5 +147,6 @@ RULES: tuple[Rule, ...] = (
     restart_is_heard,
     restart_asks_for_a_gpu,
     counts_are_taken_back_by_a_reload,
+    sizes_are_asked_when_somebody_asks,
     parole_has_its_time,
 )

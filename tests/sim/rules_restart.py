@@ -110,6 +110,8 @@ def _check_counts(step: Step, before: Worker, sentence: Sentence) -> Iterator[st
     after = step.after.workers.get(before.id)
     if after is None or sentence.counts is None:
         return
+    if after.state is State.FAILED and after.target is not None and after.target.refused:
+        return  # It has lost its place within the same step, and there is no other: its failures do not matter.
     found = (after.history.failures, after.history.start_failures)
     if found != sentence.counts and not (
         before.relaunch or before.renew or _runs_something_old(before) or _is_asked_anew(before, after)
@@ -150,6 +152,23 @@ def _is_asked_anew(before: Worker, after: Worker) -> bool:
     if new.launch is None and after.state is not State.PENDING:
         return False
     return (old.launch, old.wanted.recipe) != (new.launch, new.wanted.recipe)
+
+
+def ends_are_told_as_they_were(world: World, step: Step) -> Iterator[str]:
+    """The record of an end: what we ended it for, else the want of host memory, else how it ended."""
+    event = step.event
+    if not isinstance(event, Exited):
+        return
+    before, after = step.before.workers.get(event.worker), step.after.workers.get(event.worker)
+    if before is None or after is None or before.incarnation != event.incarnation or after.last_exit is None:
+        return
+    if event.incarnation in world.checks.notes.lost:
+        return  # Its end is on record already.
+    starved = event.out_of_memory and event.code != 0
+    own = Cause.HOST_OOM if starved else Cause.EXIT if event.signal is None else Cause.SIGNAL
+    record, expected = after.last_exit, before.cause or own
+    if record.cause is not expected or record.code != event.code or record.at != step.now:
+        yield f"{event.worker} ended of {record.cause} with {record.code}, and not of {expected} with {event.code}"
 
 
 def clean_counts_when_asked(world: World, step: Step) -> Iterator[str]:
@@ -202,6 +221,7 @@ def _leaves_for_good(change: Change) -> bool:
 
 RULES: tuple[Rule, ...] = (
     ends_follow_the_policy,
+    ends_are_told_as_they_were,
     clean_counts_when_asked,
     new_recipe_has_clean_counts,
     lasting_states_are_kept,

@@ -39,9 +39,13 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
     # Whatever this very reading sets off on its own is no reload's doing.
     read = InventoryRead(Reading(GpuState.OK, fleet.gpu.detail, fleet.inventory.devices), step.now)
     settled, _ = _all(fleet, (read, read), step.now)
+    if settled.exiting:
+        return  # With it the last one has failed for good, and the file wants the daemon to end then.
     assert settled.spec is not None
     again = SpecLoaded(settled.spec, settled.cpu_count)
     reloaded, actions = _all(settled, (ReloadRequested(), again, read), step.now)
+    if reloaded.sizes != settled.sizes:
+        return  # There are other GPUs than when the file was loaded, and it leaves the counts to them.
     for action in actions:
         if isinstance(action, Spawn | Signal | KillTree):
             before = settled.workers[action.worker]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.file.service import Request
 from supervisor.core.inventory import Device, GpuState, Health
 from supervisor.core.message import Spawn
+from supervisor.core.plan import Share
 from supervisor.core.spec import WorkerId, WorkerSpec
 from supervisor.core.turn import DaemonState, Fleet
 from tests.sim.notes import scaled_file
@@ -30,12 +31,14 @@ def incarnation_is_new(world: World, step: Step) -> Iterator[str]:
 def start_finds_no_tree(world: World, step: Step) -> Iterator[str]:
     """Nothing lives of the worker's last process, nor of anybody else on its devices."""
     for spawn in step.spawns:
-        uuids = {share.uuid for share in spawn.launch.slice}
+        parts = {share.uuid: share.millis for share in spawn.launch.slice}
         for tree in world.processes.living():
             if tree.order.worker == spawn.worker:
                 yield f"{spawn.worker}#{spawn.incarnation} starts while #{tree.order.incarnation} lives"
-            if shared := uuids & set(tree.uuids):
-                yield f"{spawn.worker}#{spawn.incarnation} starts on {sorted(shared)} beside {tree.order.worker}"
+            for share in tree.order.launch.slice:
+                parts[share.uuid] = parts.get(share.uuid, -1000) + share.millis
+        if full := [uuid for uuid, millis in parts.items() if millis > 1000]:
+            yield f"{spawn.worker}#{spawn.incarnation} starts on {sorted(full)}, where there is no room for it"
 
 
 def start_is_wanted(world: World, step: Step) -> Iterator[str]:
@@ -50,6 +53,30 @@ def start_is_wanted(world: World, step: Step) -> Iterator[str]:
             yield f"{spawn.worker} is started as something else than is wanted"
         elif spawn.launch.recipe != worker.target.wanted.recipe:
             yield f"{spawn.worker} is started with an old recipe"
+
+
+def setup_is_the_files(world: World, step: Step) -> Iterator[str]:
+    """Whose it is and what it may: as its launch says, which is what the file in force says."""
+    wanted = wanted_by_file(world, step.after)
+    for spawn in step.spawns:
+        if spawn.setup != spawn.launch.recipe.setup:
+            yield f"{spawn.worker} is started with {spawn.setup} and launched with {spawn.launch.recipe.setup}"
+        if spawn.worker in wanted and spawn.launch.recipe != wanted[spawn.worker].recipe:
+            yield f"{spawn.worker} is started as {spawn.launch.recipe}, the file says {wanted[spawn.worker].recipe}"
+
+
+def setup_reaches_the_environment(world: World, step: Step) -> Iterator[str]:
+    """Who runs as somebody else finds a name, which its shim fills in; variables of an env_file are there."""
+    if step.after.spec is None:
+        return
+    for spawn in step.spawns:
+        service = step.after.spec.services.get(spawn.worker.service)
+        if service is None:
+            continue
+        if (service.user is not None) is not ("USER" in spawn.env):  # The daemon of a world has none to inherit.
+            yield f"{spawn.worker} runs as {service.user} and finds USER={spawn.env.get('USER')}"
+        if "COMMON" in service.env and spawn.env.get("COMMON") != service.env["COMMON"]:
+            yield f"{spawn.worker} does not find what stands in its env_file"
 
 
 def slice_is_whole(world: World, step: Step) -> Iterator[str]:
@@ -68,18 +95,21 @@ def slice_is_whole(world: World, step: Step) -> Iterator[str]:
         count = len(healthy) * 1000 if request.gpu == "all" else request.gpu
         # Who ran there stays there: another device's end gives the rest other indices, and must not end them too.
         if spawn.launch.slice in world.checks.notes.ran_on.get(spawn.worker, ()):
-            eligible, count = [world.checks.notes.devices[uuid] for uuid in uuids], 1000 * len(uuids)
-        if len(set(uuids)) != len(uuids) or 1000 * len(uuids) != count:
+            eligible, count = [world.checks.notes.devices[uuid] for uuid in uuids], request_millis(spawn.launch.slice)
+        is_cut = len(uuids) == 1 if count < 1000 else all(share.millis == 1000 for share in spawn.launch.slice)
+        if len(set(uuids)) != len(uuids) or request_millis(spawn.launch.slice) != count or not is_cut:
             yield f"{spawn.worker} asks for {request.gpu} and starts on {uuids}"
         if not set(uuids) <= {device.uuid for device in eligible}:
             yield f"{spawn.worker} starts on {uuids}, eligible are {[device.uuid for device in eligible]}"
 
 
 def environment_names_the_slice(world: World, step: Step) -> Iterator[str]:
-    """Indices of the newest good reading, in PCI order; `-1` without a GPU; nothing inherited."""
+    """Indices of the newest good reading, in PCI order, or UUIDs; `-1` without a GPU; nothing inherited."""
     for spawn in step.spawns:
         devices = world.checks.notes.devices
         indices = [str(devices[share.uuid].index) if share.uuid in devices else "?" for share in spawn.launch.slice]
+        if spawn.launch.recipe.pin == "uuid":
+            indices = [share.uuid for share in spawn.launch.slice]
         expected = ",".join(indices) or "-1"
         if spawn.env.get("CUDA_VISIBLE_DEVICES") != expected:
             yield f"{spawn.worker} gets {spawn.env.get('CUDA_VISIBLE_DEVICES')} instead of {expected}"
@@ -136,9 +166,10 @@ def memory_is_there(world: World, step: Step) -> Iterator[str]:
 def wanted_by_file(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
     """Workers that the file in force wants, and how."""
     notes = world.checks.notes
-    if notes.wanted_of[0] is not fleet.spec or notes.wanted_of[1] != notes.scaled:
-        notes.wanted_of = (fleet.spec, dict(notes.scaled))
-        spec = scaled_file(fleet.spec, notes.scaled) if fleet.spec else None
+    counts = {**fleet.sizes, **notes.scaled}
+    if notes.wanted_of[0] is not fleet.spec or notes.wanted_of[1] != counts:
+        notes.wanted_of = (fleet.spec, counts)
+        spec = scaled_file(fleet.spec, counts) if fleet.spec else None
         notes.wanted = {one.id: one for one in spec.expand(fleet.cpu_count)} if spec else {}
     return notes.wanted
 
@@ -160,11 +191,22 @@ def eligible_devices(fleet: Fleet, request: Request) -> list[Device]:
 
 def named_devices(fleet: Fleet, request: Request) -> list[Device]:
     """Devices that pool, file and request leave, whatever else the request names."""
-    devices = _devices_of_file(fleet)
+    devices = [one for one in _devices_of_file(fleet) if _is_of_kind(one, request.gpu_type)]
     if request.gpus is None:
         return devices
     uuids = {one.uuid for token in request.gpus for one in _named(token, devices)}
     return [one for one in devices if one.uuid in uuids]
+
+
+def request_millis(slice_of: Iterable[Share]) -> int:
+    """Thousandths of a device in a slice."""
+    return sum(share.millis for share in slice_of)
+
+
+def _is_of_kind(device: Device, kinds: tuple[str, ...]) -> bool:
+    """Every device is called an H100; those of 80 GiB, and those that do not tell, are one."""
+    is_h100 = device.memory_total_bytes in {None, 80 * 1024 * MIB}
+    return not kinds or "h100" in "".join(kinds).lower().replace("nvidia-h100-80gb", "h100" if is_h100 else "")
 
 
 def _devices_of_file(fleet: Fleet) -> list[Device]:
@@ -196,6 +238,8 @@ RULES: tuple[Rule, ...] = (
     incarnation_is_new,
     start_finds_no_tree,
     start_is_wanted,
+    setup_is_the_files,
+    setup_reaches_the_environment,
     slice_is_whole,
     environment_names_the_slice,
     environment_names_the_worker,

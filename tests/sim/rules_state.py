@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.inventory import Health
 from supervisor.core.message import State
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import FREED, HOLDING, LIVING, Worker
-from tests.sim.rules_start import eligible_devices, wanted_by_file
+from tests.sim.rules_start import eligible_devices, headroom, wanted_by_file
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
@@ -75,15 +76,35 @@ def slice_never_changes(world: World, step: Step) -> Iterator[str]:
             yield f"{worker.id}#{worker.incarnation} moved to {worker.occupied}"
 
 
-def places_do_not_overlap(world: World, step: Step) -> Iterator[str]:
-    """The plan gives no device to two."""
-    owners: dict[str, object] = {}
+def places_fit(world: World, step: Step) -> Iterator[str]:
+    """The plan gives no more of a device than there is, nor of its memory to who has not started yet."""
+    for uuid, there in planned_on(step).items():
+        if sum(millis for _, millis in there) > 1000:
+            yield f"{uuid} is planned for {[(str(worker.id), millis) for worker, millis in there]}"
+        device = step.after.inventory.by_uuid.get(uuid) if step.after.inventory else None
+        is_new = any(worker.state is State.PENDING and declared_on(worker, 1000) for worker, _ in there)
+        if device is None or device.memory_total_bytes is None or not is_new or not step.after.trusted:
+            continue
+        total = device.memory_total_bytes
+        declared = sum(declared_on(worker, total) for worker, _ in there)
+        if declared + headroom(step.after, total) > total:
+            yield f"{uuid} has {total} bytes, and {declared} are planned for {[str(worker.id) for worker, _ in there]}"
+
+
+def planned_on(step: Step) -> dict[str, list[tuple[Worker, int]]]:
+    """Device -> who is meant to be there, with how much of it."""
+    found: dict[str, list[tuple[Worker, int]]] = {}
     for worker in step.after.workers.values():
         launch = worker.target.launch if worker.target else None
         for share in launch.slice if launch else ():
-            if share.uuid in owners:
-                yield f"{share.uuid} is planned for {owners[share.uuid]} and {worker.id}"
-            owners[share.uuid] = worker.id
+            found.setdefault(share.uuid, []).append((worker, share.millis))
+    return found
+
+
+def declared_on(worker: Worker, total: int) -> int:
+    """Bytes that a worker declares on a device."""
+    memory = worker.target.wanted.request.gpu_memory if worker.target else None
+    return 0 if memory is None else amount_bytes(memory, total)
 
 
 def freed_means_free(world: World, step: Step) -> Iterator[str]:
@@ -133,7 +154,9 @@ def start_is_bounded_by_policy(world: World, step: Step) -> Iterator[str]:
         expected = worker.since + ready.timeout_s
         if ready.kind == "after" and worker.spawned_at is not None:
             expected = worker.spawned_at + ready.after_s
-        if abs(worker.deadline - expected) > EPSILON_S:
+        least, most = world.checks.notes.put_off.get(worker.id, (0.0, 0.0))
+        least = 0.0 if ready.kind == "after" else least  # What is put off before the process comes begins with it.
+        if not expected + least - EPSILON_S <= worker.deadline <= expected + most + EPSILON_S:
             yield f"{worker.id} is starting until {worker.deadline} and not until {expected}"
 
 
@@ -144,7 +167,7 @@ def targets_are_the_files(world: World, step: Step) -> Iterator[str]:
     """Every worker of the file, no other, each with the newest words about it."""
     fleet = step.after
     targets = {worker.id: worker.target.wanted for worker in fleet.workers.values() if worker.target is not None}
-    expected = {} if fleet.state is DaemonState.STOPPING else wanted_by_file(world, fleet)
+    expected = {} if world.checks.notes.is_ending else wanted_by_file(world, fleet)
     if targets != expected:
         odd = [str(one) for one in sorted({*targets, *expected}) if targets.get(one) != expected.get(one)]
         yield f"{', '.join(odd)}: not what the file says"
@@ -179,16 +202,20 @@ def could_be_placed(step: Step, worker: Worker) -> bool:
     """Whether enough eligible devices are healthy and planned for nobody else."""
     assert worker.target is not None
     fleet, request = step.after, worker.target.wanted.request
-    taken = {
-        share.uuid
-        for other in fleet.workers.values()
-        if other.id != worker.id and other.target and other.target.launch
-        for share in other.target.launch.slice
-    }
+    planned = planned_on(step)
     eligible = eligible_devices(fleet, request)
-    taken |= fleet.elsewhere.keys()
-    free = [one for one in eligible if one.uuid not in taken and one.health is Health.OK]
-    count = len(eligible) if request.gpu == "all" else request.gpu // 1000
+    part = request.gpu if request.gpu != "all" and request.gpu < 1000 else 1000
+    free = []
+    for device in eligible:
+        others = [(other, millis) for other, millis in planned.get(device.uuid, []) if other.id != worker.id]
+        if device.uuid in fleet.elsewhere or device.health is not Health.OK:
+            continue
+        total = device.memory_total_bytes
+        declared = sum(declared_on(other, total or 0) for other in (worker, *(other for other, _ in others)))
+        has_memory = total is None or not declared_on(worker, total) or declared + headroom(fleet, total) <= total
+        if has_memory and sum(millis for _, millis in others) + part <= 1000:
+            free.append(device)
+    count = len(eligible) if request.gpu == "all" else max(1, request.gpu // 1000)
     return 0 < count <= len(free)
 
 
@@ -279,7 +306,7 @@ RULES: tuple[Rule, ...] = (
     no_orphan,
     holding_means_occupying,
     slice_never_changes,
-    places_do_not_overlap,
+    places_fit,
     freed_means_free,
     queues_match_states,
     restarts_are_counted,

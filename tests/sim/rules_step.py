@@ -19,7 +19,9 @@ from supervisor.core.message import (
     StopRequested,
     TimePassed,
 )
+from supervisor.core.plan import Placement
 from supervisor.core.rescale import SETTLED
+from supervisor.core.spec import amount_bytes
 from supervisor.core.worker import LIVING, RUNNING, Worker
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
@@ -105,18 +107,30 @@ def _is_rollout(step: Step, change: Change) -> bool:
 
 
 def makes_way(step: Step, change: Change) -> bool:
-    """Whether somebody waits for a device that it is to leave."""
+    """Whether somebody waits for a device that it is to leave, or to have less of."""
     assert change.after is not None
     assert change.after.target is not None
     going = change.after.target.launch
-    leaves = {share.uuid for share in change.after.occupied} - {share.uuid for share in (going.slice if going else ())}
+    parts = {share.uuid: share.millis for share in (going.slice if going else ())}
+    gives = {share.uuid for share in change.after.occupied if parts.get(share.uuid, 0) < share.millis}
+    gives |= {
+        uuid for uuid in parts if _declared(step, change.after.target, uuid) < _declared(step, change.after.held, uuid)
+    }
     waiting = (step.after.workers[worker].target for worker in step.after.waiting)
-    return any(share.uuid in leaves for target in waiting if target and target.launch for share in target.launch.slice)
+    return any(share.uuid in gives for target in waiting if target and target.launch for share in target.launch.slice)
+
+
+def _declared(step: Step, placement: Placement | None, uuid: str) -> int:
+    device = step.after.inventory.by_uuid.get(uuid) if step.after.inventory else None
+    memory = placement.wanted.request.gpu_memory if placement else None
+    return 0 if memory is None or device is None else amount_bytes(memory, device.memory_total_bytes or 0)
 
 
 def is_settled(worker: Worker) -> bool:
     if worker.state is State.PENDING:
-        return worker.target is None or worker.target.launch is None
+        # Who never ran and waits for memory may wait for that of those who are to be replaced.
+        never_came = worker.starved and worker.starts == 0
+        return worker.target is None or worker.target.launch is None or never_came
     return worker.state in SETTLED
 
 
@@ -224,12 +238,29 @@ def exit_is_said_once_and_true(world: World, step: Step) -> Iterator[str]:
     if not exits:
         return
     living = {tree.order.worker for tree in world.processes.living()}
-    if len(exits) > 1 or step.before.exiting or not world.checks.notes.shutdowns:
-        yield "Exit is said without reason"
+    if len(exits) > 1 or step.before.exiting:
+        yield "Exit is said twice"
+    if not world.checks.notes.shutdowns:
+        return  # `exit_when_failed_means_that`
     if exits[0].status == 0 and (living or step.after.workers):
         yield f"Exit(0) while {living} live"
     if exits[0].status == 1 and (not exits[0].stuck or not living <= set(exits[0].stuck)):
         yield f"Exit(1) names {exits[0].stuck}, {living} live"
+
+
+def exit_when_failed_means_that(world: World, step: Step) -> Iterator[str]:
+    """Where the file says so: 1 as soon as nobody runs or is going to, and somebody has failed; else not at all."""
+    if world.checks.notes.shutdowns:
+        return  # Then it ends anyway, as `exit_is_said_once_and_true` has it.
+    exits = [action for action in step.actions if isinstance(action, Exit)]
+    fleet = step.after
+    states = [worker.state for worker in fleet.workers.values()]
+    is_asked = fleet.spec is not None and fleet.spec.daemon.exit_when_failed and fleet.reload is None
+    is_over = State.FAILED in states and all(state in {State.FAILED, State.EXITED} for state in states)
+    if bool(exits) is not (is_asked and is_over):
+        yield f"Exit is {'' if exits else 'not '}said while {sorted(set(states))}, and the key is {is_asked}"
+    if exits and (exits[0].status != 1 or exits[0].stuck or any(world.processes.living())):
+        yield f"the daemon ends with {exits[0].status}, stuck {exits[0].stuck}"
 
 
 # ---- back-off -------------------------------------------------------------------------------------------------------
@@ -260,5 +291,6 @@ RULES: tuple[Rule, ...] = (
     reports_tell_every_move,
     only_the_idle_are_dismissed,
     exit_is_said_once_and_true,
+    exit_when_failed_means_that,
     backoff_runs_its_time,
 )

@@ -6,22 +6,35 @@ import copy
 import random
 from typing import Any
 
+from supervisor.core.file.env_file import parse_env_file, with_variables
 from supervisor.core.message import SpecLoaded, SpecRejected
-from supervisor.core.spec import SpecError, parse_spec
+from supervisor.core.spec import Spec, SpecError, parse_spec
 from tests.sim.devices import Gpu
 
 Document = dict[str, Any]
+KINDS = ("nvidia-h100-80gb", "*H100*", ["nvidia-l4", "*h100*"], "nvidia-l4")
 NAMES = ("llm", "embed", "rank", "web")
+ENV_FILES = "x-env-files"
+"""Key of a document under which the texts of its env_files stand; the reader of files leaves such keys alone."""
 
 
 def read(document: Document, cpu_count: int) -> SpecLoaded | SpecRejected:
     """What the reader says of a document."""
     try:
-        spec = parse_spec(document, base_dir="/srv")
+        spec = _with_env_files(parse_spec(document, base_dir="/srv"), document.get(ENV_FILES, {}))
         spec.expand(cpu_count)
     except SpecError as error:
         return SpecRejected(tuple(str(problem.message) for problem in error.problems))
     return SpecLoaded(spec, cpu_count)
+
+
+def _with_env_files(spec: Spec, texts: dict[str, str]) -> Spec:
+    """The file with the variables of the other files that it names, as the host's reader puts them in."""
+    services = {}
+    for name, service in spec.services.items():
+        variables = [parse_env_file(texts.get(path, ""))[0] for path in service.env_file]
+        services[name] = with_variables(service, variables) if variables else service
+    return spec.model_copy(update={"services": services})
 
 
 class Writer:
@@ -44,8 +57,12 @@ class Writer:
         names = rng.sample(NAMES, rng.randint(1, 3))
         document: Document = {"services": {name: self._service(NAMES.index(name)) for name in names}}
         daemon: dict[str, Any] = {"gpu_wait": rng.choice((0, 5, 30))}
+        if rng.random() < 0.7:
+            daemon["start_parallel"] = rng.choice((0, 1, 1, 2, 3))
         if rng.random() < 0.4:
             daemon["headroom"] = rng.choice(("0", "1GiB", "5%"))
+        if rng.random() < 0.15:
+            daemon["exit_when_failed"] = True
         document["daemon"] = daemon
         if self.gpus and rng.random() < 0.15:
             document["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
@@ -68,12 +85,19 @@ class Writer:
             "workers": self._workers(),
             "resources": self._resources(),
             "on_no_gpu": rng.choice(("wait", "wait", "cpu", "fail")),
+            "placement": rng.choice(("pack", "pack", "spread")),
             "ready": self._ready(),
             "stop": self._stop(),
             "restart": self._restart(),
         }
         if rng.random() < 0.6:
             service["port"] = 8000 + 100 * number
+        if rng.random() < 0.4:
+            service |= self._setup()
+        if rng.random() < 0.3:
+            service |= {"pin": rng.choice(("auto", "index", "uuid")), "numa": rng.choice(("any", "near"))}
+            service["resources"]["cpu"] = rng.choice((1, 2.5, "500m"))
+            service["env"] = rng.choice(({}, {"OMP_NUM_THREADS": "7"}, {"MASTER_PORT": "29500"}))
         return service
 
     def _command(self) -> str:
@@ -84,7 +108,7 @@ class Writer:
         rng = self.rng
         if rng.random() < 0.15:
             return [self._entry() for _ in range(rng.randint(1, 3))]
-        return "cpu_count" if rng.random() < 0.05 else rng.choice((0, 1, 1, 2, 2, 3, 4))
+        return rng.choice(("cpu_count", "per_gpu", "fit")) if rng.random() < 0.2 else rng.choice((0, 1, 1, 2, 2, 3, 4))
 
     def _entry(self) -> dict[str, Any]:
         rng = self.rng
@@ -95,16 +119,21 @@ class Writer:
 
     def _resources(self) -> dict[str, Any]:
         rng = self.rng
+        resources: dict[str, Any] = {}
+        if rng.random() < 0.3:
+            resources["memory"] = rng.choice(("1GiB", "6GiB", "12GiB", "40GiB"))
         if not self.gpus and rng.random() < 0.5:
-            return {}
-        gpu = rng.choice((0, 1, 1, 1, 1, 2, "all"))
-        resources: dict[str, Any] = {"gpu": gpu}
+            return resources
+        gpu = rng.choice((0, 1, 1, 1, 0.25, 0.3, 0.5, 0.5, 0.7, 2, "all"))
+        resources["gpu"] = gpu
         if gpu == 0:
             return resources
         if rng.random() < 0.5:
             resources["gpu_memory"] = rng.choice(("4GiB", "8GiB", "20%", "50%", "90%"))
         if self.gpus and rng.random() < 0.25:
             resources["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
+        if rng.random() < 0.15:
+            resources["gpu_type"] = rng.choice(KINDS)
         return resources
 
     def _tokens(self, count: int) -> list[Any]:
@@ -125,7 +154,7 @@ class Writer:
 
     def _ready(self) -> dict[str, Any]:
         rng = self.rng
-        ready: dict[str, Any] = {"timeout": rng.choice((5, 15, 40))}
+        ready: dict[str, Any] = {"timeout": rng.choice((5, 15, 40, 400))}
         if rng.random() < 0.4:
             ready["after"] = rng.choice((0, 0.5, 2))
         return ready
@@ -144,6 +173,20 @@ class Writer:
         restart["parole"] = rng.choice((0, 0, 2, 10, 40))
         return restart
 
+    def _setup(self) -> dict[str, Any]:
+        """One or two keys of whose a process is and what it may."""
+        rng = self.rng
+        keys: dict[str, tuple[Any, ...]] = {
+            "user": ("ann", "bob", 1000),
+            "group": ("video", 44),
+            "umask": ("022", "077"),
+            "limits": ({"nofile": 4096}, {"nofile": "1024:4096", "core": 0}, {"memlock": "infinity"}),
+            "nice": (0, 5, -5),
+            "oom_score_adj": (0, 500),
+            "env_file": ("common.env", ["common.env", "own.env"]),
+        }
+        return {key: rng.choice(keys[key]) for key in rng.sample(sorted(keys), rng.randint(1, 2))}
+
     # ---- edits ------------------------------------------------------------------------------------------------------
 
     def _edit_service(self, document: Document) -> None:
@@ -153,7 +196,8 @@ class Writer:
             document["services"] = {"llm": self._service(0)}
             return
         service = services[rng.choice(sorted(services))]
-        match rng.choice(("command", "workers", "workers", "env", "port", "resources", "memory", "policy", "policy")):
+        kinds = ("command", "workers", "workers", "env", "port", "resources", "memory", "policy", "policy", "setup")
+        match rng.choice(kinds):
             case "command":
                 service["command"] = self._command()
             case "workers":
@@ -167,8 +211,22 @@ class Writer:
             case "memory":
                 if service.get("resources", {}).get("gpu", 0) != 0:
                     service["resources"]["gpu_memory"] = rng.choice(("4GiB", "8GiB", "20%", "50%"))
+            case "setup":
+                self._edit_setup(document, service)
             case _:
                 self._edit_policy(service)
+
+    def _edit_setup(self, document: Document, service: dict[str, Any]) -> None:
+        """One key comes, goes or changes; or what stands in an env_file does, and the service file not at all."""
+        rng = self.rng
+        if rng.random() < 0.3:
+            path = rng.choice(("/srv/common.env", "/srv/own.env"))
+            document[ENV_FILES] = {**document.get(ENV_FILES, {}), path: f"COMMON={rng.randint(0, 2)}\n"}
+        elif rng.random() < 0.3:
+            for key in self._setup():
+                service.pop(key, None)
+        else:
+            service |= self._setup()
 
     def _edit_policy(self, service: dict[str, Any]) -> None:
         match self.rng.choice(("on_no_gpu", "ready", "stop", "restart", "logs")):
@@ -186,7 +244,7 @@ class Writer:
     def _edit_file(self, document: Document) -> None:
         rng = self.rng
         services = document.setdefault("services", {})
-        match rng.choice(("add", "remove", "pool", "headroom", "bad", "order")):
+        match rng.choice(("add", "remove", "pool", "headroom", "bad", "order", "exit")):
             case "add":
                 name = rng.choice(NAMES)
                 services.setdefault(name, self._service(NAMES.index(name)))
@@ -199,6 +257,8 @@ class Writer:
                     document["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
             case "headroom":
                 document.setdefault("daemon", {})["headroom"] = rng.choice(("0", "1GiB", "5%"))
+            case "exit":
+                document.setdefault("daemon", {})["exit_when_failed"] = rng.random() < 0.3
             case "bad":
                 document["nonsense"] = True
             case _:

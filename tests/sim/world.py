@@ -24,6 +24,7 @@ from supervisor.core.message import (
     KillTree,
     LetGo,
     Probe,
+    ReadHost,
     ReadInventory,
     ReadSpec,
     Redirect,
@@ -34,22 +35,27 @@ from supervisor.core.message import (
     Spawned,
     SpawnFailed,
     SpecLoaded,
+    Stalled,
     TimePassed,
     TreeGone,
 )
+from supervisor.core.stall import is_counted
 from supervisor.core.turn import Fleet
 from supervisor.daemon.inbox import Deadlines
+from supervisor.daemon.pulse import Pulse
 from tests.sim.agenda import Agenda
 from tests.sim.devices import GIB, FakeDevices, Gpu
 from tests.sim.invariants import Checks
 from tests.sim.locks import FakeLocks
 from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
-from tests.sim.processes import FakeProcesses
+from tests.sim.processes import FakeProcesses, Tree
+from tests.sim.ram import Ram
 from tests.sim.specs import Writer, read
 from tests.sim.trace import describe, describe_action
 from tests.sim.trouble import Step, TroubleError
 
 ENVIRON = {"PATH": "/usr/bin", "CUDA_VISIBLE_DEVICES": "7", "NVIDIA_VISIBLE_DEVICES": "all", "RANK": "3"}
+ENVIRON |= {"MKL_NUM_THREADS": "9", "MASTER_PORT": "1"}
 STEPS_MAX = 30_000
 TAIL = 60
 
@@ -78,13 +84,17 @@ class World:
         self.writer = Writer(self.rng, self.gpus)
         self.document = self.writer.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
+        self.ram = Ram(self.agenda, self.rng)
         self.locks = FakeLocks(self.agenda, self.post, self.rng)
-        self.processes = FakeProcesses(self.agenda, self.post, self._draw, self.devices.release)
+        self.processes = FakeProcesses(self.agenda, self.post, self._draw, self._release)
         self.fleet = Fleet(host=Host(ENVIRON), started_at=self.agenda.now, pool_tokens=self._draw_pool())
         self.checks = Checks(self)
         self._hash = hashlib.blake2b(digest_size=16)
         self._inbox: deque[Event] = deque()
         self.deadlines = Deadlines()
+        self.pulse = Pulse()
+        self.wake_at: float | None = None
+        self._frozen: list[tuple[float, float]] = []
 
     @property
     def now(self) -> float:
@@ -106,6 +116,29 @@ class World:
             self.document = self.writer.write()
         self.post(event)
 
+    def freeze(self, seconds: float) -> None:
+        """The daemon does not run for so long."""
+        self.frozen_until = max(self.frozen_until, self.now + seconds)
+        self._frozen.append((self.now, seconds))
+
+    def thaw(self) -> None:
+        """It runs from now on."""
+        self.frozen_until = 0.0
+        self._frozen = [(at, min(lasted, self.now - at)) for at, lasted in self._frozen]
+
+    def frozen_since(self, second: float) -> float:
+        """For how many seconds since then it did not run."""
+        spans = [(max(at, second), min(at + lasted, self.now)) for at, lasted in self._frozen]
+        latest, total = second, 0.0
+        for start, end in spans:
+            total += max(0.0, end - max(start, latest))
+            latest = max(latest, end)
+        return total
+
+    def freezes_since(self, second: float) -> int:
+        """How often since then it did not run."""
+        return sum(at + lasted >= second for at, lasted in self._frozen)
+
     # ---- time -------------------------------------------------------------------------------------------------------
 
     def run(self, until: float) -> None:
@@ -122,19 +155,22 @@ class World:
 
     def _next_at(self) -> float | None:
         coming = [self.agenda.next_at()]
-        wake = self.now if self._inbox else self.deadlines.earliest()
+        wake = self.now if self._inbox else self.wake_at
         if wake is not None:
             coming.append(max(wake, self.frozen_until))
         return min((at for at in coming if at is not None), default=None)
 
     def _turn(self) -> None:
         """One turn of the daemon's loop."""
+        if lost_s := self.pulse.lost_s(self.now):
+            self._decide(Stalled(lost_s))
         events = tuple(self._inbox)
         self._inbox.clear()
         for event in events:
             self._decide(event)
         if (due := self.deadlines.take_due(self.now)) is not None:
             self._decide(TimePassed(due))
+        self.wake_at = self.pulse.plan(self.now, (self.deadlines.earliest(),))
 
     def _decide(self, event: Event) -> None:
         if self.exit is not None:
@@ -148,6 +184,7 @@ class World:
         for worker_id in sorted(fleet.touched):  # Two deadlines of one moment come in the order in which they were set.
             worker = fleet.workers.get(worker_id)
             self.deadlines.set(worker_id, worker.deadline if worker else None)
+            self.pulse.note(worker_id, is_counted=is_counted(worker))
         self.deadlines.set(None, fleet.deadline)
         self._note(event, actions)
         step = Step(before, event, actions, fleet, self.now)
@@ -163,6 +200,7 @@ class World:
                 tree = self.processes.tree_of(action.worker)
                 assert tree is not None
                 self.devices.watch(tree)
+                self.ram.watch(tree)
             case Signal():
                 self.processes.signal(action)
             case KillTree():
@@ -173,6 +211,8 @@ class World:
                 self.agenda.after(self.rng.uniform(0.001, 0.02), lambda: self.post(read(self.document, self.cpu_count)))
             case ReadInventory(fresh=fresh):
                 self.devices.read(fresh=fresh)
+            case ReadHost():
+                self.post(self.ram.look())
             case Claim(uuids=uuids):
                 self.locks.claim(uuids)
             case LetGo(uuids=uuids):
@@ -183,6 +223,10 @@ class World:
                 pass
             case _:
                 assert_never(action)
+
+    def _release(self, tree: Tree) -> None:
+        self.devices.release(tree)
+        self.ram.release(tree)
 
     # ---- what is drawn ----------------------------------------------------------------------------------------------
 

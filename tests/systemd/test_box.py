@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
+from tests.e2e.pages import RootReader, read_steps
 from tests.systemd.box import ROOT, Box, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow]
@@ -18,6 +20,17 @@ services:
   llm:
     command: sleep 1000
     workers: 2
+    ready: {after: 100ms}
+"""
+
+LIMITED = """
+services:
+  calm:
+    command: sleep 1000
+    resources: {cpu: 200m, memory: 64MiB}
+    ready: {after: 100ms}
+  free:
+    command: sleep 1000
     ready: {after: 100ms}
 """
 
@@ -49,11 +62,18 @@ class Service:
     def pid(self) -> int:
         return int(self.show("MainPID"))
 
-    def pids(self) -> dict[str, int]:
-        """Main processes of the workers, as the daemon says."""
+    def workers(self) -> dict[str, Any]:
+        """The workers, as the daemon says."""
         words = ("gpu-supervisor", "status", "--instance", self.name, "--json")
         answer = json.loads(self.box.run(*words, check=False).stdout)
-        return {one["worker"]: one["pid"] for service in answer["services"] for one in service["workers"]}
+        return {one["worker"]: one for service in answer["services"] for one in service["workers"]}
+
+    def worker(self, name: str) -> Any:
+        return self.workers()[name]
+
+    def pids(self) -> dict[str, int]:
+        """Their main processes."""
+        return {name: one["pid"] for name, one in self.workers().items()}
 
     def is_alive(self, pid: int) -> bool:
         return self.box.run("sh", "-c", f"grep -q '^State:.[^ZX]' /proc/{pid}/status", check=False).returncode == 0
@@ -122,6 +142,32 @@ def test_workers_cannot_speak_for_the_daemon(service: Service) -> None:
     for pid in others:
         environ = service.box.run("cat", f"/proc/{pid}/environ", check=False).stdout
         assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & {entry.split("=")[0] for entry in environ.split("\0")}
+
+
+def test_limits_hold_or_status_says_why(service: Service) -> None:
+    """Either way the unit reloads, restarts and comes back, and its cgroup is as systemd made it."""
+    service.start(LIMITED)
+    service.wait_for("StatusText", "2 of 2 workers ready")
+
+    limits = service.worker("calm/0")["limits"]
+    group = f"/sys/fs/cgroup{service.show('ControlGroup')}"
+    if limits["enforced"]:
+        leaf = f"{group}/gpu-supervisor.{service.pid}.calm.0"
+        found = service.box.run("cat", f"{leaf}/cpu.max", f"{leaf}/memory.max", f"{group}/daemon/cgroup.procs").stdout
+        assert found.split()[:3] == ["20000", "100000", str(64 << 20)]
+        assert str(service.pid) in found.split()[3:]
+    else:
+        assert "are not enforced: " in limits["reason"]
+        assert limits["reason"] in service.box.run("gpu-supervisor", "status", "--instance", service.name).stdout
+
+    service.box.run("systemctl", "reload", service.unit)
+    service.box.run("systemctl", "restart", service.unit)
+    service.wait_for("StatusText", "2 of 2 workers ready")
+    service.box.run("kill", "-KILL", str(service.pid))
+    service.wait_for("NRestarts", "1")
+    service.wait_for("StatusText", "2 of 2 workers ready")
+    service.box.run("systemctl", "stop", service.unit)
+    assert service.box.run("test", "-e", group, check=False).returncode == 1
 
 
 def test_a_reload_touches_the_difference(service: Service) -> None:
@@ -252,6 +298,60 @@ services:
     assert (said["MESSAGE"], said["PRIORITY"]) == ("talk/0 | <0>hello", "6")
 
 
+def test_what_workers_say_is_found_in_the_journal_by_worker(service: Service) -> None:
+    """`logs: journal`, against the real one: each line an entry, with its level and the fields of its worker."""
+    said = "echo '<3>it burns'; echo plain; printf 'odd \\001 line\\n'; printf unfinished; exec sleep 1000"
+    service.start(f"""
+services:
+  talk: {{command: {json.dumps(["sh", "-c", said])}, workers: 2, logs: journal, ready: {{after: 100ms}}}}
+""")
+
+    def found(*words: str) -> list[dict[str, str]]:
+        lines = service.box.run("journalctl", "--no-pager", "-o", "json", *words, check=False).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    until(lambda: len(found("WORKER=talk/1", "_PID=" + str(service.pid))) >= 3, service.log)
+    pid = service.pids()["talk/1"]
+    service.box.run("kill", "-KILL", str(pid))
+    until(lambda: any(one["MESSAGE"] == "unfinished" for one in found("WORKER=talk/1")), service.log)
+    until(lambda: found("WORKER=talk/1", "WORKER_INCARNATION=3"), service.log)
+
+    first = found("WORKER=talk/1", "WORKER_INCARNATION=2")
+    assert [one["MESSAGE"] for one in first][:2] == ["it burns", "plain"]
+    assert [one["PRIORITY"] for one in first][:2] == ["3", "6"]
+    for one in first:
+        assert (one["SERVICE_NAME"], one["WORKER_INDEX"], one["WORKER_INCARNATION"]) == ("talk", "1", "2")
+    assert first == [one for one in found("SYSLOG_IDENTIFIER=talk/1") if one["WORKER_INCARNATION"] == "2"]
+    assert {"it burns"} == {one["MESSAGE"] for one in found("SERVICE_NAME=talk", "PRIORITY=3")}
+    assert "talk/1 | plain" not in service.log()
+
+
+def test_shutdown_says_that_systemd_starts_it_again(service: Service) -> None:
+    """And it does: what ends for good is `systemctl stop`."""
+    service.drop_in("[Service]\nRestartSec=100ms\n")
+    service.start(TWO)
+    before = service.pid
+
+    said = service.box.run("gpu-supervisor", "shutdown", "--instance", service.name)
+
+    assert f"`systemctl stop {service.unit}` ends it for good" in said.stderr
+    service.wait_for("NRestarts", "1")
+    service.wait_for("ActiveState", "active")
+    assert service.pid != before
+
+
+def test_a_removed_control_socket_comes_back_at_a_hangup(service: Service) -> None:
+    """The folder too, which systemd made."""
+    service.start(TWO)
+    service.box.run("rm", "-r", f"/run/gpu-supervisor/{service.name}")
+    status = ("gpu-supervisor", "status", "--instance", service.name)
+    assert service.box.run(*status, check=False).returncode == 4
+
+    service.box.run("systemctl", "kill", "--kill-whom=main", "--signal=HUP", service.unit)
+
+    until(lambda: service.box.run(*status, check=False).returncode == 0, service.log)
+
+
 def test_instances_do_not_know_each_other(service: Service) -> None:
     """A socket and a state folder for each."""
     other = Service(service.box, "other")
@@ -274,6 +374,7 @@ def test_the_readme_tells_the_truth(box: Box) -> None:
     section = (ROOT / "README.md").read_text().split("## As a systemd service")[1].split("\n## ")[0]
     commands = re.findall(r"^# (.*)", section, re.MULTILINE)
     assert (commands[0], commands[-1]) == ("make install-systemd", "make uninstall-systemd")
+    box.run("mkdir", "-p", "/etc/gpu-supervisor")  # As the installation did where it was made.
     for name in ("demo.yaml", "demo_worker.py"):
         box.write(f"/home/user/configs/{name}", (ROOT / "configs" / name).read_text())
 
@@ -283,6 +384,16 @@ def test_the_readme_tells_the_truth(box: Box) -> None:
             assert "Active: active (running)" in said
             # The line gathers changes: it follows the socket's answer by a tenth of a second.
             until(partial(_says, box, command, 'Status: "4 of 4 workers ready"'), "the line")
+
+
+def test_the_page_on_operation_tells_the_truth(box: Box) -> None:
+    """Its commands for root, in order, and their answers."""
+    reader = RootReader(box)
+
+    for step in read_steps((ROOT / "docs/operations.md").read_text()):
+        is_right, answer = reader.take(step)
+        shown = "\n".join(answer)
+        assert is_right, f"docs/operations.md:{step.line}: {getattr(step, 'text', '')}\nit says:\n{shown}"
 
 
 def _says(box: Box, command: str, line: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 
 from supervisor.core.file.command import split_command
 from supervisor.core.file.env_file import read_env_files
+from supervisor.core.file.gpu_keys import check_gpu_use, parse_gpu, parse_sharing, read_gpu_types, read_gpus
 from supervisor.core.file.names import reserved_hint
 from supervisor.core.file.problems import (
     BadValueError,
@@ -29,20 +30,23 @@ from supervisor.core.file.problems import (
     shown,
     whole_number,
 )
-from supervisor.core.file.quantities import duration, parse_amount_above_zero, parse_duration_s, parse_size
-from supervisor.core.file.service import GpuCount, Logs, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+from supervisor.core.file.quantities import (
+    duration,
+    parse_amount_above_zero,
+    parse_cpu,
+    parse_duration_s,
+    parse_size,
+    parse_size_above_zero,
+)
+from supervisor.core.file.service import Logs, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
 from supervisor.core.file.setup import SETUP_KEYS
 
 WORKERS_MAX = 100_000  # Beyond any host; what keeps a slip of the finger from filling the memory.
 PORT_MAX = 65535
-_GPU_MAX = 1024  # Devices of one worker; hosts have 16, with MIG up to 112.
 _SHORTEST_S = 0.001  # Of what must not be nothing: a probe's interval of 0 would never rest.
 _LIMIT_MAX = 1_000_000
-_GPU_INDEX_END = 65536
 _KEEP_MAX = 1000
 _FILE_MIN = 4096  # A file smaller than a block would be renamed at every line or two.
-_GPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./-]{0,99}", re.ASCII)
-_MIG = re.compile(r"mig-", re.IGNORECASE)
 
 read_port = leaf(whole_number(1, PORT_MAX))
 
@@ -70,7 +74,7 @@ def read_service(place: Place, base_dir: str) -> ServiceSpec:
     service = ServiceSpec.model_validate(good)
     _check_ready(place, service, written)
     _check_port_variable(place, written)
-    _check_gpu_use(place, service, written)
+    check_gpu_use(place, service, written)
     return service if service.port is None else _with_tcp_by_default(service)
 
 
@@ -104,24 +108,6 @@ def _check_port_variable(place: Place, written: Mapping[str, object]) -> None:
         if "PORT" in map_or_empty(entry.get("env")) and ("port" in written or "port" in entry):
             below = ("workers", index, "env", "PORT")
             place.refuse("PORT cannot be set beside port", hint, below=below, at_key=True)
-
-
-def _check_gpu_use(place: Place, service: ServiceSpec, written: Mapping[str, object]) -> None:
-    """Whoever speaks of GPUs asks for one. Not asked where the values it rests on are bad themselves."""
-    depth = len(place.path)
-    below = [problem.path[depth] for problem in place.problems if problem.path[:depth] == place.path != problem.path]
-    if {"resources", "workers"} & set(below):
-        return
-    hint = "write gpu: 1; a worker with gpu: 0 has no GPU memory and chooses no GPUs"
-    entries = service.variants()
-    if service.resources.gpu == 0 and all(service.request(entry).gpu == 0 for entry in entries):
-        for key in map_or_empty(written.get("resources")):
-            if key in {"gpus", "gpu_memory"}:
-                place.refuse(f"{key} needs gpu", hint, below=("resources", key))
-    for index, (entry, words) in enumerate(zip(entries, _written_entries(written), strict=False)):
-        for key in words if service.request(entry).gpu == 0 else ():
-            if key in {"gpus", "gpu_memory"}:
-                place.refuse(f"{key} needs gpu", hint, below=("workers", index, key))
 
 
 def _written_entries(written: Mapping[str, object]) -> list[Mapping[str, object]]:
@@ -162,21 +148,6 @@ def read_env(place: Place) -> dict[str, str]:
         elif (text := at.read(as_text)) is not None:
             env[name] = text
     return env
-
-
-def read_gpus(place: Place) -> tuple[str, ...] | None:
-    """Devices as a person names them, each once."""
-    items = place.items('[0, 1] or ["GPU-..."]')
-    if isinstance(place.value, list | tuple) and not items:
-        place.refuse("expected at least one GPU", "leave it out for all GPUs; write gpu: 0 for none")
-    names: dict[str, str] = {}
-    for item in items:
-        name = item.read(_parse_gpu_name)
-        if name is not None and name.lower() in names:
-            item.refuse(f"{shown(name)} is named twice")
-        elif name is not None:
-            names[name.lower()] = name
-    return tuple(names.values()) or None
 
 
 def read_workers(place: Place) -> int | str | tuple[WorkerEntry, ...] | None:
@@ -263,40 +234,15 @@ def _read_exit_codes(place: Place) -> tuple[int, ...]:
 
 
 def _parse_workers(value: object) -> int | str:
-    if value in ("per_gpu", "fit"):
-        raise BadValueError(f"{value} is not supported yet")
-    if value == "cpu_count":
-        return "cpu_count"
-    count = whole_number(0, WORKERS_MAX, f"a whole number from 0 to {WORKERS_MAX}, cpu_count or a list")
+    words = ("cpu_count", "per_gpu", "fit")
+    if isinstance(value, str) and value in words:
+        return value
+    count = whole_number(0, WORKERS_MAX, f"a whole number from 0 to {WORKERS_MAX}, {', '.join(words)} or a list")
     try:
         return count(value)
     except BadValueError as error:
-        words = ("cpu_count", "per_gpu", "fit")
         hint = error.hint or (nearest(value, words) if isinstance(value, str) else "")
         raise BadValueError(str(error), hint) from None
-
-
-def _parse_gpu(value: object) -> GpuCount:
-    if value == "all":
-        return "all"
-    if isinstance(value, float) and 0 < value < _GPU_MAX and value != int(value):
-        raise BadValueError(f"fractions of a GPU are not supported yet, got {shown(value)}")
-    return 1000 * whole_number(0, _GPU_MAX, f"a whole number from 0 to {_GPU_MAX}, or all")(value)
-
-
-def _parse_gpu_name(value: object) -> str:
-    expected = BadValueError(f"expected an index, a UUID or a PCI id, got {shown(value)}")
-    match value:
-        case bool():
-            raise expected
-        case int() if 0 <= value < _GPU_INDEX_END:
-            return str(int(value))
-        case str() if _MIG.match(value):
-            raise BadValueError("MIG instances are not supported yet")
-        case str() if _GPU_NAME.fullmatch(value):
-            return value
-        case _:
-            raise expected
 
 
 def _parse_signal(value: object) -> int:
@@ -326,11 +272,11 @@ def _parse_true(value: object) -> bool:
 
 # ---- which keys there are --------------------------------------------------------------------------------------------
 
-_GPU_KEYS = {"gpu": leaf(_parse_gpu), "gpus": read_gpus, "gpu_memory": leaf(parse_amount_above_zero)}
+_GPU_KEYS = {"gpu": leaf(parse_gpu), "gpus": read_gpus, "gpu_memory": leaf(parse_amount_above_zero)}
+_HOST_KEYS = {"cpu": leaf(parse_cpu), "memory": leaf(parse_size_above_zero)}
 
 RESOURCES = Section(
-    keys=_GPU_KEYS,
-    not_yet=frozenset({"cpu", "memory", "gpu_type"}),
+    keys=_GPU_KEYS | {"gpu_type": read_gpu_types} | _HOST_KEYS,
     example="resources: {gpu: 1}",
 )
 READY = Section(
@@ -382,17 +328,18 @@ SERVICE = Section(
         "restart": read_restart,
         "logs": read_logs,
         "env_file": read_env_files,
+        "sharing": leaf(parse_sharing),
+        "placement": leaf(choice("pack", "spread")),
+        "pin": leaf(choice("auto", "index", "uuid")),
+        "numa": leaf(choice("any", "near")),
         **SETUP_KEYS,
     },
-    not_yet=frozenset(
-        {"python", "preload", "sharing", "placement", "pin", "numa"} | {"listen", "after", "alive", "recycle", "update"}
-    ),
+    not_yet=frozenset({"python", "preload"} | {"listen", "after", "alive", "recycle", "update"}),
     elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
     example="{command: ...}",
 )
 ENTRY = Section(
-    keys=_GPU_KEYS | {"env": read_env, "port": read_port},
-    not_yet=frozenset({"cpu", "memory"}),
+    keys=_GPU_KEYS | _HOST_KEYS | {"env": read_env, "port": read_port},
     elsewhere={"resources": "write gpu, gpus and gpu_memory directly in the entry"}
     | dict.fromkeys(
         [key for key in (*SERVICE.keys, *SERVICE.not_yet) if key not in {"env", "port", "resources"}],

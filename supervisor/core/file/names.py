@@ -38,11 +38,33 @@ _WORKER_NAMES = frozenset(
     }
 )
 
-TABLE_NAMES = VENDOR_NAMES | _WORKER_NAMES | {"CUDA_VISIBLE_DEVICES", "PORT", "PYTHONUNBUFFERED"}
+THREAD_NAMES = (
+    "BENTOML_NUM_THREAD",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_RS_NUM_CPUS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+)
+"""
+What libraries read to learn how many threads they should have.
+
+Source: the nine that BentoML sets, bentoml/_internal/runner/strategy.py, THREAD_ENVS.
+"""
+
+TABLE_NAMES = (
+    VENDOR_NAMES | _WORKER_NAMES | {*THREAD_NAMES, "CUDA_VISIBLE_DEVICES", "PORT", "MASTER_PORT", "PYTHONUNBUFFERED"}
+)
 """The variables of the contract's table (its section 2) that this version provides or takes away."""
 
 ACCOUNT_NAMES = frozenset({"HOME", "USER", "LOGNAME"})
 """Set from the user database for a worker with a `user`, unless the file sets them."""
+
+LATE_NAMES = ACCOUNT_NAMES | {"MASTER_PORT"}
+"""Variables whose values are known only where the process is started."""
 
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "LOCAL_RANK", "RANK", "WORLD_SIZE"})
 

@@ -16,12 +16,15 @@ from supervisor.core.file.problems import BadValueError, nearest, shown
 DURATION_MAX_S = 10 * 365 * 86400.0  # Ten years: beyond any use, and far below what timers of the system take.
 SIZE_MAX = 2**63 - 1  # What NVML and the kernel count in.
 
+CPU_MAX = 65536  # Beyond any host.
+
 _UNIT_S: dict[str, Fraction | int] = {"ms": Fraction(1, 1000), "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 _UNIT_BYTES = {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)} | {
     f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)
 }
 # The counts of digits are bounded so that no text, however long, makes big arithmetic.
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([A-Za-z%]*)", re.ASCII)
+_CPU = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)(m?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,46 @@ def parse_amount_above_zero(value: object) -> Amount:
     return amount
 
 
+def parse_size_above_zero(value: object) -> int:
+    """A size of the host's memory that is not nothing; a part of it would be another amount on every machine."""
+    if isinstance(value, str) and value.endswith("%"):
+        raise BadValueError(f"expected a size such as 512MiB or 20GiB, got {shown(value)}", "write how much it is")
+    size = parse_size(value)
+    if size == 0:
+        raise BadValueError(f"expected more than nothing, got {shown(value)}", "leave it out to declare no memory")
+    return size
+
+
 def _near_unit(number: str, unit: str) -> str:
     """A hint with the unit that was meant: ``20G``, ``20Gi`` and ``20gib`` are all common elsewhere."""
     same = [known for known in _UNIT_BYTES if known.lower() in (unit.lower(), f"{unit}b".lower(), f"{unit}ib".lower())]
     return f"did you mean {number}{same[0]}?" if same else nearest(unit, _UNIT_BYTES)
+
+
+def parse_cpu(value: object) -> int:
+    """
+    Cores of the CPU.
+
+    Args:
+        value: A number with at most three digits after the point (``4``, ``0.5``), or thousandths (``500m``); quotes
+            are Kubernetes' way of writing either.
+
+    Returns:
+        Thousandths of a core, 1 to 1000 * CPU_MAX.
+
+    Raises:
+        BadValueError: It is none of these.
+    """
+    text = value if isinstance(value, str) else repr(value)
+    match = None if isinstance(value, bool) or not isinstance(value, str | int | float) else _CPU.fullmatch(text)
+    refused = f"expected a number of cores such as 4, 0.5 or 500m, got {shown(value)}"
+    if match is None:
+        raise BadValueError(refused, "leave it out to declare none" if value is None else "")
+    millis = Fraction(match[1]) * (1 if match[2] else 1000)
+    if millis.denominator != 1:
+        raise BadValueError(refused, "the smallest part is a thousandth, 0.001 or 1m")
+    if millis == 0:
+        raise BadValueError(f"expected more than nothing, got {shown(value)}", "leave it out to declare no cores")
+    if millis > 1000 * CPU_MAX:
+        raise BadValueError(f"expected {CPU_MAX} cores at the most, got {shown(value)}")
+    return int(millis)

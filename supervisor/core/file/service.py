@@ -21,6 +21,7 @@ from supervisor.core.file.quantities import Amount
 from supervisor.core.file.setup import NO_SETUP, Limit, Setup
 
 OnNoGpu = Literal["wait", "cpu", "fail"]
+Pin = Literal["auto", "index", "uuid"]
 GpuCount = int | Literal["all"]
 """GPUs of one worker in thousandths of a device, or every eligible one, whole."""
 
@@ -65,11 +66,17 @@ class Resources(_Value):
         gpu: Thousandths of a device (1000 = one), or every eligible device.
         gpus: Which devices are eligible, as the file names them; None = all in the pool.
         gpu_memory: On each of its devices; None = not declared.
+        gpu_type: Kinds of device that will do: literals or globs on the name; () = any.
+        cpu: Thousandths of a core; None = not declared.
+        memory: Bytes of the host's; None = not declared.
     """
 
     gpu: GpuCount = 0
     gpus: tuple[str, ...] | None = None
     gpu_memory: Amount | None = None
+    gpu_type: tuple[str, ...] = ()
+    cpu: int | None = None
+    memory: int | None = None
 
 
 class Ready(_Value):
@@ -151,6 +158,8 @@ class WorkerEntry(_Value):
     gpu: GpuCount | None = None
     gpus: tuple[str, ...] | None = None
     gpu_memory: Amount | None = None
+    cpu: int | None = None
+    memory: int | None = None
     env: dict[str, str] = Field(default_factory=dict)
     port: int | None = None
 
@@ -161,17 +170,21 @@ class ServiceSpec(_Value):
 
     Args:
         command: Program and arguments. Like *env* and *working_dir* it keeps its ``$(NAME)``.
-        workers: How many, or one entry for each.
+        workers: How many, or one entry for each; ``per_gpu`` and ``fit`` are one until the GPUs are known.
         working_dir: Absolute, but for one that begins with a ``$(NAME)``.
         port: Worker i gets this + i, unless its entry has one of its own.
         probe_by_port: The file names no probe: a worker with a port is probed there, any other as *ready* says.
         env_file: Absolute paths of files that set more variables.
         default_names: Those of *env* that only the file's defaults set.
         user, group, umask, limits, nice, oom_score_adj: See Setup.
+        sharing: How workers on one GPU do: they take turns.
+        placement: ``pack``: shares go where there are others; ``spread``: where there are fewest.
+        pin: How a slice is named in `CUDA_VISIBLE_DEVICES`.
+        numa: ``near``: on the CPUs beside its devices.
     """
 
     command: tuple[str, ...]
-    workers: int | Literal["cpu_count"] | tuple[WorkerEntry, ...] = 1
+    workers: int | Literal["cpu_count", "per_gpu", "fit"] | tuple[WorkerEntry, ...] = 1
     resources: Resources = Resources()
     on_no_gpu: OnNoGpu = "wait"
     env: dict[str, str] = Field(default_factory=dict)
@@ -190,12 +203,22 @@ class ServiceSpec(_Value):
     limits: tuple[tuple[str, Limit], ...] = ()
     nice: int | None = None
     oom_score_adj: int | None = None
+    sharing: Literal["timeslice"] = "timeslice"
+    placement: Literal["pack", "spread"] = "pack"
+    pin: Pin = "auto"
+    numa: Literal["any", "near"] = "any"
 
     def entries(self, cpu_count: int) -> tuple[WorkerEntry, ...]:
         """One entry per worker; *cpu_count* is how many ``cpu_count`` means here."""
         if isinstance(self.workers, tuple):
             return self.workers
-        return (_NO_ENTRY,) * (cpu_count if self.workers == "cpu_count" else self.workers)
+        count = self.workers if isinstance(self.workers, int) else cpu_count if self.workers == "cpu_count" else 1
+        return (_NO_ENTRY,) * count
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether the GPUs say how many workers there are."""
+        return self.workers in ("per_gpu", "fit")
 
     def scale(self, count: int) -> ServiceSpec:
         """The same service with so many workers; of those that are listed one by one the first."""
@@ -219,8 +242,9 @@ class ServiceSpec(_Value):
         ports = {index: port for index, port, _ in self.ports(cpu_count)}
         shared_env = tuple(sorted(self.env.items()))
         setup = self._setup()
+        shared_request = self.request(_NO_ENTRY)
         for index, entry in enumerate(self.entries(cpu_count)):
-            request = self.request(entry)
+            request = shared_request if entry is _NO_ENTRY else self.request(entry)
             port = ports.get(index)
             yield WorkerSpec(
                 id=WorkerId(name, index),
@@ -231,6 +255,10 @@ class ServiceSpec(_Value):
                     port=port,
                     gpu_memory=request.gpu_memory,
                     setup=setup,
+                    pin=self.pin,
+                    near=self.numa == "near" and request.gpu != 0,
+                    cpu=self.resources.cpu if entry.cpu is None else entry.cpu,
+                    memory=self.resources.memory if entry.memory is None else entry.memory,
                 ),
                 request=request,
                 policy=Policy(self.on_no_gpu, self._ready(port), self.stop, self.restart, logs=self.logs),
@@ -246,7 +274,9 @@ class ServiceSpec(_Value):
         if gpu == 0:
             return Request(gpu=0)
         memory = self.resources.gpu_memory if entry.gpu_memory is None else entry.gpu_memory
-        return Request(gpu=gpu, gpus=gpus, exact=exact, gpu_memory=memory)
+        spread = self.placement == "spread"
+        types = self.resources.gpu_type
+        return Request(gpu=gpu, gpus=gpus, exact=exact, gpu_memory=memory, gpu_type=types, spread=spread)
 
     def _setup(self) -> Setup:
         setup = Setup(self.user, self.group, self.umask, self.limits, self.nice, self.oom_score_adj)
@@ -279,6 +309,10 @@ class Recipe:
         port: This worker's own.
         gpu_memory: Declared on each of its devices.
         setup: Whose it is, its limits, and so on.
+        pin: How its slice is named in `CUDA_VISIBLE_DEVICES`.
+        near: It runs on the CPUs beside its devices.
+        cpu: Thousandths of a core; None = not declared.
+        memory: Bytes of the host's; None = not declared.
     """
 
     command: tuple[str, ...]
@@ -287,6 +321,10 @@ class Recipe:
     port: int | None = None
     gpu_memory: Amount | None = None
     setup: Setup = NO_SETUP
+    pin: Pin = "auto"
+    near: bool = False
+    cpu: int | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,12 +337,16 @@ class Request:
         gpus: The eligible devices as the file names them; None = all in the pool.
         exact: Exactly *gpus*, whole.
         gpu_memory: On each of them.
+        gpu_type: Kinds of device that will do, literals or globs on the name; () = any.
+        spread: Onto the devices that have fewest others, instead of beside them.
     """
 
     gpu: GpuCount = 0
     gpus: tuple[str, ...] | None = None
     exact: bool = False
     gpu_memory: Amount | None = None
+    gpu_type: tuple[str, ...] = ()
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""One worker to a person: what it asks for, where it is or what it waits for, and what is with each device."""
+
+from __future__ import annotations
+
+from supervisor.core.inventory import Device, name_of
+from supervisor.core.message import State
+from supervisor.core.plan import Planner, Slice
+from supervisor.core.refusal import asked, verdict
+from supervisor.core.rescale import current_of, supply_of
+from supervisor.core.snapshot import Json, View, worker_json
+from supervisor.core.spec import Request, Spec, WorkerId
+from supervisor.core.turn import Fleet
+from supervisor.core.worker import FREED, HOLDING, Worker
+
+
+def make_explanation(fleet: Fleet, view: View, worker_id: WorkerId) -> Json:
+    """
+    The story of one worker at this moment.
+
+    Args:
+        fleet: All of them.
+        view: What a snapshot needs beside it.
+        worker_id: One that the fleet has.
+
+    Returns:
+        The worker as in the status JSON, with: *asks* in words; *waits*: for what, since when, and when it is looked at
+        again, None for one that does not wait; *verdicts*: for each device of the machine why it is the worker's, or
+        could be, or not.
+    """
+    worker = fleet.workers[worker_id]
+    shown = worker.held if worker.state in HOLDING else worker.target
+    request = shown.wanted.request if shown else Request()
+    return {
+        **worker_json(fleet, view, worker),
+        "asks": asked(request) if request.gpu != 0 else "no GPU",
+        "waits": _waits(view, worker),
+        "verdicts": [] if request.gpu == 0 else _verdicts(fleet, worker, request),
+    }
+
+
+def _waits(view: View, worker: Worker) -> Json | None:
+    if worker.state not in {State.PENDING, State.RELEASING, State.BACKOFF}:
+        return None
+    target = worker.target
+    reason = worker.reason or (target.reason if target else "")
+    looked_at = None if worker.deadline is None else view.rfc3339(worker.deadline)
+    return {"for": reason, "since": view.rfc3339(worker.since), "next_look": looked_at}
+
+
+def _verdicts(fleet: Fleet, worker: Worker, request: Request) -> list[Json]:
+    """What is with each device, seen by this worker: everybody else keeps what they have."""
+    spec = fleet.spec or Spec()
+    planner = Planner(supply_of(fleet, spec), spec.gpus)
+    others = [
+        (one.target.wanted, current)
+        for one in fleet.workers.values()
+        if one.id != worker.id
+        and one.state not in FREED
+        and one.target is not None
+        and (current := current_of(fleet, one, one.target.wanted, is_asked=False)) is not None
+    ]
+    planner.keep_all([wanted for wanted, _ in others], {wanted.id: current for wanted, current in others})
+    mine = {share.uuid for share in _slice(worker)}
+    devices = fleet.inventory.devices if fleet.inventory else ()
+    return [
+        {
+            "uuid": device.uuid,
+            "index": device.index,
+            "name": device.name,
+            "device": name_of(device),
+            "verdict": "its own" if device.uuid in mine else _verdict(planner, request, device),
+        }
+        for device in devices
+    ]
+
+
+def _verdict(planner: Planner, request: Request, device: Device) -> str:
+    if device.is_cut:
+        return "is cut up by MIG"
+    if device.uuid not in planner.ledger.position:
+        return "is outside the pool or the file's gpus"
+    return verdict(request, planner.group(request), planner.ledger, planner.supply, device.uuid)
+
+
+def _slice(worker: Worker) -> Slice:
+    """What it occupies, or what is reserved for it."""
+    if worker.state in HOLDING:
+        return worker.occupied
+    launch = worker.target.launch if worker.target else None
+    return launch.slice if launch else ()

@@ -1,0 +1,254 @@
+"""
+Memory: what a device or the host has left for one more worker, and who has the rest, in words.
+
+Two ledgers for each: what is declared, and what a reading shows. Whichever leaves less counts. Changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from supervisor.core.inventory import Device, GpuState, Holder, name_of
+from supervisor.core.message import State
+from supervisor.core.slices import WHOLE, Placement, declared_bytes, headroom_bytes
+from supervisor.core.spec import WorkerId, amount_bytes
+from supervisor.core.turn import Fleet
+from supervisor.core.worker import Worker
+
+MIB = 1024 * 1024
+
+FREE_PERCENT = 90
+"""Of a whole device, for a worker that declares nothing: contexts of a desktop or a monitor fit into the rest."""
+
+NAMED_MAX = 4
+"""Holders that a reason names; the rest is a number."""
+
+Workers = Mapping[WorkerId, Worker]
+
+
+def is_memory_back(fleet: Fleet, workers: Workers, worker: Worker) -> bool:
+    """
+    Whether what a worker's dead process had on its GPUs is free again, by a reading asked for after its end.
+
+    So it is when the driver tells who holds memory and shows nothing of it, and when what it declared would fit
+    again. A device that is gone or tells no memory counts as back: what cannot be known is not waited for.
+    """
+    inventory = fleet.inventory
+    if fleet.gpu.state is not GpuState.OK or inventory is None or inventory.asked_at < worker.since:
+        return False
+    found = [inventory.by_uuid[share.uuid] for share in worker.occupied if share.uuid in inventory.by_uuid]
+    return all(_is_off(worker, device) or _fits_again(fleet, workers, worker, device) for device in found)
+
+
+def shortage(fleet: Fleet, workers: Workers, worker: Worker, uuid: str) -> str | None:
+    """
+    Why a worker does not fit into the memory of a device, with the numbers and with who has it.
+
+    Args:
+        fleet: Whose newest reading counts.
+        workers: As they are now.
+        worker: That has been placed there.
+        uuid: Of the device.
+
+    Returns:
+        None when it fits, when there is no rule for it, and when the device does not tell its memory.
+    """
+    placement = worker.held or worker.target
+    device = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
+    if placement is None or device is None:
+        return None
+    if placement.wanted.request.gpu_memory is not None:
+        return _declared_shortage(fleet, workers, worker.id, placement, device)
+    return _crowded(worker, device) if has_whole_devices(placement) else None
+
+
+def has_whole_devices(placement: Placement) -> bool:
+    """Whether a worker has its devices for itself."""
+    devices = placement.launch.slice if placement.launch else ()
+    return bool(devices) and all(share.millis == WHOLE for share in devices)
+
+
+def is_overdeclared(fleet: Fleet, workers: Workers, worker: Worker, uuid: str) -> bool:
+    """Whether what others have declared on a device leaves too little for a worker, whatever the driver says."""
+    placement = worker.held or worker.target
+    device = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
+    total = device.memory_total_bytes if device else None
+    if placement is None or total is None or placement.wanted.request.gpu_memory is None:
+        return False
+    need = amount_bytes(placement.wanted.request.gpu_memory, total)
+    declared = sum(_declared(one, total) for one in _others(fleet, workers, worker.id, uuid))
+    return total - declared - _headroom_bytes(fleet, total) < need
+
+
+def _headroom_bytes(fleet: Fleet, total: int) -> int:
+    """What is left free on a device under the file in force."""
+    return headroom_bytes(fleet.spec.daemon.headroom if fleet.spec else None, total)
+
+
+# ---- a device -------------------------------------------------------------------------------------------------------
+
+
+def _declared_shortage(
+    fleet: Fleet, workers: Workers, worker: WorkerId, placement: Placement, device: Device, *, by_books: bool = True
+) -> str | None:
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    amount = placement.wanted.request.gpu_memory
+    if total is None or free is None or amount is None:
+        return None
+    need, headroom = amount_bytes(amount, total), _headroom_bytes(fleet, total)
+    others = _others(fleet, workers, worker, device.uuid)
+    declared = sum(_declared(one, total) for one in others) if by_books else 0
+    untaken = _untaken_bytes(device, total, free, headroom, others)
+    if device.is_unified:  # One memory, one budget.
+        declared += sum(fleet.hosted.values()) - fleet.hosted.get(worker, 0) if by_books else 0
+        untaken += _untaken_of_host(fleet, workers, worker)
+    if min(total - declared, free - untaken) - headroom >= need:
+        return None
+    text = f"needs {need // MIB} MiB on {name_of(device)} beside a headroom of {headroom // MIB} MiB"
+    whose = " of the host's memory, which it shares," if device.is_unified else ""
+    if total - declared < free - untaken:
+        names = f" by {_names(one.id for one in others)}" if others else ""
+        return f"{text}, {declared // MIB} of {total // MIB} MiB{whose} are declared{names}"
+    text += f", {free // MIB} of {total // MIB} MiB{whose} are free"
+    if untaken > 0:
+        text += f", {untaken // MIB} MiB of that are declared and not yet taken"
+    foreign = [holder for holder in device.holders or () if not holder.worker]
+    return f"{text}; held by {_holders_in_words(foreign, worker)}" if foreign else text
+
+
+def _crowded(worker: Worker, device: Device) -> str | None:
+    """Why a worker that declares nothing cannot have a device for itself: too much of it is somebody's."""
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    if total is None or free is None:
+        return None
+    if device.is_unified:
+        # What the host's own processes have says nothing about the GPU: those count that hold memory of it.
+        free = total - sum(holder.used_bytes or 0 for holder in device.holders or ())
+    if 100 * free >= FREE_PERCENT * total:
+        return None
+    text = f"{name_of(device)} is not free, {free // MIB} of {total // MIB} MiB are; needs {FREE_PERCENT} %"
+    if device.holders:
+        return f"{text}; held by {_holders_in_words(device.holders, worker.id)}"
+    return f"{text}; " + ("who holds it is not told" if device.holders is None else "nobody is listed as holding it")
+
+
+def _fits_again(fleet: Fleet, workers: Workers, worker: Worker, device: Device) -> bool:
+    """Whether what the dead had declared is free. What the books say is the next start's business."""
+    assert worker.held is not None
+    return _declared_shortage(fleet, workers, worker.id, worker.held, device, by_books=False) is None
+
+
+def _is_off(worker: Worker, device: Device) -> bool:
+    return device.holders is not None and all(holder.worker != str(worker.id) for holder in device.holders)
+
+
+def _others(fleet: Fleet, workers: Workers, worker: WorkerId, uuid: str) -> list[Worker]:
+    """Who else occupies a device."""
+    return [workers[other] for other in fleet.occupied.get(uuid, {}) if other != worker]
+
+
+def _declared(worker: Worker, total: int) -> int:
+    return declared_bytes(worker.held, total) if worker.held else 0
+
+
+def _untaken_bytes(device: Device, total: int, free: int, headroom: int, others: Iterable[Worker]) -> int:
+    """
+    What others have declared on a device and will still take.
+
+    Where nobody tells who has how much, a worker that starts has taken nothing, and one that has been ready all.
+    """
+    shown = _shown(device)
+    untaken = unlisted = 0
+    for other in others:
+        declared = _declared(other, total)
+        if not declared or other.state is State.RELEASING:
+            continue  # The dead take nothing more.
+        taken = shown.get(str(other.id)) if shown is not None else None
+        if taken is not None:
+            untaken += max(0, declared - taken)
+        elif not other.was_ready:
+            untaken += declared
+        elif shown is not None and str(other.id) not in shown:
+            unlisted += declared
+    # In a container the list has pids of another world: memory that nobody known has is then that of the unlisted.
+    known = sum(one.used_bytes or 0 for one in device.holders or () if one.worker or one.name)
+    return untaken + max(0, unlisted - max(0, total - free - known - headroom))
+
+
+def _shown(device: Device) -> dict[str, int | None] | None:
+    """Worker -> bytes that the driver shows for it, None where it does not tell; None without a list."""
+    if device.holders is None:
+        return None
+    shown: dict[str, int | None] = {}
+    for holder in device.holders:
+        if holder.worker:
+            before = shown.get(holder.worker, 0)
+            known = holder.used_bytes is not None and before is not None
+            shown[holder.worker] = (before or 0) + (holder.used_bytes or 0) if known else None
+    return shown
+
+
+# ---- the host -------------------------------------------------------------------------------------------------------
+
+
+def host_shortage(fleet: Fleet, workers: Workers, worker: Worker) -> str | None:
+    """
+    Why a worker does not fit into the host's memory, with the numbers; swap does not count.
+
+    Returns:
+        None when it fits, and when it declares none.
+    """
+    placement = worker.held or worker.target
+    memory = placement.wanted.recipe.memory if placement else None
+    host = fleet.host_memory
+    if placement is None or memory is None or host is None:
+        return None
+    if (never := hopeless(fleet, placement)) is not None:
+        return never
+    declared = sum(fleet.hosted.values()) - fleet.hosted.get(worker.id, 0)
+    untaken = _untaken_of_host(fleet, workers, worker.id)
+    if min(host.total_bytes - declared, host.available_bytes - untaken) >= memory:
+        return None
+    text = f"needs {memory // MIB} MiB of the host's memory"
+    if host.total_bytes - declared < host.available_bytes - untaken:
+        return f"{text}, {declared // MIB} of {host.total_bytes // MIB} MiB are declared by other workers"
+    text += f", {host.available_bytes // MIB} of {host.total_bytes // MIB} MiB are available"
+    return text + (f", {untaken // MIB} MiB of that are declared and not yet taken" if untaken else "")
+
+
+def hopeless(fleet: Fleet, placement: Placement) -> str | None:
+    """Why a worker will never have the host's memory that it declares, None if it may."""
+    memory, host = placement.wanted.recipe.memory, fleet.host_memory
+    if memory is None or host is None or memory <= host.total_bytes:
+        return None
+    return f"needs {memory // MIB} MiB of the host's memory, there are {host.total_bytes // MIB} MiB in all"
+
+
+def _untaken_of_host(fleet: Fleet, workers: Workers, but: WorkerId) -> int:
+    """What starting workers have declared of the host's memory: nothing of it is taken yet, for all that is known."""
+    starting = (one for one in fleet.hosted if one != but and not workers[one].was_ready)
+    return sum(fleet.hosted[one] for one in starting if workers[one].state is not State.RELEASING)
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def _holders_in_words(holders: Iterable[Holder], worker: WorkerId) -> str:
+    """Foreign ones first, the largest first; ours by their names."""
+    ranked = sorted(holders, key=lambda one: (bool(one.worker), -(one.used_bytes or 0), one.pid))
+    shown = ", ".join(_holder_in_words(one, worker) for one in ranked[:NAMED_MAX])
+    return shown + (f" and {len(ranked) - NAMED_MAX} more" if len(ranked) > NAMED_MAX else "")
+
+
+def _holder_in_words(holder: Holder, worker: WorkerId) -> str:
+    size = "unknown" if holder.used_bytes is None else f"{holder.used_bytes // MIB} MiB"
+    if holder.worker:
+        whose = "its own last process" if holder.worker == str(worker) else holder.worker
+        return f"{whose} (pid {holder.pid}): {size}"
+    known = ", ".join(part for part in (holder.name, holder.user) if part)
+    return f"pid {holder.pid}" + (f" ({known})" if known else "") + f": {size}"
+
+
+def _names(workers: Iterable[WorkerId]) -> str:
+    names = [str(one) for one in sorted(workers)]
+    return ", ".join(names[:NAMED_MAX]) + (f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else "")

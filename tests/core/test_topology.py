@@ -1,0 +1,73 @@
+"""Sets of devices by their links, on machines where the rows of a table would be long."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from supervisor.core.inventory import Link
+from supervisor.core.plan import Current, Supply, make_plan
+from supervisor.core.topology import Topology, bits
+from tests.core.builders import device, devices, uuid_of, wanted
+
+CUBE = ["01", "02", "03", "12", "13", "23", "45", "46", "47", "56", "57", "67", "04", "15", "26", "37"]
+"""The eight GPUs of a DGX-1: two fours, and a link from each to its like."""
+
+
+def topology(count: int, pairs: list[str], *, nvlinks: int = 2) -> Topology:
+    links = [Link(uuid_of(int(pair[0], 36)), uuid_of(int(pair[1], 36)), nvlinks, 40) for pair in pairs]
+    return Topology(devices(count), links)
+
+
+def chosen(one: Topology, count: int, candidates: list[int], required: list[int] | None = None) -> list[int]:
+    every = sum(1 << at for at in candidates)
+    return list(bits(one.choose(count, every, sum(1 << at for at in required or []), every)))
+
+
+def test_a_mesh_gives_sets_in_which_everybody_is_linked() -> None:
+    """Four of a DGX-1 are one of its fours; two leave the other four whole."""
+    cube = topology(8, CUBE)
+
+    assert chosen(cube, 4, list(range(8))) == [0, 1, 2, 3]
+    assert chosen(cube, 4, [1, 2, 3, 4, 5, 6, 7]) == [4, 5, 6, 7]
+    assert chosen(cube, 2, [0, 4, 5, 6, 7]) == [0, 4]
+    assert chosen(cube, 2, [0, 5, 6]) == [5, 6]
+
+
+def test_what_was_had_before_is_kept_where_it_can_be() -> None:
+    """The rest of the set is what goes with it."""
+    assert chosen(topology(8, CUBE), 2, list(range(8)), [6]) == [2, 6]
+    assert chosen(topology(8, CUBE), 3, list(range(8)), [7]) == [4, 5, 7]
+    assert chosen(topology(8, CUBE), 2, list(range(8)), [0, 7]) == [0, 7]
+
+
+def test_many_devices_are_searched_from_each_of_them() -> None:
+    """A ring of twenty has pairs and no three: those go by their node."""
+    ring = [f"{'0123456789abcdefghij'[at]}{'0123456789abcdefghij'[(at + 1) % 20]}" for at in range(20)]
+    one = topology(20, ring)
+
+    assert chosen(one, 2, list(range(20))) == [0, 1]
+    assert chosen(one, 2, [0, 2, 4, 6, 8, 9, *range(11, 20)]) == [8, 9]
+    assert chosen(one, 3, list(range(20))) == [0, 1, 2]
+
+
+def test_links_to_all_say_nothing() -> None:
+    """A box with a switch: the first ones, and no search."""
+    pairs = ["".join(pair) for pair in combinations("01234567", 2)]
+
+    assert topology(8, pairs).levels == []
+    assert chosen(topology(8, pairs), 3, [1, 4, 5, 6]) == [1, 4, 5]
+
+
+def test_a_worker_that_grows_keeps_its_gpu_and_gets_what_is_linked_to_it() -> None:
+    """Two of eight: the one it had, and the other of that pair."""
+    links = tuple(Link(uuid_of(a), uuid_of(a + 1), 4, 40) for a in (0, 2, 4, 6))
+    supply = Supply(tuple(device(at) for at in range(8)), trusted=True, links=links)
+    before = make_plan([wanted(gpus=("5",))], supply, {})
+    (had,) = before.values()
+    assert had.launch is not None
+
+    after = make_plan([wanted(gpu=2000)], supply, {had.wanted.id: Current(had.wanted, had.launch.slice, living=True)})
+
+    (now,) = after.values()
+    assert now.launch is not None
+    assert [share.uuid for share in now.launch.slice] == [uuid_of(4), uuid_of(5)]
