@@ -18,6 +18,8 @@ from supervisor.host.files import FILE_MAX_BYTES, LoadedSpec, SpecRefused, load_
 
 GOOD = "services:\n  llm:\n    command: serve\n"
 
+GPU_WORDS = "a fraction such as 0.25, a whole number from 0 to 1024, or all"
+
 
 @pytest.fixture(params=["libyaml", "python"])
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +77,7 @@ daemon: {poll: 1, gpu_wait: soon}
         "demo.yaml:2:3: defaults.recycle: recycle is not supported yet",
         "demo.yaml:4:3: services.b.command: a service needs a command\n  hint: write command: PROGRAM ARGUMENTS",
         "demo.yaml:5:5: services.b.wrkers: unknown key 'wrkers'\n  hint: did you mean workers?",
-        "demo.yaml:8:34: services.a.workers[1].gpu:"
-        + " expected a fraction such as 0.25, a whole number from 0 to 1024, or all, got -1",
+        f"demo.yaml:8:34: services.a.workers[1].gpu: expected {GPU_WORDS}, got -1",
         "demo.yaml:9:11: services.a.port: expected a whole number from 1 to 65535, got 0x10000",
         "demo.yaml:10:10: daemon.poll: poll is not supported yet",
         (
