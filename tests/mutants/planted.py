@@ -134,7 +134,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nobody makes way",
         "admission.py",
-        "if other.is_outdated and other.state in RUNNING and not stays:",
+        "if other.is_outdated and other.state in RUNNING and _gives_way(turn, other_id, uuid):",
         "if False:",
     ),
     Mutant(

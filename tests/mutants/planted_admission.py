@@ -18,6 +18,19 @@ ADMISSION: tuple[Mutant, ...] = (
         "    return until[-limit] if len(until) > limit else None\n",
     ),
     Mutant(
+        "who is to have less of a device makes no way",
+        "admission.py",
+        "    return will_have[0] < had[0] or will_have[1] < had[1]\n",
+        "    return will_have[0] == 0\n",
+    ),
+    Mutant(
+        "a place without room is kept",
+        "turn.py",
+        " or self._is_full(worker, one) for one",
+        " for one",
+        by="tests/core/test_admission.py",
+    ),
+    Mutant(
         "a start counts for ever",
         "admission.py",
         "until = sorted(at for at in starting.values() if at > turn.now)",

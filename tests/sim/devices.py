@@ -10,12 +10,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.inventory import Device, GpuState, Health, Holder, Reading
 from supervisor.core.message import Event, InventoryRead
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
+
+if TYPE_CHECKING:
+    from tests.sim.ram import Ram
 
 GIB = 1024**3
 HANG_S = 10.0
@@ -24,7 +28,16 @@ HANG_S = 10.0
 
 @dataclass(eq=False)
 class Gpu:
-    """A GPU that is or was in the machine; *total* is None where the driver does not tell."""
+    """
+    A GPU that is or was in the machine, or an instance that one is or was cut into.
+
+    Args:
+        total: None where the driver does not tell.
+        is_cut: MIG is on.
+        parts: Instances that MIG may cut it into; none where it cannot be cut.
+        parent: Of which it is an instance.
+        host: Whose memory it has, where it has none of its own.
+    """
 
     uuid: str
     slot: int
@@ -36,6 +49,16 @@ class Gpu:
     """Incarnation -> its worker, for those that have ever had memory of it."""
     used: dict[int, int] = field(default_factory=dict)
     """Incarnation -> bytes, from its allocation until the driver has noticed its end."""
+    is_cut: bool = False
+    parts: list[Gpu] = field(default_factory=list)
+    parent: Gpu | None = None
+    instance: tuple[int, int] | None = None
+    host: Ram | None = None
+
+    @property
+    def taken(self) -> int:
+        """Bytes that anybody has of it."""
+        return self.foreign + sum(self.used.values())
 
 
 class FakeDevices:
@@ -52,6 +75,7 @@ class FakeDevices:
     def __init__(self, agenda: Agenda, post: Callable[[Event], None], rng: random.Random, gpus: list[Gpu]) -> None:
         self.agenda = agenda
         self.gpus = gpus
+        self.every = [one for gpu in gpus for one in (gpu, *gpu.parts)]
         self.state = GpuState.OK
         self.detail = ""
         self.slow_s = 0.0
@@ -97,9 +121,11 @@ class FakeDevices:
         if self.state is not GpuState.OK:
             return Reading(self.state, self.detail or f"the driver says {self.state}")
         there = sorted((gpu for gpu in self.gpus if gpu.is_there), key=lambda gpu: gpu.slot)
-        return Reading(
-            GpuState.OK, self.detail, tuple(_device(gpu, index, self.has_lists) for index, gpu in enumerate(there))
-        )
+        devices = []
+        for index, gpu in enumerate(there):
+            shown = (gpu, *(part for part in gpu.parts if gpu.is_cut and part.is_there))
+            devices += [_device(one, index, self.has_lists) for one in shown]
+        return Reading(GpuState.OK, self.detail, tuple(devices))
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -120,24 +146,24 @@ class FakeDevices:
             self.agenda.after(tree.nature.release_s, partial(_give_back, gpu, tree.order.incarnation))
 
     def _allocate(self, gpu: Gpu, tree: Tree, wanted: int) -> None:
-        if tree.has_main and not tree.is_spawning:
+        if tree.has_main and not tree.is_spawning and not gpu.is_cut:
             gpu.used[tree.order.incarnation] = wanted
             gpu.owners[tree.order.incarnation] = str(tree.order.worker)
 
     def _on(self, tree: Tree) -> list[Gpu]:
-        return [gpu for gpu in self.gpus if gpu.uuid in tree.uuids]
+        return [gpu for gpu in self.every if gpu.uuid in tree.uuids]
 
     # ---- trouble ----------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Every device is there and well, nobody else is on it, and the driver answers."""
+        """Every GPU is there and well, nobody else is on it, and the driver answers. It may be cut up, as it is."""
         self.state, self.detail, self.slow_s = GpuState.OK, "", 0.0
-        for gpu in self.gpus:
-            gpu.is_there, gpu.is_sick, gpu.foreign = True, False, 0
+        for gpu in self.every:
+            gpu.is_there, gpu.is_sick, gpu.foreign = gpu.is_there or gpu.parent is None, False, 0
 
     def forget(self, incarnations: set[int]) -> None:
         """The memory of everybody but these is back."""
-        for gpu in self.gpus:
+        for gpu in self.every:
             gpu.used = {one: amount for one, amount in gpu.used.items() if one in incarnations}
 
 
@@ -153,16 +179,23 @@ def _holders(gpu: Gpu) -> tuple[Holder, ...]:
 
 
 def _device(gpu: Gpu, index: int, has_list: bool) -> Device:
-    free = None if gpu.total is None else max(0, gpu.total - gpu.foreign - sum(gpu.used.values()))
+    free = None if gpu.total is None else max(0, gpu.total - gpu.taken - sum(part.taken for part in gpu.parts))
+    if gpu.host is not None:
+        free = gpu.host.available
+    is_sick = gpu.is_sick or (gpu.parent is not None and gpu.parent.is_sick)
     return Device(
         uuid=gpu.uuid,
         index=index,
-        name="NVIDIA H100 80GB HBM3",
+        name="NVIDIA H100 80GB HBM3" if gpu.parent is None else "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
         pci=f"0000:{16 + gpu.slot:02x}:00.0",
         numa=0,
         memory_total_bytes=gpu.total,
         memory_free_bytes=free,
-        health=Health.LOST if gpu.is_sick else Health.OK,
-        reason="it has fallen off the bus" if gpu.is_sick else "",
-        holders=_holders(gpu) if has_list else None,
+        health=Health.LOST if is_sick else Health.OK,
+        reason="it has fallen off the bus" if is_sick else "",
+        parent=gpu.parent.uuid if gpu.parent else None,
+        is_cut=gpu.is_cut,
+        is_unified=gpu.host is not None,
+        holders=_holders(gpu) if has_list and not gpu.is_cut else None,
+        instance=gpu.instance,
     )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import TYPE_CHECKING
 
 from supervisor.core.message import HostRead
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
+
+if TYPE_CHECKING:
+    from tests.sim.devices import Gpu
 
 GIB = 1024**3
 
@@ -25,12 +29,15 @@ class Ram:
         self.total = rng.choice((8, 32, 128)) * GIB
         self.foreign = 0
         self.used: dict[int, int] = {}
+        self.gpus: list[Gpu] = []
+        """Those that have no memory but this."""
         self._agenda = agenda
 
     @property
     def available(self) -> int:
         """What is left at this moment."""
-        return max(0, self.total - self.foreign - sum(self.used.values()))
+        taken = sum(gpu.taken for gpu in self.gpus)
+        return max(0, self.total - self.foreign - taken - sum(self.used.values()))
 
     def look(self) -> HostRead:
         """What the daemon reads."""
