@@ -65,9 +65,11 @@ def tell(*words: str, env: dict[str, str] | None = None) -> Result:
 
 
 def process(*words: str, **more: Any) -> subprocess.Popen[str]:
-    """A command as a process of its own."""
+    """A command as a process of its own, with signals as a shell in the foreground has them."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "supervisor", *words], **{**pipes, **more})
+    # What is started in the background ignores SIGINT, and so does all that comes of it.
+    command = ["env", "--default-signal", sys.executable, "-m", "supervisor", *words]
+    return subprocess.Popen(command, **{**pipes, **more})
 
 
 def outcome(*words: str, **more: Any) -> tuple[int, str, str]:

@@ -22,6 +22,7 @@ ADMISSION: tuple[Mutant, ...] = (
         "admission.py",
         "    return will_have[0] < had[0] or will_have[1] < had[1]\n",
         "    return will_have[0] == 0\n",
+        by="tests/core/test_admission.py",
     ),
     Mutant(
         "a place without room is kept",
