@@ -126,7 +126,7 @@ def is_listening(path: Path, table: Path = SOCKETS) -> bool:
         lines = table.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return False
-    rows = (line.split(" ", 7) for line in lines)
+    rows = (line.split(maxsplit=7) for line in lines)
     return any(row[7:] == [str(path)] and row[3] == LISTENING for row in rows)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from supervisor.core.environment import late
 from supervisor.core.message import Site, Spawn
@@ -25,7 +26,7 @@ class Told:
     def __init__(self) -> None:
         self.lines: list[tuple[str, object]] = []
 
-    def __call__(self, event: str, fields: Mapping[str, object]) -> None:
+    def __call__(self, event: str, **fields: object) -> None:
         self.lines.append((event, fields["reason"]))
 
 
@@ -85,6 +86,17 @@ def test_limits_that_cannot_be_set_are_said_once_and_kept(tmp_path: Path) -> Non
     assert around.lacks == {A: why, B: why}
     around.forget(A)
     assert around.lacks == {B: why}
+
+
+def test_a_limit_that_is_ignored_is_told_with_its_worker(tmp_path: Path) -> None:
+    """As fields of the log line, which a program reads."""
+    with capture_logs() as lines:
+        around = Surroundings(Leaves(None, "no cgroup v2 here"), structlog.get_logger().warning, sysfs=tmp_path)
+        around.prepare(order(A, recipe=Recipe(("x",), cpu=500)), set)
+
+    why = "cpu is not enforced: no cgroup v2 here"
+    fields = {"worker": "a/0", "service": "a", "reason": why}
+    assert lines == [{"event": "limits.ignored", "log_level": "warning", **fields}]
 
 
 def test_a_controller_that_is_there_is_used_without_the_other(tmp_path: Path) -> None:

@@ -29,12 +29,14 @@ class Checked:
     Args:
         services: How many.
         workers: How many, all services together.
+        is_sized: The GPUs decide on more of them.
         warnings: What this machine or this environment lacks for it, whole lines.
     """
 
     services: int
     workers: int
     warnings: tuple[str, ...]
+    is_sized: bool = False
 
 
 def check(file: Path, environ: Mapping[str, str]) -> Checked:
@@ -57,7 +59,8 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
     findings += dict.fromkeys(_too_much_memory(loaded.spec, read_memory()[1]))
     findings += _lacks(workers, Host(environ, installed_vendors()))
     warnings = loaded.locate_all(Problem(one.path, f"warning: {one.message}", one.hint) for one in findings)
-    return Checked(len(loaded.spec.services), len(workers), warnings)
+    is_sized = any(service.is_sized for service in loaded.spec.services.values())
+    return Checked(len(loaded.spec.services), len(workers), warnings, is_sized)
 
 
 def _lacks(workers: tuple[WorkerSpec, ...], host: Host) -> Iterator[Problem]:

@@ -98,7 +98,9 @@ def check(file: str, *, strict: bool) -> int:
         say(warning)
     if strict and found.warnings:
         return EXIT_BAD_FILE
-    put(f"{file}: ok, {_count(found.services, 'service')}, {_count(found.workers, 'worker')}\n")
+    workers = _count(found.workers, "worker")
+    workers = f"at least {workers}, the GPUs decide" if found.is_sized else workers
+    put(f"{file}: ok, {_count(found.services, 'service')}, {workers}\n")
     return 0
 
 

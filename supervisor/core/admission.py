@@ -12,7 +12,7 @@ from supervisor.core import claims
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, name_of
-from supervisor.core.memory import has_whole_devices, host_shortage, is_overdeclared, shortage
+from supervisor.core.memory import HostBooks, has_whole_devices, host_shortage, is_overdeclared, shortage
 from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say, Spawn
 from supervisor.core.moves import LOOK_S
 from supervisor.core.slices import WHOLE, Launch, Placement, Share, declared_bytes
@@ -49,6 +49,7 @@ def admit(turn: Turn) -> None:
         return
     changed_at = turn.fleet.changed_at  # Of before: who is started now has taken nothing yet, and the books know.
     in_line: list[WorkerId] = []
+    books = HostBooks()
     reading = 0
     for worker_id in _in_order(turn, waiting):
         worker = turn.workers[worker_id]
@@ -59,11 +60,13 @@ def admit(turn: Turn) -> None:
             in_line.append(worker_id)
         elif (wait := _find_wait(turn, worker, launch)) is not None:
             _wait(turn, worker_id, *wait)
-        elif (wait := _find_want(turn, worker, launch, changed_at)) is not None:
+        elif (wait := _find_want(turn, worker, launch, changed_at, books)) is not None:
             reading += bool(launch.slice) and wait[1] is None and turn.fleet.gpu.state is GpuState.OK
             _wait(turn, worker_id, *wait, starved=worker.starved or wait[1] is not None)
         else:
+            hosted = turn.fleet.hosted
             _start(turn, worker, launch)
+            books.add(hosted, turn.fleet.hosted, turn.workers[worker_id])
     _stand_in_line(turn, in_line, waiting)
 
 
@@ -163,9 +166,12 @@ def _find_wait(turn: Turn, worker: Worker, launch: Launch) -> Wait | None:
     return _lease(turn, worker.id, launch)
 
 
-def _find_want(turn: Turn, worker: Worker, launch: Launch, changed_at: Mapping[str, float]) -> Wait | None:
+def _find_want(
+    turn: Turn, worker: Worker, launch: Launch, changed_at: Mapping[str, float], books: HostBooks
+) -> Wait | None:
     """Why there is no memory for a worker at this moment, as far as that is known; None if there is."""
-    return _wait_for_memory(turn, worker, launch, changed_at) or _wait_for_host(turn, worker, launch)
+    short = _wait_for_memory(turn, worker, launch, changed_at, books)
+    return short or _wait_for_host(turn, worker, launch, books)
 
 
 def _in_the_way(turn: Turn, worker: Worker, launch: Launch) -> list[tuple[str, WorkerId]]:
@@ -231,7 +237,9 @@ def _lease(turn: Turn, worker: WorkerId, launch: Launch) -> Wait | None:
     return None
 
 
-def _wait_for_memory(turn: Turn, worker: Worker, launch: Launch, changed_at: Mapping[str, float]) -> Wait | None:
+def _wait_for_memory(
+    turn: Turn, worker: Worker, launch: Launch, changed_at: Mapping[str, float], books: HostBooks
+) -> Wait | None:
     """Why a worker has to wait for the memory of its devices, None if it has not."""
     fleet = turn.fleet
     assert worker.target is not None
@@ -246,7 +254,8 @@ def _wait_for_memory(turn: Turn, worker: Worker, launch: Launch, changed_at: Map
     if not _is_of_now(turn, after):
         turn.do(ReadInventory())
         return worker.reason if worker.reason.startswith(("needs ", "GPU ", "MIG-")) else READING, None
-    short = [text for share in launch.slice if (text := shortage(fleet, turn.workers, worker, share.uuid)) is not None]
+    texts = (shortage(fleet, turn.workers, worker, share.uuid, books) for share in launch.slice)
+    short = [text for text in texts if text is not None]
     return ("; ".join(short), _look_at(turn, worker)) if short else None
 
 
@@ -255,8 +264,9 @@ def _is_of_now(turn: Turn, after: float) -> bool:
     inventory = turn.fleet.inventory
     if inventory is None or inventory.asked_at < after:
         return False
-    fresh_s = STILL_FRESH_S if turn.has_read_host else FRESH_S
-    return turn.has_read or turn.now - inventory.asked_at <= fresh_s
+    if turn.has_read_host:  # A driver may take long to answer: what counts is how long ago it has.
+        return turn.now - turn.fleet.read_at <= STILL_FRESH_S
+    return turn.has_read or turn.now - inventory.asked_at <= FRESH_S
 
 
 def _look_at(turn: Turn, worker: Worker) -> float:
@@ -277,7 +287,7 @@ def _every_s(turn: Turn, worker: Worker) -> float:
     return next((every_s for until, every_s in LOOKS if waited < until), LOOK_MAX_S)
 
 
-def _wait_for_host(turn: Turn, worker: Worker, launch: Launch) -> Wait | None:
+def _wait_for_host(turn: Turn, worker: Worker, launch: Launch, books: HostBooks) -> Wait | None:
     """Why a worker has to wait for the host's memory, None if it has not. It is seen to at this very moment."""
     if launch.recipe.memory is None:
         return None
@@ -286,7 +296,7 @@ def _wait_for_host(turn: Turn, worker: Worker, launch: Launch) -> Wait | None:
             turn.set(host_asked=True)
             turn.do(ReadHost())
         return worker.reason if "host's memory" in worker.reason else READING_HOST, None
-    short = host_shortage(turn.fleet, turn.workers, worker)
+    short = host_shortage(turn.fleet, turn.workers, worker, books)
     return None if short is None else (short, turn.now + _every_s(turn, worker))
 
 

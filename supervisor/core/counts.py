@@ -97,8 +97,10 @@ def _foreign(supply: Supply, current: Currents) -> dict[str, int]:
 
 def _foreign_of(device: Device, ours: list[Current], supply: Supply) -> int:
     total, free = device.memory_total_bytes, device.memory_free_bytes
-    if device.holders is not None:
-        return sum(holder.used_bytes or 0 for holder in device.holders if not holder.worker)
+    holders = device.holders
+    # In a container a process may be told by a pid that nobody has here: it may as well be one of ours.
+    if holders is not None and all((one.worker or one.name) and one.used_bytes is not None for one in holders):
+        return sum(one.used_bytes or 0 for one in holders if not one.worker)
     if total is None or free is None:
         return 0
     declared = 0

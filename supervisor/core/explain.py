@@ -5,7 +5,7 @@ from __future__ import annotations
 from supervisor.core.inventory import Device, name_of
 from supervisor.core.message import State
 from supervisor.core.plan import Planner, Slice
-from supervisor.core.refusal import asked, verdict
+from supervisor.core.refusal import Case, asked, make_case, verdict
 from supervisor.core.rescale import current_of, supply_of
 from supervisor.core.snapshot import Json, View, worker_json
 from supervisor.core.spec import Request, Spec, WorkerId
@@ -61,6 +61,7 @@ def _verdicts(fleet: Fleet, worker: Worker, request: Request) -> list[Json]:
     ]
     planner.keep_all([wanted for wanted, _ in others], {wanted.id: current for wanted, current in others})
     mine = {share.uuid for share in _slice(worker)}
+    case = make_case(request, planner.group(request), planner.ledger, planner.supply)
     devices = fleet.inventory.devices if fleet.inventory else ()
     return [
         {
@@ -68,18 +69,17 @@ def _verdicts(fleet: Fleet, worker: Worker, request: Request) -> list[Json]:
             "index": device.index,
             "name": device.name,
             "device": name_of(device),
-            "verdict": "its own" if device.uuid in mine else _verdict(planner, request, device),
+            "verdict": "its own" if device.uuid in mine else _verdict(case, device),
         }
         for device in devices
     ]
 
 
-def _verdict(planner: Planner, request: Request, device: Device) -> str:
+def _verdict(case: Case, device: Device) -> str:
     if device.is_cut:
         return "is cut up by MIG"
-    if device.uuid not in planner.ledger.position:
-        return "is outside the pool or the file's gpus"
-    return verdict(request, planner.group(request), planner.ledger, planner.supply, device.uuid)
+    at = case.ledger.position.get(device.uuid)
+    return "is outside the pool or the file's gpus" if at is None else verdict(case, at)
 
 
 def _slice(worker: Worker) -> Slice:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 
 from supervisor.core.inventory import Device, GpuState, Inventory, Reading
+from supervisor.core.ledger import foreign_bytes
 from supervisor.core.memory import is_memory_back
 from supervisor.core.message import InventoryRead, ReadInventory, Say, State
-from supervisor.core.plan import Supply
+from supervisor.core.slices import Supply
 from supervisor.core.turn import DaemonState, Fleet, Gpu, Turn
 from supervisor.core.worker import MemoryBack
 from supervisor.errors import CannotError
@@ -27,6 +28,8 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
     if before.asked is None or event.asked_at >= before.asked:
         turn.set(asked=None)
     turn.has_read = event.reading.state is GpuState.OK
+    if turn.has_read:
+        turn.set(read_at=turn.now)
     _note_state(turn, event.reading)
     inventory, trusted = _judge(turn.fleet, event, turn.now)
     turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading, trusted=trusted))
@@ -34,8 +37,8 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
         turn.set(pool=resolve_pool(before.pool_tokens, inventory.devices))
     if _identities(before.inventory) != _identities(inventory) or trusted != before.trusted:
         turn.stale = True
-    if before.unplaced and turn.fleet.gpu != before.gpu:
-        turn.stale = True  # For the reason that they show.
+    is_reason_old = before.unplaced and turn.fleet.gpu != before.gpu
+    turn.stale |= bool(is_reason_old) or _is_crowded_anew(before, inventory)
     if before.state is DaemonState.STARTING:
         turn.set(state=DaemonState.RUNNING)
     if before.ask_again:
@@ -45,6 +48,18 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
     for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
         if is_memory_back(turn.fleet, turn.workers, worker):
             turn.tell(worker.id, MemoryBack())
+
+
+def _is_crowded_anew(before: Fleet, inventory: Inventory | None) -> bool:
+    """Whether strangers have taken more or less where somebody waits, who may have a better place now."""
+    return bool(before.waiting) and _crowds(before.inventory) != _crowds(inventory)
+
+
+def _crowds(inventory: Inventory | None) -> dict[str, int]:
+    """What strangers have of each device."""
+    if inventory is None:
+        return {}
+    return {inventory.devices[at].uuid: used for at, used in foreign_bytes(inventory.devices).items()}
 
 
 def make_supply(fleet: Fleet) -> Supply:
@@ -147,7 +162,7 @@ def _refused_pool(value: str, cause: str) -> CannotError:
     return CannotError(
         f"use CUDA_VISIBLE_DEVICES={value} as the pool",
         cause,
-        hint="give UUIDs as nvidia-smi -L shows them, or ignore the variable with --pool all",
+        hint="give UUIDs as nvidia-smi -L shows them; `gpu-supervisor run --pool all` ignores it",
         exit_code=78,
     )
 

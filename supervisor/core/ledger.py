@@ -91,6 +91,16 @@ class Ledger:
             self.changes.append(position)
 
 
+def foreign_bytes(devices: Sequence[Device]) -> dict[int, int]:
+    """Position of each device of which foreign processes have memory, as far as the driver tells -> bytes."""
+    found: dict[int, int] = {}
+    for position, device in enumerate(devices):
+        used = sum(holder.used_bytes or 0 for holder in device.holders or () if not holder.worker)
+        if used and not device.is_unified:
+            found[position] = used
+    return found
+
+
 def _mask(flags: Iterable[bool]) -> int:
     return sum(1 << number for number, flag in enumerate(flags) if flag)
 

@@ -72,6 +72,25 @@ def allowed_devices(supply: Supply, tokens: tuple[str, ...] | None) -> tuple[Dev
     return tuple(one for one in supply.devices if one.uuid in named or (one.parent in named and one.parent is not None))
 
 
+def file_problem(supply: Supply, tokens: tuple[str, ...] | None) -> str:
+    """What is wrong with the file-wide restriction, to be added to a refusal: the devices it does name are used."""
+    problems: list[str] = []
+    names = Names(supply.devices) if tokens and supply.devices else None
+    for token in tokens if names and tokens else ():
+        found = names.find(token) if names else ()
+        if len(found) != 1 and not (found and (token.isdecimal() or ":" in token)):
+            problems.append(f"; the file's gpus: {_unmatched(token, found, supply.outside)}")
+    return "".join(problems)
+
+
+def _unmatched(token: str, found: tuple[Device, ...], outside: Sequence[Device]) -> str:
+    if found:
+        return f'"{token}" names {len(found)} GPUs: {", ".join(device.uuid for device in found)}'
+    if find_devices(token, outside):
+        return f'GPU "{token}" is outside the pool'
+    return f'there is no GPU "{token}" on this machine'
+
+
 class Matching:
     """
     What requests mean among the devices to hand out. Each question is worked out once.
@@ -127,8 +146,6 @@ class Matching:
         return mask, "; ".join(problems)
 
     def _explain(self, token: str, found: tuple[Device, ...]) -> str:
-        if found:
-            return f'"{token}" names {len(found)} GPUs: {", ".join(device.uuid for device in found)}'
-        if find_devices(token, self._supply.outside + self._supply.devices):
-            return f'GPU "{token}" is outside the pool'
-        return f'there is no GPU "{token}" on this machine'
+        if not found and find_devices(token, self._supply.devices):
+            return f'GPU "{token}" is not among the file\'s gpus'
+        return _unmatched(token, found, self._supply.outside)

@@ -7,18 +7,16 @@ Two ledgers for each: what is declared, and what a reading shows. Whichever leav
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from supervisor.core.inventory import Device, GpuState, Holder, name_of
 from supervisor.core.message import State
-from supervisor.core.slices import WHOLE, Placement, declared_bytes, headroom_bytes
+from supervisor.core.slices import FREE_PERCENT, WHOLE, Placement, declared_bytes, headroom_bytes
 from supervisor.core.spec import WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import Worker
 
 MIB = 1024 * 1024
-
-FREE_PERCENT = 90
-"""Of a whole device, for a worker that declares nothing: contexts of a desktop or a monitor fit into the rest."""
 
 NAMED_MAX = 4
 """Holders that a reason names; the rest is a number."""
@@ -40,7 +38,7 @@ def is_memory_back(fleet: Fleet, workers: Workers, worker: Worker) -> bool:
     return all(_is_off(worker, device) or _fits_again(fleet, workers, worker, device) for device in found)
 
 
-def shortage(fleet: Fleet, workers: Workers, worker: Worker, uuid: str) -> str | None:
+def shortage(fleet: Fleet, workers: Workers, worker: Worker, uuid: str, books: HostBooks | None = None) -> str | None:
     """
     Why a worker does not fit into the memory of a device, with the numbers and with who has it.
 
@@ -49,6 +47,7 @@ def shortage(fleet: Fleet, workers: Workers, worker: Worker, uuid: str) -> str |
         workers: As they are now.
         worker: That has been placed there.
         uuid: Of the device.
+        books: Those of the host's memory, where several are asked about in one turn.
 
     Returns:
         None when it fits, when there is no rule for it, and when the device does not tell its memory.
@@ -58,7 +57,7 @@ def shortage(fleet: Fleet, workers: Workers, worker: Worker, uuid: str) -> str |
     if placement is None or device is None:
         return None
     if placement.wanted.request.gpu_memory is not None:
-        return _declared_shortage(fleet, workers, worker.id, placement, device)
+        return _declared_shortage(fleet, workers, worker.id, placement, device, books=books or HostBooks())
     return _crowded(worker, device) if has_whole_devices(placement) else None
 
 
@@ -89,7 +88,14 @@ def _headroom_bytes(fleet: Fleet, total: int) -> int:
 
 
 def _declared_shortage(
-    fleet: Fleet, workers: Workers, worker: WorkerId, placement: Placement, device: Device, *, by_books: bool = True
+    fleet: Fleet,
+    workers: Workers,
+    worker: WorkerId,
+    placement: Placement,
+    device: Device,
+    *,
+    books: HostBooks,
+    by_books: bool = True,
 ) -> str | None:
     total, free = device.memory_total_bytes, device.memory_free_bytes
     amount = placement.wanted.request.gpu_memory
@@ -100,8 +106,9 @@ def _declared_shortage(
     declared = sum(_declared(one, total) for one in others) if by_books else 0
     untaken = _untaken_bytes(device, total, free, headroom, others)
     if device.is_unified:  # One memory, one budget.
-        declared += sum(fleet.hosted.values()) - fleet.hosted.get(worker, 0) if by_books else 0
-        untaken += _untaken_of_host(fleet, workers, worker)
+        of_host = books.of_others(fleet, workers, worker)
+        declared += of_host.declared if by_books else 0
+        untaken += of_host.untaken
     if min(total - declared, free - untaken) - headroom >= need:
         return None
     text = f"needs {need // MIB} MiB on {name_of(device)} beside a headroom of {headroom // MIB} MiB"
@@ -135,7 +142,8 @@ def _crowded(worker: Worker, device: Device) -> str | None:
 def _fits_again(fleet: Fleet, workers: Workers, worker: Worker, device: Device) -> bool:
     """Whether what the dead had declared is free. What the books say is the next start's business."""
     assert worker.held is not None
-    return _declared_shortage(fleet, workers, worker.id, worker.held, device, by_books=False) is None
+    books = HostBooks()
+    return _declared_shortage(fleet, workers, worker.id, worker.held, device, books=books, by_books=False) is None
 
 
 def _is_off(worker: Worker, device: Device) -> bool:
@@ -171,7 +179,12 @@ def _untaken_bytes(device: Device, total: int, free: int, headroom: int, others:
         elif shown is not None and str(other.id) not in shown:
             unlisted += declared
     # In a container the list has pids of another world: memory that nobody known has is then that of the unlisted.
-    known = sum(one.used_bytes or 0 for one in device.holders or () if one.worker or one.name)
+    holders = device.holders or ()
+    strays = [one for one in holders if not one.worker and not one.name]
+    if device.is_unified and all(one.used_bytes is not None for one in strays):
+        # The host's own processes have the rest, and are on no list.
+        return untaken + max(0, unlisted - sum(one.used_bytes or 0 for one in strays))
+    known = sum(one.used_bytes or 0 for one in holders if one.worker or one.name)
     return untaken + max(0, unlisted - max(0, total - free - known - headroom))
 
 
@@ -191,9 +204,53 @@ def _shown(device: Device) -> dict[str, int | None] | None:
 # ---- the host -------------------------------------------------------------------------------------------------------
 
 
-def host_shortage(fleet: Fleet, workers: Workers, worker: Worker) -> str | None:
+@dataclass(frozen=True, slots=True)
+class HostSums:
+    """Bytes that are declared of the host's memory, and those of them that nobody has taken yet, for all we know."""
+
+    declared: int = 0
+    untaken: int = 0
+
+
+class HostBooks:
+    """
+    What is declared of the host's memory, summed up once for all who wait for it in one turn.
+
+    Each start puts itself into the books by `add`. Whoever else comes or goes makes them be summed up anew.
+    """
+
+    def __init__(self) -> None:
+        self._hosted: Mapping[WorkerId, int] | None = None
+        self._sums = HostSums()
+
+    def of_others(self, fleet: Fleet, workers: Workers, worker: WorkerId) -> HostSums:
+        """The sums without one worker."""
+        if self._hosted is not fleet.hosted:  # Replaced where anything in it changes.
+            self._hosted = fleet.hosted
+            self._sums = HostSums(
+                sum(fleet.hosted.values()), sum(_untaken_of_host(fleet.hosted, workers[one]) for one in fleet.hosted)
+            )
+        untaken = _untaken_of_host(fleet.hosted, workers[worker]) if worker in workers else 0
+        return HostSums(self._sums.declared - fleet.hosted.get(worker, 0), self._sums.untaken - untaken)
+
+    def add(self, before: Mapping[WorkerId, int], after: Mapping[WorkerId, int], worker: Worker) -> None:
+        """A worker has been let start, and nothing else has changed between the two."""
+        if self._hosted is before and worker.id not in before:
+            self._hosted = after
+            self._sums = HostSums(
+                self._sums.declared + after.get(worker.id, 0), self._sums.untaken + _untaken_of_host(after, worker)
+            )
+
+
+def host_shortage(fleet: Fleet, workers: Workers, worker: Worker, books: HostBooks) -> str | None:
     """
     Why a worker does not fit into the host's memory, with the numbers; swap does not count.
+
+    Args:
+        fleet: Whose newest reading counts.
+        workers: As they are now.
+        worker: That has been placed.
+        books: Of the turn in which it is asked.
 
     Returns:
         None when it fits, and when it declares none.
@@ -205,8 +262,8 @@ def host_shortage(fleet: Fleet, workers: Workers, worker: Worker) -> str | None:
         return None
     if (never := hopeless(fleet, placement)) is not None:
         return never
-    declared = sum(fleet.hosted.values()) - fleet.hosted.get(worker.id, 0)
-    untaken = _untaken_of_host(fleet, workers, worker.id)
+    of_others = books.of_others(fleet, workers, worker.id)
+    declared, untaken = of_others.declared, of_others.untaken
     if min(host.total_bytes - declared, host.available_bytes - untaken) >= memory:
         return None
     text = f"needs {memory // MIB} MiB of the host's memory"
@@ -224,10 +281,10 @@ def hopeless(fleet: Fleet, placement: Placement) -> str | None:
     return f"needs {memory // MIB} MiB of the host's memory, there are {host.total_bytes // MIB} MiB in all"
 
 
-def _untaken_of_host(fleet: Fleet, workers: Workers, but: WorkerId) -> int:
-    """What starting workers have declared of the host's memory: nothing of it is taken yet, for all that is known."""
-    starting = (one for one in fleet.hosted if one != but and not workers[one].was_ready)
-    return sum(fleet.hosted[one] for one in starting if workers[one].state is not State.RELEASING)
+def _untaken_of_host(hosted: Mapping[WorkerId, int], worker: Worker) -> int:
+    """What a starting worker has declared of the host's memory: nothing of it is taken yet, for all that is known."""
+    is_starting = not worker.was_ready and worker.state is not State.RELEASING
+    return hosted.get(worker.id, 0) if is_starting else 0
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------

@@ -298,8 +298,8 @@ class Spawn:
     worker: WorkerId
     incarnation: Incarnation
     launch: Launch
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
+    argv: tuple[str, ...] = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
     working_dir: str
     logs: Logs = INHERIT
     setup: Setup = NO_SETUP

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from supervisor.core.inventory import Health
-from supervisor.core.ledger import Group, Ledger
-from supervisor.core.matching import Matching, allowed_devices, find_devices
+from supervisor.core.ledger import Group, Ledger, foreign_bytes
+from supervisor.core.matching import Matching, allowed_devices, file_problem, find_devices
 from supervisor.core.refusal import explain
-from supervisor.core.slices import WHOLE, Current, Launch, Placement, Share, Slice, Supply, headroom_bytes
+from supervisor.core.slices import FREE_PERCENT, WHOLE, Current, Launch, Placement, Share, Slice, Supply, headroom_bytes
 from supervisor.core.spec import Request, WorkerId, WorkerSpec
 from supervisor.core.topology import bits
 
@@ -37,8 +37,9 @@ def make_plan(
     """
     Give every worker of the file a place, or the reason why it has none.
 
-    Those that have a place keep it; then the rest in file order, explicit lists first, since they cannot go
-    elsewhere. What cannot be placed leaves the others untouched.
+    Those that have a place keep it; then the rest in file order. Who may choose leaves alone, as long as there are
+    others, what strangers have filled and what somebody further down the file names one by one. What cannot be placed
+    leaves the others untouched.
 
     Args:
         wanted: Every worker that is to have a place, in file order.
@@ -52,7 +53,8 @@ def make_plan(
     planner = Planner(supply, allowed)
     placed = planner.keep_all(wanted, current)
     rest = [worker for worker in wanted if worker.id not in placed]
-    for worker in sorted(rest, key=lambda one: not one.request.exact):
+    planner.spare(worker.request for worker in rest if worker.request.exact)
+    for worker in rest:
         placed[worker.id] = planner.place(worker, current.get(worker.id))
     return {worker.id: placed[worker.id] for worker in wanted}
 
@@ -77,8 +79,13 @@ class Planner:
         self.ledger = Ledger(supply, devices, reserved)
         self.supply = supply
         self._matching = Matching(supply, devices)
+        self._problem = file_problem(supply, allowed)
         self._groups: dict[Request, Group] = {}
         self._last: Group | None = None
+        self._preferred: dict[Request, tuple[Group, ...]] = {}
+        self._spared = 0
+        self._crowds: dict[Request, int] = {}
+        self._foreign = foreign_bytes(devices)
         self._shares: dict[tuple[int, int], Share] = {}
         # A living worker stays where the last reading showed nothing, or something sick.
         is_seen = {one.uuid for one in supply.devices + supply.outside}
@@ -135,6 +142,8 @@ class Planner:
             if not ledger.fits(share, None if lives_on else request.gpu_memory):
                 return False
             position = ledger.position.get(share.uuid)
+            if position is not None and not current.living and self._crowded(request) >> position & 1:
+                return False  # It may go elsewhere; where it cannot, it comes back here.
             if position is not None and group.named & ledger.usable & 1 << position:
                 continue
             is_mine = is_same and position is not None  # It has another index since a device is gone.
@@ -154,12 +163,51 @@ class Planner:
             return Placement(worker, None, reason=self.supply.detail)
         group = self.group(worker.request)
         if not group.refusal:
-            chosen = None if group.problem else group.choose(current.slice if current else ())
+            chosen = None if group.problem else self._choose(worker.request, current.slice if current else ())
             if chosen:
                 millis = WHOLE if worker.request.gpu == "all" else min(worker.request.gpu, WHOLE)
                 return self._book(worker, tuple(self._share(position, millis) for position in bits(chosen)))
             group.refusal = group.problem or explain(worker.request, group, self.ledger, self.supply)
+            if self._problem and self._problem not in group.refusal:
+                group.refusal += self._problem
         return self._refuse(worker, group.refusal)
+
+    def spare(self, requests: Iterable[Request]) -> None:
+        """Name the devices of those that cannot go elsewhere: others go there last."""
+        for request in requests:
+            self._spared |= self._matching.named(request.gpus)[0]
+
+    def _choose(self, request: Request, before: Slice) -> int | None:
+        if request.gpu != "all" and not request.exact:
+            if request not in self._preferred:
+                self._preferred[request] = tuple(self._prefer(request))
+            for group in self._preferred[request]:
+                if chosen := group.choose(before):
+                    return chosen
+        return self.group(request).choose(before)
+
+    def _prefer(self, request: Request) -> Iterator[Group]:
+        """The same wish on fewer devices, the best of them first."""
+        crowded, named = self._crowded(request), self.group(request).named
+        for avoided in dict.fromkeys((crowded | self._spared, crowded)):
+            if avoided & named:
+                yield Group(self.ledger, request, named & ~avoided)
+
+    def _crowded(self, request: Request) -> int:
+        """Devices on which foreign processes leave too little for such a worker to start at this moment."""
+        if request in self._crowds or not self._foreign:
+            return self._crowds.get(request, 0)
+        mask = 0
+        for position, used in self._foreign.items():
+            device = self.ledger.devices[position]
+            total = device.memory_total_bytes or 0
+            if request.gpu_memory is not None:
+                need = self.ledger.need(request.gpu_memory, position) + headroom_bytes(self.supply.headroom, total)
+                mask |= (need > total - used) << position
+            elif request.gpu == "all" or request.gpu >= WHOLE:
+                mask |= (100 * (total - used) < FREE_PERCENT * total) << position
+        self._crowds[request] = mask
+        return mask
 
     def eligible(self, request: Request) -> int:
         """Devices on which a worker with this request may be placed, whoever is there now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from supervisor.core.file.problems import show_words
 from supervisor.core.gpu_types import type_of
@@ -38,17 +39,43 @@ def explain(request: Request, group: Group, ledger: Ledger, supply: Supply) -> s
     return _plain(request, group, ledger, supply)
 
 
-def verdict(request: Request, group: Group, ledger: Ledger, supply: Supply, uuid: str) -> str:
-    """What is with one device to hand out, for who asks for this: ``has room``, or why it has none."""
-    at = ledger.position[uuid]
-    return "has room" if at in _roomy(request, group, ledger) else _why_not(request, group, ledger, supply, at)
+@dataclass(frozen=True, slots=True)
+class Case:
+    """
+    A request and the devices there are for it, with what is the same for each of them. Holds while nothing is placed.
+
+    Args:
+        request: What is asked for.
+        group: The devices that it means.
+        ledger: Who has them.
+        supply: What there is at all.
+        sized: Devices that would have the memory if nobody were there.
+        roomy: Devices on which one worker, or its part of one, would have its place.
+    """
+
+    request: Request
+    group: Group
+    ledger: Ledger
+    supply: Supply
+    sized: int
+    roomy: int
+
+
+def make_case(request: Request, group: Group, ledger: Ledger, supply: Supply) -> Case:
+    """What verdicts on any number of devices are given from."""
+    return Case(request, group, ledger, supply, ledger.sized(request.gpu_memory), _roomy(request, group, ledger))
+
+
+def verdict(case: Case, at: int) -> str:
+    """What is with the device at a position, for who asks for this: ``has room``, or why it has none."""
+    return "has room" if case.roomy >> at & 1 else _why_not(case, at)
 
 
 def _plain(request: Request, group: Group, ledger: Ledger, supply: Supply) -> str:
     """For whole GPUs of any kind and size: how many are free, and who has the others."""
     named = list(bits(group.all_of() if request.gpu == "all" else group.named))
-    free = _roomy(request, group, ledger)
-    text = f"needs {asked(request)}, {len(free)} of {len(named)} {'is' if len(free) == 1 else 'are'} free"
+    free = _roomy(request, group, ledger).bit_count()
+    text = f"needs {asked(request)}, {free} of {len(named)} {'is' if free == 1 else 'are'} free"
     if holders := sorted({str(holder) for at in named for holder in ledger.holders[at]}):
         text += f"; reserved for {_listed(holders)}"
     text += "".join(
@@ -68,34 +95,37 @@ def _detailed(request: Request, group: Group, ledger: Ledger, supply: Supply) ->
     text = f"needs {asked(request)}; {len(matching)} of {len(every)} match"
     if not matching:
         return f"{text}; here are {_present(ledger.devices[at] for at in every)}"
-    roomy = _roomy(request, group, ledger)
-    text += f"; {len(roomy)} {'has' if len(roomy) == 1 else 'have'} room"
+    case = make_case(request, group, ledger, supply)
+    roomy = case.roomy.bit_count()
+    text += f"; {roomy} {'has' if roomy == 1 else 'have'} room"
     reasons: dict[str, list[str]] = {}
     for at in every:
-        why = "has room" if at in roomy else _why_not(request, group, ledger, supply, at)
-        reasons.setdefault(why, []).append(name_of(ledger.devices[at]))
+        reasons.setdefault(verdict(case, at), []).append(name_of(ledger.devices[at]))
     told = [_told(names, why) for why, names in reasons.items()]
     more = f"; and {len(told) - _NAMED_MAX} more reasons" if len(told) > _NAMED_MAX else ""
     return f"{text}: {'; '.join(told[:_NAMED_MAX])}{more}{_about_instances(request, matching, ledger)}"
 
 
-def _why_not(request: Request, group: Group, ledger: Ledger, supply: Supply, at: int) -> str:
+def _why_not(case: Case, at: int) -> str:
     """What is with one device."""
+    request, ledger = case.request, case.ledger
     device = ledger.devices[at]
-    if not group.named >> at & 1:
+    if not case.group.named >> at & 1:
         return "is not one of these" if request.gpus is not None else f"is {_kind(device)}"
     if _is_sick(ledger, at):
         return str(device.health)
-    if device.uuid in supply.elsewhere:
-        return supply.elsewhere[device.uuid]
-    if not ledger.sized(request.gpu_memory) >> at & 1:
-        return f"has {_gib(ledger.rooms[at] or 0)} of {_gib(device.memory_total_bytes or 0)} beside the headroom"
+    if device.uuid in case.supply.elsewhere:
+        return case.supply.elsewhere[device.uuid]
+    if not case.sized >> at & 1:
+        return (
+            f"has {_gib(max(0, ledger.rooms[at] or 0))} of {_gib(device.memory_total_bytes or 0)} beside the headroom"
+        )
     holders = f" ({_listed(sorted(str(one) for one in ledger.holders[at]))})"
     if ledger.taken[at] + min(_millis(request), WHOLE) > WHOLE:
         left = WHOLE - ledger.taken[at]
         return (f"has {left / WHOLE:g} left" if left else "is given away") + holders
     declared, room = ledger.declared[at], ledger.rooms[at] or 0
-    return f"has {_gib(room - declared)} left beside {_gib(declared)} declared{holders}"
+    return f"has {_gib(max(0, room - declared))} left beside {_gib(declared)} declared{holders}"
 
 
 def _told(names: list[str], why: str) -> str:
@@ -104,12 +134,13 @@ def _told(names: list[str], why: str) -> str:
     return f"{_listed(names)} {plural} {rest}".rstrip()
 
 
-def _roomy(request: Request, group: Group, ledger: Ledger) -> list[int]:
+def _roomy(request: Request, group: Group, ledger: Ledger) -> int:
     """Devices on which one worker, or its part of one, would have its place."""
     if _millis(request) >= WHOLE:
-        return list(bits(ledger.empty & group.eligible & ~_unjoined(request, ledger)))
+        return ledger.empty & group.eligible & ~_unjoined(request, ledger)
     fitting = ((at, WHOLE - ledger.taken[at]) for at in bits(group.eligible))
-    return [at for at, left in fitting if left >= _millis(request) and ledger.has_room(request.gpu_memory, at)]
+    roomy = (at for at, left in fitting if left >= _millis(request) and ledger.has_room(request.gpu_memory, at))
+    return sum(1 << at for at in roomy)
 
 
 def _unjoined(request: Request, ledger: Ledger) -> int:

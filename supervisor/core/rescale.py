@@ -103,6 +103,7 @@ def _finish(turn: Turn, answer: FinishReload) -> None:
 
 def _apply(turn: Turn, spec: Spec, cpu_count: int) -> dict[WorkerId, str]:
     scaled = _kept_counts(turn, spec, cpu_count)
+    floors = _floors(turn.fleet, spec)
     # What the GPUs had place for is in force until they are known to have place for something else.
     sizes = {name: size for name, size in turn.fleet.sizes.items() if _is_sized(spec, name)}
     turn.set(
@@ -113,7 +114,7 @@ def _apply(turn: Turn, spec: Spec, cpu_count: int) -> dict[WorkerId, str]:
         sizes=with_ports(spec.scale(scaled), cpu_count, sizes),
         sizes_due=True,
     )
-    return replan(turn, reloaded=True)
+    return replan(turn, reloaded=True, floors=floors)
 
 
 def _kept_counts(turn: Turn, spec: Spec, cpu_count: int) -> Mapping[str, int]:
@@ -130,7 +131,13 @@ def _kept_counts(turn: Turn, spec: Spec, cpu_count: int) -> Mapping[str, int]:
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = frozenset()) -> dict[WorkerId, str]:
+def replan(
+    turn: Turn,
+    *,
+    reloaded: bool = False,
+    asked: frozenset[WorkerId] = frozenset(),
+    floors: Mapping[str, int] | None = None,
+) -> dict[WorkerId, str]:
     """
     Make the plan anew and tell every worker what is wanted of it.
 
@@ -138,6 +145,7 @@ def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = f
         turn: The turn.
         reloaded: A file was loaded: workers that failed for want of a GPU are asked again.
         asked: Workers that an operator restarts: those that run without a GPU are asked for one again.
+        floors: Counted services that do not get fewer workers than this; None = none gets fewer than it has.
 
     Returns:
         What is done about each worker that is touched; see `action_of`.
@@ -146,7 +154,7 @@ def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = f
     if spec is None:
         return {}
     if turn.fleet.sizes_due and turn.fleet.trusted:
-        _size(turn, spec, reloaded=reloaded)
+        _size(turn, spec, turn.fleet.sizes if floors is None else floors)
     spec = spec.scale({**turn.fleet.sizes, **turn.fleet.scaled})
     plan = preview(turn.fleet, spec, turn.fleet.cpu_count, workers=turn.workers, reloaded=reloaded, asked=asked)
     actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in plan.items()}
@@ -180,16 +188,32 @@ def replan(turn: Turn, *, reloaded: bool = False, asked: frozenset[WorkerId] = f
     return {worker: action for worker, action in sorted(actions.items()) if action != "keep"}
 
 
-def _size(turn: Turn, spec: Spec, *, reloaded: bool) -> None:
-    """Ask the devices how many workers there are to be. Only a reload makes fewer of those that are there."""
+def _size(turn: Turn, spec: Spec, floors: Mapping[str, int]) -> None:
+    """Ask the devices how many workers there are to be. Only another file makes fewer of those that are there."""
     before, cpu_count = turn.fleet.sizes, turn.fleet.cpu_count
     spec = spec.scale(turn.fleet.scaled)
-    sizes = {**before, **_sizes(turn.fleet, spec, cpu_count, turn.workers)}
-    if not reloaded:
-        sizes = {name: max(size, before.get(name, 1)) for name, size in sizes.items()}
+    sizes = _raised({**before, **_sizes(turn.fleet, spec, cpu_count, turn.workers)}, floors)
     # Those that were there are not to lose their ports to those that come.
     sizes = dict(sorted(sizes.items(), key=lambda item: item[1] > before.get(item[0], 0)))
     turn.set(sizes=with_ports(spec, cpu_count, sizes), sizes_due=False)
+
+
+def _raised(sizes: Mapping[str, int], floors: Mapping[str, int]) -> dict[str, int]:
+    return {name: max(size, floors.get(name, 1)) for name, size in sizes.items()}
+
+
+def _floors(fleet: Fleet, spec: Spec) -> dict[str, int]:
+    """
+    What a reload leaves to counted services of which nothing is new: one that changes nothing does nothing.
+
+    What others hold, and devices that are gone, are no reason to stop a worker that may well run.
+    """
+    old = fleet.spec
+    if old is None or (old.gpus, old.daemon.headroom) != (spec.gpus, spec.daemon.headroom):
+        return {}
+    same = [name for name in fleet.sizes if _is_sized(spec, name) and spec.services[name] == old.services.get(name)]
+    # Fewer that an operator asked for are all that there are.
+    return {name: min(fleet.sizes[name], fleet.scaled.get(name, fleet.sizes[name])) for name in same}
 
 
 def _sizes(fleet: Fleet, spec: Spec, cpu_count: int, workers: Mapping[WorkerId, Worker]) -> dict[str, int]:
@@ -264,7 +288,7 @@ def preview(
     if any(service.is_sized for service in spec.services.values()):
         # As a reload would: what is counted already stands as a number in the file.
         before = {name: size for name, size in fleet.sizes.items() if _is_sized(spec, name)}
-        sizes = _sizes(fleet, spec, cpu_count, known) if fleet.trusted else before
+        sizes = _raised(_sizes(fleet, spec, cpu_count, known), _floors(fleet, spec)) if fleet.trusted else before
         spec = spec.scale(with_ports(spec, cpu_count, sizes))
     wanted = spec.expand(cpu_count)
     if fleet.trusted:
@@ -280,10 +304,17 @@ def preview(
         for one in wanted
         if (found := current_of(fleet, known.get(one.id), one, is_asked=one.id in asked)) is not None
     }
+    # Who was never started has taken nothing yet: it comes in its place in the file, and where it was if that is free.
+    newborn = [one for one in current if fleet.trusted and one in known and _is_newborn(known[one])]
+    current |= {one: replace(current[one], reserved=False) for one in newborn}
     plan = make_plan(
         [one for one in wanted if idle.get(one.id) is None], supply_of(fleet, spec), current, allowed=spec.gpus
     )
     return {one.id: idle.get(one.id) or plan[one.id] for one in wanted}
+
+
+def _is_newborn(worker: Worker) -> bool:
+    return worker.state is State.PENDING and not worker.starts
 
 
 def action_of(worker: Worker | None, placement: Placement) -> str:

@@ -13,6 +13,9 @@ MIB = 1024 * 1024
 WHOLE = 1000
 """Shares are integers, in thousandths of a device: sums of floats would refuse the twentieth of twenty 0.05."""
 
+FREE_PERCENT = 90
+"""Of a whole device, for a worker that declares nothing: contexts of a desktop or a monitor fit into the rest."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Share:

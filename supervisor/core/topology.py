@@ -51,7 +51,7 @@ class Topology:
 
     def __init__(self, devices: Sequence[Device], links: Sequence[Link]) -> None:
         self.levels = _make_levels(devices, links)
-        self._last = (0, 0)
+        self._last = (0, 0, 0)
 
     def choose_one(self, candidates: int, empty: int) -> int:
         """
@@ -67,11 +67,11 @@ class Topology:
         if not self.levels:
             return candidates & -candidates
         finest = self.levels[0]
-        expected, island = self._last
-        if part := island & candidates if empty == expected else 0:
-            # Nobody else has been placed since, so what was the best to break up is even more so now.
+        expected, among, island = self._last
+        if part := island & candidates if empty == expected and not candidates & ~among else 0:
+            # Nobody else has been placed since, so what was the best of these to break up is even more so now.
             first = part & -part
-            self._last = (empty & ~first, island)
+            self._last = (empty & ~first, candidates, island)
             return first
         levels = self.levels if len(finest.islands) <= _FINE_MAX else self.levels[:1]
         best: tuple[tuple[tuple[bool, int], ...], int] | None = None
@@ -82,7 +82,7 @@ class Topology:
                 best = found if best is None or found < best else best
         assert best is not None, "somebody to choose from"
         first = best[1]
-        self._last = (empty & ~first, finest.island_of[first.bit_length() - 1])
+        self._last = (empty & ~first, candidates, finest.island_of[first.bit_length() - 1])
         return first
 
     def choose(self, count: int, candidates: int, required: int, empty: int) -> int:
@@ -114,6 +114,11 @@ def bits(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
+
+
+def _first_of(mask: int) -> int:
+    """Position of the first device in a set that is not empty."""
+    return (mask & -mask).bit_length() - 1
 
 
 # ---- choosing -------------------------------------------------------------------------------------------------------
@@ -157,14 +162,86 @@ def _choose_flat(level: Level, count: int, candidates: int, required: int, empty
 def _choose_linked(level: Level, count: int, candidates: int, required: int, empty: int) -> int:
     """A set in which everybody is linked to everybody, where not everybody of an island is."""
     is_small = candidates.bit_count() <= EXHAUSTIVE_MAX
-    best: tuple[int, list[int]] | None = None
-    chosen = 0
+    rests = _Rests(level, candidates, empty)
+    most = rests.most(count)
+    biggest, chosen = -1, 0
     for mine in (_all_sets if is_small else _grown_sets)(level.near, count, candidates, required):
-        rest = max((one.bit_count() for one in _islands(level.near, empty & ~mine)), default=0)
-        found = (-rest, list(bits(mine)))
-        if best is None or found < best:
-            best, chosen = found, mine
+        rest = rests.biggest_without(mine)
+        if rest > biggest or (rest == biggest and _is_before(mine, chosen)):
+            biggest, chosen = rest, mine
+        if is_small and biggest == most:
+            break  # The first of them comes first, and nothing is better.
     return chosen
+
+
+def _is_before(one: int, other: int) -> bool:
+    """Whether of two sets of a size the one has the first device that not both have."""
+    differing = one ^ other
+    return bool(one & differing & -differing)
+
+
+class _Rests:
+    """
+    What hangs together once a set is taken, for many sets of one search.
+
+    What is not to choose from stays whatever is taken: its parts are looked at once, and are links between candidates
+    from then on. Nor does a set change anything in an island that it is not in.
+
+    Args:
+        level: By whose links.
+        candidates: What the sets are taken from.
+        empty: All on which nobody is.
+    """
+
+    def __init__(self, level: Level, candidates: int, empty: int) -> None:
+        self._island_of = level.island_of
+        self._open = candidates & empty
+        self._near = {at: level.near[at] & self._open for at in bits(self._open)}
+        self._parts = dict.fromkeys(self._near, 0)
+        """For each candidate the devices that stay and are linked to it, by way of others too."""
+        self._staying: dict[int, int] = {}
+        for part in _islands(level.near, empty & ~candidates):
+            beside = 0
+            for at in bits(part):
+                beside |= level.near[at] & self._open
+            for at in bits(beside):
+                self._near[at] |= beside
+                self._parts[at] |= part
+            island = level.island_of[_first_of(part)]
+            self._staying[island] = max(self._staying.get(island, 0), part.bit_count())
+        sizes = [(self._biggest_in(island, 0), island) for island in level.islands if island & empty]
+        self._sizes = sorted(sizes, reverse=True)[:2]
+        self._empty = empty
+
+    def most(self, count: int) -> int:
+        """What no set of so many can leave more of."""
+        biggest, second = (*(size for size, _ in self._sizes), 0, 0)[:2]
+        among = {self._island_of[at] for at in self._near}
+        if any(island != self._sizes[0][1] and (island & self._open).bit_count() >= count for island in among):
+            return biggest
+        return max(second, min(biggest, (self._sizes[0][1] & self._empty).bit_count() - count))
+
+    def biggest_without(self, mine: int) -> int:
+        """How many devices the biggest island has once a linked set of candidates is taken."""
+        island = self._island_of[_first_of(mine)]
+        elsewhere = next((size for size, one in self._sizes if one != island), 0)
+        return max(elsewhere, self._biggest_in(island, mine))
+
+    def _biggest_in(self, island: int, mine: int) -> int:
+        biggest = self._staying.get(island, 0)
+        left = self._open & island & ~mine
+        while left:
+            found = edge = left & -left
+            parts = 0
+            while edge and found != left:
+                at = _first_of(edge)
+                more = self._near[at] & left & ~found
+                found, edge, parts = found | more, (edge & (edge - 1)) | more, parts | self._parts[at]
+            for at in bits(edge):
+                parts |= self._parts[at]
+            biggest = max(biggest, found.bit_count() + parts.bit_count())
+            left &= ~found
+        return biggest
 
 
 def _all_sets(near: Sequence[int], count: int, candidates: int, required: int) -> Iterator[int]:

@@ -13,8 +13,9 @@ from enum import StrEnum
 from supervisor.core.environment import Host
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import Device, GpuState, Health, Inventory
+from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
-from supervisor.core.slices import Slice, declared_bytes, headroom_bytes
+from supervisor.core.slices import FREE_PERCENT, WHOLE, Slice, declared_bytes, headroom_bytes
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.table import step
 from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, WorkerEvent, is_on_its_way, reach
@@ -115,6 +116,7 @@ class Fleet:
             old.
         remembered: Where workers without a reservation last were.
         inventory: The last good reading, None before the first.
+        read_at: When it came (monotonic seconds).
         host_memory: As it was read last, None before the first.
         host_asked: A reading of it is on its way.
         unmeasured: Devices of which was said that they do not tell their memory.
@@ -162,6 +164,7 @@ class Fleet:
     host_memory: HostMemory | None = None
     host_asked: bool = False
     unmeasured: frozenset[str] = frozenset()
+    read_at: float = 0.0
     trusted: bool = False
     gpu: Gpu = field(default_factory=Gpu)
     asked: float | None = None
@@ -302,8 +305,8 @@ class Turn:
         """
         Whether what is reserved for a worker is of no use any more.
 
-        The last good reading does not show a device of it, or shows it as sick, or those who live there leave it too
-        little memory; or it is none at all, and the file does not allow that any more.
+        The last good reading does not show a device of it, or shows it as sick or cut up, or those who live there leave
+        it too little memory; or it is none at all, and the file does not allow that any more.
         """
         fleet = self.fleet
         if worker.target is None or worker.target.launch is None:
@@ -313,17 +316,28 @@ class Turn:
         if fleet.inventory is None:
             return False
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
-        return any(one is None or one.health is not Health.OK or self._is_full(worker, one) for one in devices)
+        return any(
+            one is None or one.health is not Health.OK or one.is_cut or self._is_full(worker, one) for one in devices
+        )
 
     def _is_full(self, worker: Worker, device: Device) -> bool:
-        """Whether declared memory does not fit beside that of others: who lives keeps it whatever the file says now."""
+        """
+        Whether a worker would wait for memory on a device: others have declared it, or strangers have it.
+
+        Who lives keeps what it has declared, whatever the file says now.
+        """
         total = device.memory_total_bytes
-        if total is None or worker.target is None or worker.target.wanted.request.gpu_memory is None:
+        if total is None or worker.target is None or worker.target.launch is None:
             return False
+        foreign = foreign_bytes((device,)).get(0, 0)
+        own = declared_bytes(worker.target, total)
+        if not own:
+            is_whole = all(share.millis == WHOLE for share in worker.target.launch.slice)
+            return is_whole and 100 * (total - foreign) < FREE_PERCENT * total
         others = (self.workers[one].held for one in self.fleet.occupied.get(device.uuid, ()) if one != worker.id)
-        declared = sum(declared_bytes(placement, total) for placement in (worker.target, *others) if placement)
-        headroom = self.fleet.spec.daemon.headroom if self.fleet.spec else None
-        return declared + headroom_bytes(headroom, total) > total
+        declared = sum(declared_bytes(placement, total) for placement in others if placement)
+        headroom = headroom_bytes(self.fleet.spec.daemon.headroom if self.fleet.spec else None, total)
+        return own + max(declared, foreign) + headroom > total
 
     def _book(self, before: Worker | None, after: Worker | None) -> None:
         """Occupied devices: what the process of a worker holds until its memory is back."""

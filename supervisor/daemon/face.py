@@ -81,10 +81,8 @@ class DaemonFace:
         return make_status(self._daemon.fleet, self._daemon.view)
 
     async def devices(self) -> Json:
-        """The devices JSON. A driver that takes its time is not waited for: then it is as it was read last."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REFRESH_S):
-                await self._daemon.read_inventory()
+        """The devices JSON, as they are now; see `_refresh`."""
+        await self._refresh()
         return make_devices(self._daemon.fleet, self._daemon.view)
 
     async def plan(self, file: str | None) -> Json:
@@ -103,8 +101,15 @@ class DaemonFace:
         event = await answer
         if not isinstance(event, SpecLoaded):
             raise ProblemsError(getattr(event, "problems", ()))
+        await self._refresh()
         fleet = self._daemon.fleet
         return make_plan_json(fleet, preview(fleet, event.spec, event.cpu_count), self._daemon.view)
+
+    async def _refresh(self) -> None:
+        """Read the devices. A driver that takes its time is not waited for: then they are as they were read last."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_S):
+                await self._daemon.read_inventory()
 
     def explain(self, worker: str) -> Json:
         """Why a worker of the fleet is as it is."""

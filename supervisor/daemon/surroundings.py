@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from supervisor.core.spec import Recipe, Spec, WorkerId
     from supervisor.host.cgroups import Leaves
 
-Tell = Callable[[str, Mapping[str, object]], None]
+Tell = Callable[..., object]
 
 PERIOD_US = 100_000
 """The kernel's own default for cpu.max."""
@@ -121,7 +121,7 @@ class Surroundings:
     def _say(self, event: str, worker: WorkerId, reason: str) -> None:
         if reason not in self._said:
             self._said.add(reason)
-            self._tell(event, {"worker": str(worker), "reason": reason})
+            self._tell(event, worker=str(worker), service=worker.service, reason=reason)
 
 
 def limits_of(recipe: Recipe) -> dict[str, dict[str, str]]:

@@ -97,7 +97,7 @@ async def _find_by_position(
             f"use CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} as the pool",
             "these are positions in CUDA's own order, which need not be that of nvidia-smi,"
             f" and CUDA does not tell it: {error}",
-            hint="set CUDA_DEVICE_ORDER=PCI_BUS_ID beside it, give UUIDs, or ignore the variable with --pool all",
+            hint="set CUDA_DEVICE_ORDER=PCI_BUS_ID or give UUIDs; `gpu-supervisor run --pool all` ignores it",
             # A driver that is still being loaded, or does not answer, may be well for the next try.
             exit_code=78 if reading.state is GpuState.OK else 1,
         ) from None

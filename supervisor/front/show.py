@@ -95,15 +95,18 @@ def explain_page(worker: Json, now: datetime) -> Page:
     parts: list[str | Table] = [f"{worker['worker']}: {worker['state']} for {age_of(worker['since'], now)}{pid}"]
     parts.append(f"asks for {worker['asks']}")
     if worker["gpus"]:
-        parts.append(f"has GPU {_gpus(worker, {})} ({', '.join(gpu['uuid'] for gpu in worker['gpus'])})")
+        where = f"GPU {_gpus(worker, {})}", ", ".join(gpu["uuid"] for gpu in worker["gpus"])
+        is_reserved = worker["state"] == "pending"
+        parts.append(f"{where[0]} is reserved for it ({where[1]})" if is_reserved else f"has {where[0]} ({where[1]})")
     waits = worker["waits"]
     if waits is not None and waits["for"]:
-        parts.append(f"waits since {age_of(waits['since'], now)}: {waits['for']}")
+        parts.append(f"has waited {age_of(waits['since'], now)}: {waits['for']}")
     elif reason := _reason(worker, now):
         parts.append(reason)
     if waits is not None and waits["next_look"]:
         left_s = max(0.0, (datetime.fromisoformat(waits["next_look"]) - now).total_seconds())
-        parts.append(f"looks again in {_span(left_s)}, sooner when something changes")
+        soon = left_s < 1
+        parts.append("looks again now" if soon else f"looks again in {_span(left_s)}, sooner when something changes")
     if worker["verdicts"]:
         rows = tuple((one["device"], one["name"], one["verdict"]) for one in worker["verdicts"])
         parts.append(Table(("DEVICE", "NAME", "FOR THIS WORKER"), rows))

@@ -121,7 +121,8 @@ def _read_mig_mode(library: Library, index: int, handle: object) -> tuple[bool, 
         current, _ = library.call("nvmlDeviceGetMigMode", index, pynvml.nvmlDeviceGetMigMode, handle)
     except CallError as error:
         # One that is cut and taken for whole would be handed out a second time.
-        return False, "" if error.is_no_answer else str(error)
+        is_told = error.code is not None and error.is_no_answer
+        return False, "" if is_told else str(error)
     return current == pynvml.NVML_DEVICE_MIG_ENABLE, ""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from supervisor.core.message import BecameReady, ReadInventory, StopRequested
+from supervisor.core.inventory import Holder
+from supervisor.core.message import BecameReady, HostRead, ReadInventory, StopRequested
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.standing import is_up
 from tests.core.builders import GIB, bad, device, devices, good, spec_of, uuid_of
@@ -296,3 +298,41 @@ def test_a_place_without_room_beside_the_living_is_given_up() -> None:
     stage.at(100.1).read(good(*devices(2)))
 
     assert stage.slices() == {"a/0": (0,), "b/0": (1,)}
+
+
+# ---- strangers, other daemons, slow drivers -------------------------------------------------------------------------
+
+
+def test_one_that_waits_goes_to_another_gpu_when_a_stranger_fills_its_own() -> None:
+    """Not only at the next reload."""
+    stage = Stage().load(spec_of(llm={"resources": {"gpu": 1}}))
+    stage.left_open = {uuid_of(0)}
+    stage.read(good(*devices(2)))
+    assert stage.state("llm/0") == "pending"
+
+    stranger = (Holder(99, 70 * GIB, "python", "ann"),)
+    stage.at(1.0).read(good(replace(device(0, free=9 * GIB), holders=stranger), device(1)))
+
+    assert (stage.slices(), stage.state("llm/0")) == ({"llm/0": (1,)}, "starting")
+
+
+def test_what_another_daemon_has_is_planned_around_in_the_files_order() -> None:
+    """Though it is known only when the GPUs are claimed, and by then all have been given a place."""
+    spec = spec_of(first={"resources": {"gpu": 1}}, later={"resources": {"gpu": 1}})
+    stage = Stage()
+    stage.rivals = {uuid_of(0): "held by another daemon"}
+
+    stage.load(spec).read(good(*devices(2)))
+
+    assert stage.states() == {"first/0": "starting", "later/0": "pending"}
+
+
+def test_a_driver_that_takes_long_to_answer_holds_up_nobody_for_ever() -> None:
+    """The host's memory is read after its answer, and by then that is old, but it is the newest there is."""
+    stage = Stage().load(spec_of(llm={"resources": {"gpu": 1, "memory": "1GiB"}}))
+    stage.read(good(*devices(1)))
+
+    stage.at(100.0).read(good(*devices(1)), asked_at=91.0)
+    stage.at(100.1).meet(HostRead(8 * GIB, 16 * GIB))
+
+    assert stage.state("llm/0") == "starting"

@@ -41,7 +41,39 @@ def test_what_comes_and_goes_later_changes_nothing() -> None:
 
     stage.reload(PER_GPU, good(*devices(5)))
     assert stage.fleet.counts == {"llm": 5}
+
+
+def test_a_reload_that_changes_nothing_makes_nothing_smaller() -> None:
+    """Nor does `plan` say so; a file that is another one does."""
+    stage = Stage().load(PER_GPU).read(good(*devices(5)))
+    stage.read(good(*devices(2)))
+    narrower = replace_llm(PER_GPU, env={"A": "1"})
+
+    assert len(preview(stage.fleet, PER_GPU, 1)) == 5
+    assert len(preview(stage.fleet, narrower, 1)) == 2
+
     stage.reload(PER_GPU, good(*devices(2)))
+    assert stage.fleet.counts == {"llm": 5}
+    stage.reload(narrower, good(*devices(2)))
+    assert stage.fleet.counts == {"llm": 2}
+
+
+def test_another_pool_is_another_file() -> None:
+    """Who takes a GPU away from the file means its worker too."""
+    stage = Stage().load(PER_GPU).read(good(*devices(3)))
+
+    stage.reload(spec_of(llm={"workers": "per_gpu", "resources": {"gpu": 1}}, gpus=[0]), good(*devices(3)))
+
+    assert stage.fleet.counts == {"llm": 1}
+
+
+def test_what_an_operator_made_smaller_is_not_made_bigger_for_nothing() -> None:
+    """The reload takes the operator's count back, and asks the GPUs."""
+    stage = Stage().load(PER_GPU).read(good(*devices(5)))
+    stage.meet(ScaleRequested({"llm": 1}))
+
+    stage.reload(PER_GPU, good(*devices(2)))
+
     assert stage.fleet.counts == {"llm": 2}
 
 
@@ -92,6 +124,24 @@ def test_fit_leaves_room_for_what_is_not_ours() -> None:
     assert counts_on(fit(), untold) == 1
 
 
+def test_fit_does_not_take_our_own_for_others_where_pids_are_unknown() -> None:
+    """In a container the driver tells pids that nobody has there: who holds the rest is reckoned."""
+    stage = Stage().load(fit()).read(good(device(0)))
+    stage.spawned("llm/0")
+    ours = (Holder(9000, 20 * GIB),)
+
+    stage.reload(replace_llm(fit(), port=9000), good(replace(device(0, free=59 * GIB), holders=ours)))
+
+    assert stage.fleet.counts == {"llm": 3}
+
+
+def test_fit_reckons_where_the_driver_tells_no_bytes() -> None:
+    """Some drivers name who is there and not what they hold."""
+    silent = replace(device(0, free=30 * GIB), holders=(Holder(9, None, "python", "ann"),))
+
+    assert counts_on(fit(), silent) == 1
+
+
 def test_fit_counts_its_own_workers_as_room() -> None:
     """A reload finds the same number, also when they hold what they declared."""
     stage = Stage().load(fit()).read(good(device(0)))
@@ -133,3 +183,8 @@ def test_a_preview_counts_as_the_reload_would() -> None:
 def counts_on(spec: Spec, *there: Device) -> int:
     """Workers of llm after the first reading."""
     return Stage().load(spec).read(good(*there)).fleet.counts["llm"]
+
+
+def replace_llm(spec: Spec, **changes: object) -> Spec:
+    """The file with another llm."""
+    return spec.model_copy(update={"services": {"llm": spec.services["llm"].model_copy(update=changes)}})

@@ -6,11 +6,14 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from supervisor.core.explain import make_explanation
 from supervisor.core.message import StopRequested
 from supervisor.core.snapshot import View
 from supervisor.core.spec import WorkerId
 from tests.core.builders import GIB, device, devices, good, spec_of, uuid_of
+from tests.core.effort import count_calls
 from tests.core.stage import Stage, running
 
 ON_TWO = spec_of(llm={"workers": 2, "resources": {"gpu": 1}})
@@ -77,3 +80,26 @@ def test_devices_of_another_daemon_and_outside_the_file_are_named_so() -> None:
 
     others = ["held by pid 7", "is outside the pool or the file's gpus", "is cut up by MIG"]
     assert verdicts(stage, "llm/0") == ["its own", *others]
+
+
+def test_a_headroom_larger_than_a_gpu_leaves_nothing_of_it() -> None:
+    """There is no less than nothing."""
+    spec = spec_of(daemon={"headroom": "200GiB"}, llm={"resources": {"gpu": 1, "gpu_memory": "10GiB"}})
+    stage = Stage().load(spec).read(good(*devices(2)))
+
+    assert verdicts(stage, "llm/0") == ["has 0 MiB of 80 GiB beside the headroom"] * 2
+    assert stage["llm/0"].reason.endswith("GPU 0, 1 have 0 MiB of 80 GiB beside the headroom")
+
+
+@pytest.mark.parametrize("gpu", [1, 0.5])
+def test_twice_the_devices_are_twice_the_work(gpu: float) -> None:
+    """To say why there is no place, and to explain it: what is the same for all is made once."""
+
+    def refused(count: int) -> Stage:
+        spec = spec_of(llm={"resources": {"gpu": gpu, "gpu_memory": "90%"}})
+        return Stage().load(spec).read(good(*(device(at, total=(at + 1) * GIB, free=GIB) for at in range(count))))
+
+    few, many = 64, 256
+    assert count_calls(lambda: refused(many)) < 5 * count_calls(lambda: refused(few))
+    small, large = refused(few), refused(many)
+    assert count_calls(lambda: verdicts(large, "llm/0")) < 5 * count_calls(lambda: verdicts(small, "llm/0"))

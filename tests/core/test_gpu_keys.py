@@ -75,6 +75,7 @@ def test_a_kind_of_gpu_is_a_name_a_list_or_a_glob(written: object, kinds: tuple[
     ("written", "path", "hint"),
     [
         ("nvidia-l5", "resources.gpu_type", "did you mean nvidia-l4?"),
+        ("nvidia-l40s", "resources.gpu_type", '"*L40S*"'),
         ("nvidia-h100", "resources.gpu_type", "did you mean nvidia-"),
         (["nvidia-l4", "L40S"], "resources.gpu_type.1", '"*L40S*"'),
         ([], "resources.gpu_type", "leave it out"),

@@ -8,6 +8,7 @@ import pytest
 
 from supervisor.core.gpus import make_supply, needs_cuda_order, parse_pool, resolve_pool
 from supervisor.core.inventory import Device, GpuState
+from supervisor.core.matching import find_devices
 from supervisor.core.message import ReadInventory, Say, TimePassed
 from supervisor.errors import CannotError
 from tests.core.builders import bad, device, devices, good, of_type, spec_of, uuid_of
@@ -136,6 +137,25 @@ def test_a_gpu_that_is_not_cut_any_more_is_placed_on_at_once() -> None:
     stage.read(good(device(0)))
 
     assert (before, stage.slices()) == ({"llm/0": ()}, {"llm/0": (0,)})
+
+
+def test_an_index_means_the_instances_where_their_gpu_is_not_in_the_pool() -> None:
+    """They have no index of their own; where the GPU is there too, it is named once."""
+    gpu, one, other = box_with_mig()
+
+    assert (find_devices("0", (one, other)), find_devices("0", (gpu, one))) == ((one, other), (one,))
+
+
+def test_who_ran_on_a_gpu_that_is_cut_up_by_now_starts_elsewhere() -> None:
+    """It lived there when MIG was switched on, and nothing about the devices changes when it ends."""
+    spec = spec_of(llm={"workers": 1, "resources": {"gpu": 1}, "restart": {"delay": "0s", "max_delay": "0s"}})
+    cut = good(replace(device(0), is_cut=True), device(1))
+    stage = Stage().load(spec).read(good(device(0), device(1))).ready("llm/0").read(cut)
+    lived = stage.slices()
+
+    stage.at(100.0).exited("llm/0").read(cut)
+
+    assert (lived, stage.slices()) == ({"llm/0": (0,)}, {"llm/0": (1,)})
 
 
 @pytest.mark.parametrize(

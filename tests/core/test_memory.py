@@ -8,9 +8,11 @@ from itertools import pairwise
 import pytest
 
 from supervisor.core.inventory import Device, Holder
-from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say
+from supervisor.core.memory import HostBooks, HostSums
+from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say, TimePassed
 from supervisor.core.spec import Spec
 from tests.core.builders import GIB, device, devices, good, of_type, spec_of
+from tests.core.effort import count_calls
 from tests.core.stage import Stage, running
 
 ANN = Holder(99, 20 * GIB, "python", "ann")
@@ -262,6 +264,34 @@ def test_on_unified_memory_what_is_declared_of_the_host_counts_too() -> None:
     assert "51200 of 122880 MiB of the host's memory, which it shares, are declared" in stage["b/0"].reason
 
 
+def test_on_unified_memory_what_a_starting_worker_will_take_of_the_host_is_not_free() -> None:
+    """Somebody else has the rest of what is not declared."""
+    spec = spec_of(
+        a={"resources": {"memory": "30GiB"}, "port": 8000},
+        b={"resources": {"gpu": 1, "gpu_memory": "60GiB"}, "port": 8100},
+    )
+    stage = Stage().load(spec)
+    stage.host = (80 * GIB, 120 * GIB)
+    stage.meet(HostRead(*stage.host))
+
+    stage.read(good(unified(80 * GIB)))
+
+    assert stage.states() == {"a/0": "starting", "b/0": "pending"}
+    assert "30720 MiB of that are declared and not yet taken" in stage["b/0"].reason
+
+
+def test_on_unified_memory_what_the_host_has_taken_is_not_what_was_declared_of_the_gpu() -> None:
+    """One that is ready and not on the driver's list has taken nothing; a pid that nobody knows may be its own."""
+    spec = llm(2, gpu=0.5, memory="40GiB")
+
+    def second(*holders: Holder) -> str:
+        stage = Stage().load(spec).read(good(replace(unified(80 * GIB), holders=())))
+        stage.at(20.0).ready("llm/0").read(good(replace(unified(70 * GIB), holders=holders)))
+        return stage.state("llm/1")
+
+    assert (second(), second(Holder(7, 40 * GIB))) == ("pending", "starting")
+
+
 def test_a_device_that_tells_no_memory_keeps_nobody_waiting_and_is_said_once() -> None:
     """There is no number to keep a rule by."""
     spec = llm(2, restart={"delay": "0s", "max_delay": "0s"})
@@ -365,3 +395,32 @@ def test_gpu_and_host_are_both_asked() -> None:
     stage.meet(HostRead(9 * GIB, 64 * GIB))
 
     assert stage.state("llm/0") == "starting"
+
+
+def test_twice_the_workers_are_twice_the_work() -> None:
+    """When the host's memory is read and half of them wait for it, nobody sums up all the others for itself."""
+
+    def reading(workers: int) -> int:
+        stage = Stage().load(web(2 * workers, "1GiB"))
+        stage.meet(HostRead(2 * workers * GIB, workers * GIB))
+        stage.ready(*(f"web/{at}" for at in range(workers))).at(1.0)
+        assert stage.state(f"web/{workers}") == "pending"
+        stage.meet(TimePassed((stage[f"web/{workers}"].id,)))
+        assert ReadHost() in stage.actions
+        return count_calls(lambda: stage.meet(HostRead(2 * workers * GIB, workers * GIB)))
+
+    assert reading(160) < 5 * reading(40)
+
+
+def test_the_books_of_one_turn_count_each_start_in_it() -> None:
+    """As if they were summed up anew for each: twenty start at once, and the next one has no room."""
+    stage = Stage().load(web(22, "1GiB"))
+    stage.meet(HostRead(64 * GIB, 20 * GIB))
+    assert [stage.state(f"web/{at}") for at in (0, 19, 20)] == ["starting", "starting", "pending"]
+    assert "20480 of 20480 MiB are declared" in stage["web/20"].reason
+
+    books, fleet = HostBooks(), stage.fleet
+    sums = books.of_others(fleet, fleet.workers, stage["web/0"].id)
+
+    assert sums == HostSums(19 * GIB, 19 * GIB)
+    assert books.of_others(fleet, fleet.workers, stage["web/21"].id) == HostSums(20 * GIB, 20 * GIB)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.inventory import Device
+from supervisor.core.inventory import Device, Holder
 from supervisor.core.plan import Current, Launch, Placement, Share, Supply, find_devices, make_plan
 from supervisor.core.spec import Policy, WorkerId, WorkerSpec
-from tests.core.builders import device, devices, uuid_of, wanted, whole
+from tests.core.builders import GIB, LLM, device, devices, uuid_of, wanted, whole
 
 CPU = Policy(on_no_gpu="cpu")
 FAIL = Policy(on_no_gpu="fail")
@@ -169,7 +169,55 @@ def test_the_file_wide_filter_holds_for_everybody() -> None:
     plan = make_plan([wanted(), wanted(index=1, gpus=("0",))], supply(4), {}, allowed=("2",))
 
     assert indices(plan[WorkerId("llm", 0)]) == (2,)
-    assert plan[WorkerId("llm", 1)].reason == 'GPU "0" is outside the pool'
+    assert plan[WorkerId("llm", 1)].reason == 'GPU "0" is not among the file\'s gpus'
+
+
+def test_a_file_wide_filter_that_names_nothing_is_said_to_who_gets_no_place() -> None:
+    """A slip explains why there is none; a GPU that has gone does not stop those that are left."""
+    plan = make_plan([wanted(), wanted(index=1)], supply(4), {}, allowed=("1", "9"))
+
+    assert indices(plan[WorkerId("llm", 0)]) == (1,)
+    problem = 'the file\'s gpus: there is no GPU "9" on this machine'
+    assert plan[WorkerId("llm", 1)].reason == f"needs 1 GPU, 0 of 1 are free; reserved for llm/0; {problem}"
+
+
+def crowded(index: int, used: int) -> Device:
+    """A GPU of which a stranger has so many bytes."""
+    return replace(device(index, free=80 * GIB - used), holders=(Holder(99, used, "python", "ann"),))
+
+
+@pytest.mark.parametrize(
+    ("memory", "used", "expected"),
+    [(None, 20 * GIB, 1), (None, 7 * GIB, 0), (40 * GIB, 20 * GIB, 0), (40 * GIB, 60 * GIB, 1)],
+)
+def test_a_gpu_that_a_stranger_has_filled_is_taken_last(memory: int | None, used: int, expected: int) -> None:
+    """Beside a free one nobody waits there; how much is too much is what admission says."""
+    there = Supply((crowded(0, used), device(1)), trusted=True)
+
+    (placement,) = plan_of([wanted(memory=memory)], there).values()
+
+    assert indices(placement) == (expected,)
+
+
+def test_where_strangers_are_everywhere_one_waits_where_one_was() -> None:
+    """That is only busy, and busy is waited for."""
+    there = Supply((crowded(0, 70 * GIB), crowded(1, 70 * GIB)), trusted=True)
+    before = {LLM: Current(wanted(), whole(1), living=False)}
+
+    (placement,) = make_plan([wanted()], there, before).values()
+
+    assert indices(placement) == (1,)
+
+
+def test_one_that_does_not_live_leaves_a_gpu_that_a_stranger_has_filled() -> None:
+    """And one that lives stays, whatever a stranger has there."""
+    there = Supply((crowded(0, 70 * GIB), device(1)), trusted=True)
+
+    def index_of(*, living: bool) -> tuple[int, ...] | None:
+        (placement,) = make_plan([wanted()], there, {LLM: Current(wanted(), whole(0), living=living)}).values()
+        return indices(placement)
+
+    assert (index_of(living=False), index_of(living=True)) == ((1,), (0,))
 
 
 def test_devices_are_handed_out_in_the_pools_order() -> None:

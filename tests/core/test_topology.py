@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from itertools import combinations
+
+import pytest
 
 from supervisor.core.inventory import Link
 from supervisor.core.plan import Current, Supply, make_plan
 from supervisor.core.topology import Topology, bits
 from tests.core.builders import device, devices, uuid_of, wanted
+from tests.core.effort import count_calls
 
 CUBE = ["01", "02", "03", "12", "13", "23", "45", "46", "47", "56", "57", "67", "04", "15", "26", "37"]
 """The eight GPUs of a DGX-1: two fours, and a link from each to its like."""
@@ -71,3 +75,54 @@ def test_a_worker_that_grows_keeps_its_gpu_and_gets_what_is_linked_to_it() -> No
     (now,) = after.values()
     assert now.launch is not None
     assert [share.uuid for share in now.launch.slice] == [uuid_of(4), uuid_of(5)]
+
+
+def test_a_pick_among_some_says_nothing_about_a_pick_among_all() -> None:
+    """Who may only have the first four takes one of them; the next one takes the GPU that belongs to nobody."""
+    pairs = ["".join(pair) for four in ("0123", "456") for pair in combinations(four, 2)]
+    one = topology(8, pairs)
+
+    assert list(bits(one.choose_one(0x0F, 0xFF))) == [0]
+    assert list(bits(one.choose_one(0xFE, 0xFE))) == [7]
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 12])
+def test_devices_that_nobody_chooses_from_make_no_set_dearer(count: int) -> None:
+    """Sixteen of sixty-four, all linked but to one, and one to nobody: as quick as if there were no others."""
+    near = [(1 << 63) - 1 & ~(1 << at | 1 << 62 - at) for at in range(63)]
+    pairs = [Link(uuid_of(a), uuid_of(b), 4, 50) for a in range(63) for b in range(a) if near[a] >> b & 1]
+    one = Topology(devices(64), pairs)
+
+    assert count_calls(lambda: one.choose(count, 0xFFFF, 0, (1 << 64) - 1)) < 10_000
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_left_hangs_together_as_if_it_were_looked_at_as_a_whole(seed: int) -> None:
+    """Of the sets at the best level the one with the biggest rest, then the first: by trying every one."""
+    dice = random.Random(seed)
+    count, among = dice.randint(2, 4), dice.sample(range(12), dice.randint(5, 12))
+    pairs = [pair for pair in combinations(range(12), 2) if dice.random() < dice.choice((0.15, 0.5))]
+    one = Topology(devices(12), [Link(uuid_of(a), uuid_of(b), 2, 40) for a, b in pairs])
+    empty = sum(1 << at for at in among) | dice.getrandbits(12)
+    required = [among[0]] if seed % 3 == 0 else []
+
+    def biggest(taken: tuple[int, ...]) -> int:
+        left = {at for at in range(12) if empty >> at & 1} - set(taken)
+        parts = [{at} for at in left]
+        for a, b in pairs:
+            if a in left and b in left:
+                first, second = (next(part for part in parts if at in part) for at in (a, b))
+                if first is not second:
+                    parts.remove(second)
+                    first |= second
+        return max(map(len, parts), default=0)
+
+    linked = [
+        taken
+        for taken in combinations(sorted(among), count)
+        if set(required) <= set(taken) and all(pair in pairs for pair in combinations(taken, 2))
+    ]
+    expected = min(linked, key=lambda taken: (-biggest(taken), taken), default=None)
+    mask = one.choose(count, sum(1 << at for at in among), sum(1 << at for at in required), empty)
+
+    assert expected is None or tuple(bits(mask)) == expected

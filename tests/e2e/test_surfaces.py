@@ -122,7 +122,7 @@ def test_explain_says_who_has_the_gpu_that_a_worker_waits_for(start: StartDaemon
 
     assert (one.returncode, other.returncode) == (0, 0), one.stderr + other.stderr
     assert re.search(r"^GPU 0 .* its own$", one.stdout, re.MULTILINE), one.stdout
-    assert re.search(r"^waits since \d+s: needs 1 GPU, 0 of 1 are free; reserved for a/0$", other.stdout, re.MULTILINE)
+    assert re.search(r"^has waited \d+s: needs 1 GPU, 0 of 1 are free; reserved for a/0$", other.stdout, re.MULTILINE)
     assert re.search(r"^GPU 0 .* is given away \(a/0\)$", other.stdout, re.MULTILINE), other.stdout
 
 

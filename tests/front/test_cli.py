@@ -411,6 +411,13 @@ def test_check_of_a_file_that_is_not_there_is_78(tmp_path: Path) -> None:
     assert "none.yaml:1:1: " in result.stderr
 
 
+def test_check_does_not_count_what_the_gpus_decide(file: Path) -> None:
+    """It asks no device."""
+    file.write_text("services:\n  a: {command: sh, workers: per_gpu, resources: {gpu: 1}}\n")
+
+    assert tell("check", str(file)).stdout == f"{file}: ok, 1 service, at least 1 worker, the GPUs decide\n"
+
+
 @pytest.mark.parametrize(
     ("service", "warning"),
     [

@@ -409,7 +409,7 @@ def test_an_explanation_has_the_wait_its_age_and_every_device() -> None:
 
     assert lines[1:4] == [
         "asks for 1 GPU",
-        "waits since 60s: needs 1 GPU",
+        "has waited 60s: needs 1 GPU",
         "looks again in 2s, sooner when something changes",
     ]
     assert lines[-1].split(maxsplit=3)[-1].endswith("is given away (b/0)")
@@ -430,6 +430,17 @@ def test_an_explanation_of_one_that_runs_has_its_devices_and_its_last_words() ->
         "last lines of a/0 before it ended (exited with 1):",
         "  out of memory",
     ]
+
+
+def test_an_explanation_of_one_that_waits_tells_what_is_kept_for_it_and_that_it_looks_now() -> None:
+    """It does not have the GPU yet."""
+    gpus = [{"uuid": "GPU-a", "index": 0, "share": 1}]
+    waits = {"for": "needs memory", "since": "2026-11-20T10:04:00Z", "next_look": "2026-11-20T10:04:00Z"}
+
+    lines = plain(explain_page({**a_worker("a/0", "pending", gpus=gpus), **told("1 GPU", waits, [])}, NOW))
+
+    assert "GPU 0 is reserved for it (GPU-a)" in lines
+    assert "looks again now" in lines
 
 
 def told(asks: str, waits: object, verdicts: object) -> dict[str, object]:

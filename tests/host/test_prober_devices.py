@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor.host import prober
+from supervisor.host.nvml import CallError
 from tests.host.prober_helpers import Asked
 from tests.nvml.fake import H100_BYTES, FakeBox
 
@@ -85,6 +86,16 @@ def test_a_gpu_that_does_not_tell_whether_it_is_cut_is_not_used(box: FakeBox, as
     device = asked.read()["devices"][1]
 
     assert (device["health"], device["reason"]) == ("lost", "nvmlDeviceGetMigMode: Unknown Error")
+
+
+def test_a_binding_that_stumbles_over_the_mig_mode_does_not_make_a_gpu_whole() -> None:
+    """It says nothing of the GPU."""
+
+    class Stumbling:
+        def call(self, name: str, *_: object) -> object:
+            raise CallError(name, None, "it broke")
+
+    assert prober._read_mig_mode(Stumbling(), 0, None) == (False, "nvmlDeviceGetMigMode: it broke")  # type: ignore[arg-type]
 
 
 def test_instances_that_cannot_be_read_do_not_stop_the_rest(box: FakeBox, asked: Asked) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from supervisor import rendezvous
 from supervisor.errors import CannotError
 from supervisor.rendezvous import control_path, find_control, private_folder
 
@@ -208,3 +209,11 @@ def test_client_refuses_what_others_put_in_tmp(home: Path, attack: str, cause: s
 
     with pytest.raises(CannotError, match=cause):
         find(home, uid=SOMEBODY)
+
+
+def test_a_padded_row_of_the_kernels_table_is_read(tmp_path: Path) -> None:
+    """Its inodes are set flush right."""
+    table = tmp_path / "unix"
+    table.write_text("head\n0000: 00000002 00000000 00010000 0001 01     42 /run/a b.sock\n")
+
+    assert rendezvous.is_listening(Path("/run/a b.sock"), table)

@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +38,10 @@ class Catch:
     problem: str = ""
 
 
-def hunt_all(seeds: int = SEEDS) -> Iterator[Catch]:
-    """Hunt every mutant; in their order."""
+def hunt_all(seeds: int = SEEDS, mutants: Sequence[Mutant] = MUTANTS) -> Iterator[Catch]:
+    """Hunt mutants; in their order."""
     with ThreadPoolExecutor(JOBS) as pool:
-        yield from pool.map(lambda mutant: hunt(mutant, seeds), MUTANTS)
+        yield from pool.map(lambda mutant: hunt(mutant, seeds), mutants)
 
 
 def hunt(mutant: Mutant, seeds: int = SEEDS) -> Catch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.graft import Mutant
 from tests.mutants.planted_admission import ADMISSION
+from tests.mutants.planted_cuts import CUTS
 from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
 from tests.mutants.planted_surroundings import SURROUNDINGS
@@ -448,6 +449,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *SURROUNDINGS,
     *PLAN,
+    *CUTS,
     Mutant(
         "time in which the daemon was frozen counted against workers",
         "fleet.py",

@@ -84,7 +84,7 @@ ADMISSION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "half a device is free enough",
-        "memory.py",
+        "slices.py",
         "FREE_PERCENT = 90\n",
         "FREE_PERCENT = 50\n",
     ),
@@ -111,7 +111,7 @@ ADMISSION: tuple[Mutant, ...] = (
     Mutant(
         "an old reading counts as one of now",
         "admission.py",
-        "    return turn.has_read or turn.now - inventory.asked_at <= fresh_s\n",
+        "    return turn.has_read or turn.now - inventory.asked_at <= FRESH_S\n",
         "    return True\n",
     ),
     Mutant(

@@ -50,8 +50,8 @@ PLAN = (
     Mutant(
         "a bad filter half obeyed",
         "plan.py",
-        "chosen = None if group.problem else group.choose(",
-        "chosen = group.choose(",
+        "chosen = None if group.problem else self._choose(",
+        "chosen = self._choose(",
         by=TABLE,
     ),
     Mutant(
@@ -64,8 +64,8 @@ PLAN = (
     Mutant(
         "counts shrink of themselves",
         "rescale.py",
-        "    if not reloaded:\n        sizes = {",
-        "    if False:\n        sizes = {",
+        "max(size, floors.get(name, 1))",
+        "size",
         by=COUNTS,
     ),
     Mutant(

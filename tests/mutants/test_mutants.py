@@ -26,6 +26,6 @@ def test_missing_place_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_simulator_sees_every_mutant() -> None:
-    """A simulator that does not see planted faults would not see others either."""
-    assert [catch.mutant.name for catch in hunt_all() if not catch.rule] == []
+def test_every_third_mutant_is_seen() -> None:
+    """A simulator that does not see planted faults would not see others either; `make mutants` hunts all of them."""
+    assert [catch.mutant.name for catch in hunt_all(mutants=MUTANTS[::3]) if not catch.rule] == []

@@ -18,6 +18,7 @@ from supervisor.core.message import (
     StopRequested,
 )
 from supervisor.core.spec import WorkerId
+from tests.sim.cuts import is_in_use, recut
 from tests.sim.devices import GIB, Gpu
 from tests.sim.specs import NAMES
 
@@ -60,6 +61,8 @@ class Chaos:
         self.kinds = rng.sample(kinds, rng.randint(2, len(kinds)))
         if self.edit not in self.kinds and rng.random() < 0.7:
             self.kinds.append(self.edit)
+        if any(gpu.parts for gpu in world.gpus):
+            self.kinds.append(self.recut)
         self.mean_s = rng.choice((2.0, 5.0, 20.0))
         self.is_over = False
 
@@ -142,7 +145,7 @@ class Chaos:
     def _for_a_while(self, longest_s: float, do: Callable[[Gpu], None], undo: Callable[[Gpu], None]) -> None:
         if not self.world.gpus:
             return
-        gpu = self.rng.choice(self.world.gpus)
+        gpu = self.rng.choice(self.world.devices.every)
         do(gpu)
         self._later(self.rng.uniform(0.1, longest_s), lambda: undo(gpu))
 
@@ -180,6 +183,12 @@ class Chaos:
         self.rng.shuffle(slots)
         for gpu, slot in zip(self.world.gpus, slots, strict=True):
             gpu.slot = slot
+
+    def recut(self) -> None:
+        """Somebody switches MIG on or off, or makes other instances; mostly where nobody is."""
+        gpu = self.rng.choice([gpu for gpu in self.world.gpus if gpu.parts])
+        if not is_in_use(gpu) or self.rng.random() < 0.2:
+            recut(gpu, self.rng)
 
     def rival(self) -> None:
         """Another daemon wants a device, and lets it go after a while."""

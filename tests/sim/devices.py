@@ -36,7 +36,8 @@ class Gpu:
         is_cut: MIG is on.
         parts: Instances that MIG may cut it into; none where it cannot be cut.
         parent: Of which it is an instance.
-        host: Whose memory it has, where it has none of its own.
+        is_unified: It has no memory of its own.
+        host: Whose memory it has then.
     """
 
     uuid: str
@@ -53,6 +54,7 @@ class Gpu:
     parts: list[Gpu] = field(default_factory=list)
     parent: Gpu | None = None
     instance: tuple[int, int] | None = None
+    is_unified: bool = False
     host: Ram | None = None
 
     @property
@@ -187,7 +189,7 @@ def _device(gpu: Gpu, index: int, has_list: bool) -> Device:
         uuid=gpu.uuid,
         index=index,
         name="NVIDIA H100 80GB HBM3" if gpu.parent is None else "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
-        pci=f"0000:{16 + gpu.slot:02x}:00.0",
+        pci=f"0000:{16 + (gpu.parent or gpu).slot:02x}:00.0",
         numa=0,
         memory_total_bytes=gpu.total,
         memory_free_bytes=free,
@@ -195,7 +197,7 @@ def _device(gpu: Gpu, index: int, has_list: bool) -> Device:
         reason="it has fallen off the bus" if is_sick else "",
         parent=gpu.parent.uuid if gpu.parent else None,
         is_cut=gpu.is_cut,
-        is_unified=gpu.host is not None,
+        is_unified=gpu.is_unified,
         holders=_holders(gpu) if has_list and not gpu.is_cut else None,
         instance=gpu.instance,
     )

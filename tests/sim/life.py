@@ -106,7 +106,7 @@ def heal(world: World) -> None:
     world.thaw()
     world.devices.heal()
     world.ram.heal()
-    for gpu in world.gpus:
+    for gpu in world.devices.every:
         world.locks.leave(gpu.uuid)
     world.processes.heal()
     world.devices.forget({tree.order.incarnation for tree in world.processes.living()})
@@ -198,17 +198,26 @@ def _is_full(world: World, worker: Worker, device: Device) -> bool:
         if other.id != worker.id and other.held and any(share.uuid == device.uuid for share in other.occupied):
             amounts += [other.held.wanted.request.gpu_memory]
     room = total - headroom(fleet, total)
-    used = sum(size for gpu in world.gpus if gpu.uuid == device.uuid for size in gpu.used.values())
+    # Of a GPU that was put together again while somebody lived on an instance, its memory is not free either.
+    mine = [one for gpu in world.devices.every if gpu.uuid == device.uuid for one in (gpu, *gpu.parts)]
+    used = sum(sum(one.used.values()) for one in mine)
+    hosted = _hosted(world, worker) if device.is_unified else 0
     need = amount_bytes(amounts[0], total) if amounts and amounts[0] is not None else 0
-    return need + used > room or sum(amount_bytes(one, total) for one in amounts if one is not None) > room
+    taken = used + (sum(world.ram.used.values()) if device.is_unified else 0)
+    return need + taken > room or hosted + sum(amount_bytes(one, total) for one in amounts if one is not None) > room
 
 
 def _finds_no_memory(world: World, worker: Worker) -> bool:
     """It declares more of the host's memory than the others leave it."""
     memory = worker.target.wanted.recipe.memory if worker.target else None
+    left = min(world.ram.total - _hosted(world, worker), world.ram.available)
+    return memory is not None and memory > left
+
+
+def _hosted(world: World, worker: Worker) -> int:
+    """What others have declared of the host's memory."""
     others = [one.held for one in world.fleet.workers.values() if one.held is not None and one.id != worker.id]
-    declared = sum(one.wanted.recipe.memory or 0 for one in others)
-    return memory is not None and memory > min(world.ram.total - declared, world.ram.available)
+    return sum(one.wanted.recipe.memory or 0 for one in others)
 
 
 def _is_wrongly_idle(world: World, worker: Worker) -> str:
@@ -242,8 +251,10 @@ def stay_calm(world: World) -> None:
 
 
 def _expect_exit(world: World, *, may_be_stuck: bool) -> None:
-    # Of all of them: what else happens at this instant may start one before the end is asked for.
+    # Of all of them: what else happens at this instant may start one, or bring one, before the end is asked for.
     graces = [worker.policy.stop.timeout_s for worker in world.fleet.workers.values()]
+    world.run(world.now)
+    graces += [worker.policy.stop.timeout_s for worker in world.fleet.workers.values()]
     world.run(world.now + max(graces, default=0.0) + STOP_MARGIN_S + 0.1)
     if world.exit is None:
         raise TroubleError("stops_in_time", f"{len(world.fleet.workers)} workers are left and nothing is said")

@@ -175,7 +175,7 @@ def _lack(world: World, step: Step, spawn: Spawn, device: Device) -> Iterator[st
     assert total is not None
     assert free is not None
     assert declared is not None
-    books = untaken = 0
+    books, untaken = _of_the_host(world, step, spawn) if device.is_unified else (0, 0)
     for other in _beside(step, spawn, device.uuid):
         amount = other.held.wanted.recipe.gpu_memory if other.held else None
         size = 0 if amount is None else amount_bytes(amount, total)
@@ -205,8 +205,11 @@ def _crowd(step: Step, spawn: Spawn, device: Device) -> Iterator[str]:
     assert device.memory_total_bytes is not None
     assert device.memory_free_bytes is not None
     assert step.after.inventory is not None
-    if device.memory_free_bytes * 10 < device.memory_total_bytes * 9:
-        yield f"{spawn.worker} starts on {device.uuid} with {device.memory_free_bytes // MIB} MiB free"
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    if device.is_unified:  # The host's own processes have nothing of the GPU.
+        free = total - sum(one.used_bytes or 0 for one in device.holders or ())
+    if free * 10 < total * 9:
+        yield f"{spawn.worker} starts on {device.uuid} with {free // MIB} MiB free"
 
 
 def readings_are_of_this_moment(world: World, step: Step) -> Iterator[str]:
@@ -243,15 +246,7 @@ def _beside(step: Step, spawn: Spawn, uuid: str) -> list[Worker]:
 
 def the_host_has_room(world: World, step: Step) -> Iterator[str]:
     """Beside what is declared, and what is left at this moment less what others are still to take."""
-    starts = world.checks.starts
-    hosted: dict[WorkerId, tuple[int, bool]] = {}
-    for worker in step.after.workers.values():
-        memory = worker.held.wanted.recipe.memory if worker.held and worker.state in HOLDING else None
-        if memory is not None:
-            hosted[worker.id] = (
-                memory,
-                not starts.was_ready(worker.incarnation) and worker.state is not State.RELEASING,
-            )
+    hosted = _hosted(world, step)
     for spawn in reversed(step.spawns):
         need = spawn.launch.recipe.memory
         if need is None:
@@ -265,6 +260,25 @@ def the_host_has_room(world: World, step: Step) -> Iterator[str]:
         left = min(step.event.total_bytes - declared, step.event.available_bytes - untaken)
         if left < need:
             yield f"{spawn.worker} needs {need // MIB} MiB of the host's memory, {left // MIB} are left"
+
+
+def _hosted(world: World, step: Step) -> dict[WorkerId, tuple[int, bool]]:
+    """Who has declared how much of the host's memory, and whether it is still to take that."""
+    starts = world.checks.starts
+    hosted: dict[WorkerId, tuple[int, bool]] = {}
+    for worker in step.after.workers.values():
+        memory = worker.held.wanted.recipe.memory if worker.held and worker.state in HOLDING else None
+        if memory is not None:
+            is_new = not starts.was_ready(worker.incarnation) and worker.state is not State.RELEASING
+            hosted[worker.id] = memory, is_new
+    return hosted
+
+
+def _of_the_host(world: World, step: Step, spawn: Spawn) -> tuple[int, int]:
+    """What others have declared of the host's memory at a start, and what of that they are still to take."""
+    later = {one.worker for one in step.spawns if one.incarnation >= spawn.incarnation}
+    others = [one for worker, one in _hosted(world, step).items() if worker not in later]
+    return sum(size for size, _ in others), sum(size for size, is_new in others if is_new)
 
 
 RULES: tuple[Rule, ...] = (

@@ -48,8 +48,8 @@ def _are_as_before(step: Step, worker: Worker) -> bool:
             return False
     # With `all`, what came or went elsewhere is a reason too.
     return step.before.elsewhere == step.after.elsewhere and [
-        (one.uuid, one.index, one.pci) for one in old.values()
-    ] == [(one.uuid, one.index, one.pci) for one in new.values()]
+        (one.uuid, one.index, one.pci, one.is_cut) for one in old.values()
+    ] == [(one.uuid, one.index, one.pci, one.is_cut) for one in new.values()]
 
 
 def memory_comes_back_first(world: World, step: Step) -> Iterator[str]:

@@ -105,7 +105,10 @@ def sizes_are_asked_when_somebody_asks(world: World, step: Step) -> Iterator[str
         request = service.request(WorkerEntry())
         if is_new and after.trusted and service.workers == "per_gpu" and name not in after.scaled:
             places = _places(step, request)
-            if size > max(1, places) or (size < places and service.port is None):
+            was = before.spec.services.get(name) if before.spec else None
+            # A file in which nothing is new of a service takes away none of its workers.
+            floor = before.sizes.get(name, 1) if was == service else 1
+            if size > max(floor, places) or (size < places and service.port is None):
                 yield f"{name} has {size} workers, and place for {places}"
 
 
@@ -113,6 +116,8 @@ def _places(step: Step, request: Request) -> int:
     fleet = step.after
     found = 0
     for one in eligible_devices(fleet, request):
+        if one.parent is not None and request.gpu != "all" and request.gpu > 1000:
+            continue  # A process sees one instance.
         total = one.memory_total_bytes
         need = 0 if request.gpu_memory is None or total is None else amount_bytes(request.gpu_memory, total)
         has_room = total is None or not need or need + headroom(fleet, total) <= total

@@ -44,14 +44,18 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
     assert settled.spec is not None
     again = SpecLoaded(settled.spec, settled.cpu_count)
     reloaded, actions = _all(settled, (ReloadRequested(), again, read), step.now)
+    if fewer := [name for name, size in settled.sizes.items() if reloaded.sizes.get(name, 0) < size]:
+        yield f"a reload that changes nothing makes {fewer} smaller"
     if reloaded.sizes != settled.sizes:
-        return  # There are other GPUs than when the file was loaded, and it leaves the counts to them.
+        return  # There are more GPUs than when the file was loaded, and it leaves the counts to them.
     for action in actions:
         if isinstance(action, Spawn | Signal | KillTree):
             before = settled.workers[action.worker]
             is_asked_again = before.state is State.FAILED and before.target is not None and before.target.refused
             # A halted roll-out goes on at a reload once nobody of its service is failed any more.
-            if not is_asked_again and not before.is_outdated:
+            # Who waits takes the better place that has come up since it was planned.
+            is_waiting = before.state is State.PENDING
+            if not is_asked_again and not before.is_outdated and not is_waiting:
                 yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}

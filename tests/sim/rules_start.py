@@ -91,7 +91,8 @@ def slice_is_whole(world: World, step: Step) -> Iterator[str]:
             continue
         uuids = [share.uuid for share in spawn.launch.slice]
         eligible = named_devices(step.after, request)
-        healthy = [device.uuid for device in eligible if device.health is Health.OK]
+        every = every_device(eligible) if request.gpu == "all" else eligible
+        healthy = [device.uuid for device in every if device.health is Health.OK]
         count = len(healthy) * 1000 if request.gpu == "all" else request.gpu
         # Who ran there stays there: another device's end gives the rest other indices, and must not end them too.
         if spawn.launch.slice in world.checks.notes.ran_on.get(spawn.worker, ()):
@@ -103,12 +104,22 @@ def slice_is_whole(world: World, step: Step) -> Iterator[str]:
             yield f"{spawn.worker} starts on {uuids}, eligible are {[device.uuid for device in eligible]}"
 
 
+def nobody_starts_on_what_is_cut(world: World, step: Step) -> Iterator[str]:
+    """Neither on a GPU that MIG has cut up, by the newest good reading, nor on an instance beside anything else."""
+    for spawn in step.spawns:
+        devices = [world.checks.notes.devices[share.uuid] for share in spawn.launch.slice]
+        if cut := [one.uuid for one in devices if one.is_cut]:
+            yield f"{spawn.worker} starts on {cut}, cut up by MIG"
+        if len(devices) > 1 and any(one.parent is not None for one in devices):
+            yield f"{spawn.worker} starts on {[one.uuid for one in devices]}: it would see one instance alone"
+
+
 def environment_names_the_slice(world: World, step: Step) -> Iterator[str]:
     """Indices of the newest good reading, in PCI order, or UUIDs; `-1` without a GPU; nothing inherited."""
     for spawn in step.spawns:
         devices = world.checks.notes.devices
         indices = [str(devices[share.uuid].index) if share.uuid in devices else "?" for share in spawn.launch.slice]
-        if spawn.launch.recipe.pin == "uuid":
+        if spawn.launch.recipe.pin == "uuid" or any(share.uuid.startswith("MIG-") for share in spawn.launch.slice):
             indices = [share.uuid for share in spawn.launch.slice]
         expected = ",".join(indices) or "-1"
         if spawn.env.get("CUDA_VISIBLE_DEVICES") != expected:
@@ -182,20 +193,33 @@ def headroom(fleet: Fleet, total: int) -> int:
 
 def eligible_devices(fleet: Fleet, request: Request) -> list[Device]:
     """Devices on which a worker may be placed anew, in health or not; none if its filter names what is not there."""
-    found = [_named(token, _devices_of_file(fleet)) for token in request.gpus or ()]
-    uuids = [devices[0].uuid for devices in found if len(devices) == 1]
-    if len(uuids) < len(found) or len(set(uuids)) < len(uuids):
-        return []
+    devices, seen = _devices_of_file(fleet), set[str]()
+    for token in request.gpus or ():
+        found = _named(token, devices)
+        uuids = {one.uuid for one in found}
+        is_place = token.isdecimal() or ":" in token  # Instances in the pool without their GPU share its place.
+        if not found or seen & uuids or (len(found) > 1 and not is_place):
+            return []
+        if len(found) == 1 and not _parts_of(found[0], devices):
+            return []
+        seen |= uuids
     return named_devices(fleet, request)
 
 
 def named_devices(fleet: Fleet, request: Request) -> list[Device]:
     """Devices that pool, file and request leave, whatever else the request names."""
-    devices = [one for one in _devices_of_file(fleet) if _is_of_kind(one, request.gpu_type)]
-    if request.gpus is None:
-        return devices
-    uuids = {one.uuid for token in request.gpus for one in _named(token, devices)}
-    return [one for one in devices if one.uuid in uuids]
+    devices = _devices_of_file(fleet)
+    uuids = {one.uuid for one in devices}
+    if request.gpus is not None:
+        named = (one for token in request.gpus for one in _named(token, devices))
+        uuids = {part.uuid for one in named for part in _parts_of(one, devices)}
+    return [one for one in devices if one.uuid in uuids and not one.is_cut and _is_of_kind(one, request.gpu_type)]
+
+
+def every_device(named: list[Device]) -> list[Device]:
+    """What `all` means of them: whole GPUs; where there is none, the one instance of MIG, for two are not seen."""
+    whole = [one for one in named if one.parent is None]
+    return whole or (named if len(named) == 1 else [])
 
 
 def request_millis(slice_of: Iterable[Share]) -> int:
@@ -205,7 +229,7 @@ def request_millis(slice_of: Iterable[Share]) -> int:
 
 def _is_of_kind(device: Device, kinds: tuple[str, ...]) -> bool:
     """Every device is called an H100; those of 80 GiB, and those that do not tell, are one."""
-    is_h100 = device.memory_total_bytes in {None, 80 * 1024 * MIB}
+    is_h100 = device.memory_total_bytes in {None, 80 * 1024 * MIB} and device.parent is None
     return not kinds or "h100" in "".join(kinds).lower().replace("nvidia-h100-80gb", "h100" if is_h100 else "")
 
 
@@ -213,19 +237,28 @@ def _devices_of_file(fleet: Fleet) -> list[Device]:
     """Devices that pool and file leave."""
     if fleet.inventory is None:
         return []
-    devices = [one for one in fleet.inventory.devices if fleet.pool is None or one.uuid in fleet.pool]
+    devices = list(fleet.inventory.devices)
+    if fleet.pool is not None:
+        devices = [one for one in devices if {one.uuid, one.parent} & {*fleet.pool}]
     tokens = fleet.spec.gpus if fleet.spec else None
     if tokens is None:
         return devices
     uuids = {one.uuid for token in tokens for one in _named(token, devices)}
-    return [one for one in devices if one.uuid in uuids]
+    return [one for one in devices if {one.uuid, one.parent} & uuids]
+
+
+def _parts_of(device: Device, devices: list[Device]) -> list[Device]:
+    """What can be had of a device: itself, or what MIG has cut it into."""
+    return [one for one in devices if one.parent == device.uuid] if device.is_cut else [device]
 
 
 def _named(token: str, devices: list[Device]) -> list[Device]:
+    uuids = {one.uuid for one in devices}
+    placed = [one for one in devices if one.parent not in uuids]
     if token.isdecimal():
-        return [one for one in devices if one.index == int(token)]
+        return [one for one in placed if one.index == int(token)]
     if ":" in token:
-        return [one for one in devices if one.pci[-10:] == token.lower()[-10:]]
+        return [one for one in placed if one.pci[-10:] == token.lower()[-10:]]
     return [one for one in devices if one.uuid.startswith(token)]
 
 
@@ -240,6 +273,7 @@ RULES: tuple[Rule, ...] = (
     start_is_wanted,
     setup_is_the_files,
     setup_reaches_the_environment,
+    nobody_starts_on_what_is_cut,
     slice_is_whole,
     environment_names_the_slice,
     environment_names_the_worker,

@@ -11,7 +11,7 @@ from supervisor.core.inventory import Health
 from supervisor.core.message import State
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import FREED, HOLDING, LIVING, Worker
-from tests.sim.rules_start import eligible_devices, headroom, wanted_by_file
+from tests.sim.rules_start import eligible_devices, every_device, headroom, wanted_by_file
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
@@ -205,6 +205,10 @@ def could_be_placed(step: Step, worker: Worker) -> bool:
     planned = planned_on(step)
     eligible = eligible_devices(fleet, request)
     part = request.gpu if request.gpu != "all" and request.gpu < 1000 else 1000
+    if request.gpu == "all":
+        eligible = every_device(eligible)
+    elif request.gpu > 1000:
+        eligible = [one for one in eligible if one.parent is None]
     free = []
     for device in eligible:
         others = [(other, millis) for other, millis in planned.get(device.uuid, []) if other.id != worker.id]

@@ -19,11 +19,12 @@ THREADS = {
 
 
 def pin_is_kept(_world: World, step: Step) -> Iterator[str]:
-    """UUIDs where the file says so, and to nobody else."""
+    """UUIDs where the file says so, and on an instance of MIG, which has no index; to nobody else."""
     for spawn in step.spawns:
         shown = spawn.env["CUDA_VISIBLE_DEVICES"].split(",")
         uuids = [share.uuid for share in spawn.launch.slice]
-        if uuids and (shown == uuids) != (spawn.launch.recipe.pin == "uuid"):
+        is_by_uuid = spawn.launch.recipe.pin == "uuid" or any(uuid.startswith("MIG-") for uuid in uuids)
+        if uuids and (shown == uuids) != is_by_uuid:
             yield f"{spawn.worker} is pinned by {spawn.launch.recipe.pin} and gets {shown}"
 
 

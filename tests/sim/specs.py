@@ -120,7 +120,7 @@ class Writer:
     def _resources(self) -> dict[str, Any]:
         rng = self.rng
         resources: dict[str, Any] = {}
-        if rng.random() < 0.3:
+        if rng.random() < (0.6 if any(gpu.is_unified for gpu in self.gpus) else 0.3):
             resources["memory"] = rng.choice(("1GiB", "6GiB", "12GiB", "40GiB"))
         if not self.gpus and rng.random() < 0.5:
             return resources
@@ -138,6 +138,9 @@ class Writer:
 
     def _tokens(self, count: int) -> list[Any]:
         rng = self.rng
+        parts = [part for gpu in self.gpus for part in gpu.parts]
+        if parts and rng.random() < 0.5:
+            return self._names_of_parts(rng.sample(parts, min(count, len(parts))))
         chosen = rng.sample(self.gpus, min(count, len(self.gpus)))
         kind = rng.choice(("index", "uuid", "start", "pci", "absent"))
         match kind:
@@ -151,6 +154,18 @@ class Writer:
                 return [f"00000000:{16 + gpu.slot:02X}:00.0" for gpu in chosen]
             case _:
                 return [7]
+
+    def _names_of_parts(self, parts: list[Gpu]) -> list[Any]:
+        """Instances by their names, or so short that they may mean several, or beside a whole GPU."""
+        match self.rng.choice(("uuid", "uuid", "start", "any", "mixed")):
+            case "uuid":
+                return [part.uuid for part in parts]
+            case "start":
+                return [part.uuid[:7] for part in parts]
+            case "any":
+                return ["MIG-"]
+            case _:
+                return [*(part.uuid for part in parts), self.rng.choice(self.gpus).uuid]
 
     def _ready(self) -> dict[str, Any]:
         rng = self.rng

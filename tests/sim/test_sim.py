@@ -93,9 +93,10 @@ def digests(*, hash_seed: str) -> str:
 
 def test_broken_rule_is_named() -> None:
     """A rule that is broken stops the life and says which one it was."""
-    world = World(3)
+    world = World(4)
     world.load_first()
     world.run(world.now + 5.0)
+    assert world.checks.notes.spawns, "a life in which somebody has started by then"
     world.checks.notes.spawns.clear()
 
     world.post(ReloadRequested())

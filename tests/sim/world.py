@@ -44,6 +44,7 @@ from supervisor.core.turn import Fleet
 from supervisor.daemon.inbox import Deadlines
 from supervisor.daemon.pulse import Pulse
 from tests.sim.agenda import Agenda
+from tests.sim.cuts import furnish, lend, old_name
 from tests.sim.devices import GIB, FakeDevices, Gpu
 from tests.sim.invariants import Checks
 from tests.sim.locks import FakeLocks
@@ -81,10 +82,12 @@ class World:
         self.told: list[Event] = []
         self.odds = draw_odds(self.rng)
         self.gpus = self._draw_gpus()
+        furnish(self.gpus, random.Random(f"hardware {seed}"))
         self.writer = Writer(self.rng, self.gpus)
         self.document = self.writer.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
         self.ram = Ram(self.agenda, self.rng)
+        lend(self.ram, self.gpus)
         self.locks = FakeLocks(self.agenda, self.post, self.rng)
         self.processes = FakeProcesses(self.agenda, self.post, self._draw, self._release)
         self.fleet = Fleet(host=Host(ENVIRON), started_at=self.agenda.now, pool_tokens=self._draw_pool())
@@ -248,6 +251,9 @@ class World:
         if rng.random() < 0.85:
             return None
         chosen = rng.sample(self.gpus, rng.randint(0, len(self.gpus)))
+        if (parts := [part for gpu in self.gpus for part in gpu.parts]) and rng.random() < 0.6:
+            some = rng.sample(parts, rng.randint(1, len(parts)))
+            return tuple(old_name(part) if rng.random() < 0.2 else part.uuid for part in some)
         if rng.random() < 0.5:
             return tuple(gpu.uuid for gpu in chosen)
         return tuple(str(gpu.slot) for gpu in chosen)

@@ -107,7 +107,10 @@ def _parse_gpu_type(value: object) -> str:
         raise BadValueError(f"expected a kind of GPU such as nvidia-l4, got {shown(value)}")
     if kind in LITERALS or is_glob(kind):
         return kind
-    hint = nearest(kind.lower(), LITERALS) or f'write "*{kind}*" for any GPU with that in the name nvidia-smi shows'
+    model = kind.removeprefix("nvidia-").upper() if kind.startswith("nvidia-") else kind
+    pattern = f'write "*{model}*" for any GPU with that in the name nvidia-smi shows'
+    like = nearest(kind.lower(), LITERALS)
+    hint = f"{like} or {pattern}" if like else pattern
     raise BadValueError(f"unknown kind of GPU {shown(kind)}", hint)
 
 

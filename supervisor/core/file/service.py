@@ -160,7 +160,7 @@ class WorkerEntry(_Value):
     gpu_memory: Amount | None = None
     cpu: int | None = None
     memory: int | None = None
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
     port: int | None = None
 
 
@@ -187,7 +187,7 @@ class ServiceSpec(_Value):
     workers: int | Literal["cpu_count", "per_gpu", "fit"] | tuple[WorkerEntry, ...] = 1
     resources: Resources = Resources()
     on_no_gpu: OnNoGpu = "wait"
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
     working_dir: str = "/"
     port: int | None = None
     ready: Ready = Ready()
@@ -316,7 +316,7 @@ class Recipe:
     """
 
     command: tuple[str, ...]
-    env: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     working_dir: str = "/"
     port: int | None = None
     gpu_memory: Amount | None = None
