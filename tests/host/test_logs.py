@@ -283,16 +283,16 @@ def test_slow_reader_slows_the_worker_and_loses_nothing(run: Run) -> None:
         count = 500_000
         lines = 0
         with start(f"exec seq {count}", outputs.open(LLM, 1)) as process:
-            was_congested = False
+            was_congested = False  # Nobody reads before, so it must come to that.
             async with asyncio.timeout(30):
                 while lines < count:
                     was_congested |= sink.is_congested
                     assert sink._queued <= 1 << 20
-                    lines += read(read_end).count(b"\n")
+                    if was_congested:
+                        lines += read(read_end).count(b"\n")
                     await asyncio.sleep(0)
             assert process.wait() == 0
 
-        assert was_congested
         assert count == lines
         outputs.close_all()
         sink.close()
