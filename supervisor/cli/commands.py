@@ -189,6 +189,19 @@ def logs(where: Where, target: str | None, *, follow: bool, lines: int, is_json:
 
 
 @cli.command()
+@click.argument("target", metavar="[SERVICE[/N]]", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option("-n", "--lines", metavar="N", type=click.IntRange(0), default=None, help="Only the last N; all kept.")
+@as_json
+@at_daemon
+def events(where: Where, target: str | None, *, follow: bool, lines: int | None, is_json: bool) -> int:
+    """Show what happened to workers: each change of a state, and why."""
+    from supervisor.cli.events import show
+
+    return show(where.client(), target, lines=lines, follow=follow, is_json=is_json)
+
+
+@cli.command()
 @click.option("--wait", is_flag=True, help="Return when every worker has what the file wants of it.")
 @as_json
 @at_daemon

@@ -28,7 +28,6 @@ COMPLETE_VARIABLE = "_GPU_SUPERVISOR_COMPLETE"
 
 NOT_YET = (
     "doctor",
-    "events",
     "export",
     "top",
     "upgrade",

@@ -1,5 +1,7 @@
 """
-When a worker that has a place may start: its slice has room, its turn has come, and its memory is there.
+When a worker that has a place may start.
+
+Who comes before it has been ready, its slice has room, its turn has come, and its memory is there.
 
 Called at every event, with a thousand waiting workers too: looks only at those for whom something may have changed.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from supervisor.core import claims
+from supervisor.core import claims, order
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, name_of
@@ -56,7 +58,9 @@ def admit(turn: Turn) -> None:
         assert worker.target is not None
         launch = worker.target.launch
         assert launch is not None, "only workers with a place wait for admission"
-        if launch.slice and (_free_at(turn) is not None or _is_next_but(turn, worker, reading)):
+        if (missing := order.wait_of(turn.fleet, worker)) is not None:
+            _wait(turn, worker_id, missing, None)
+        elif launch.slice and (_free_at(turn) is not None or _is_next_but(turn, worker, reading)):
             in_line.append(worker_id)
         elif (wait := _find_wait(turn, worker, launch)) is not None:
             _wait(turn, worker_id, *wait)
@@ -95,7 +99,7 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
     return (fleet.waiting - fleet.in_line) | touched if is_full and not is_other_file else fleet.waiting
 
 
-_STIRS = ("spec", "counts", "occupied", "hosted", "claimed", "elsewhere", "starting", "inventory", "gpu")
+_STIRS = ("spec", "counts", "occupied", "hosted", "claimed", "elsewhere", "starting", "inventory", "gpu", "awaited")
 
 
 def _is_stirred(turn: Turn) -> bool:
@@ -328,12 +332,15 @@ def _start(turn: Turn, worker: Worker, launch: Launch) -> None:
     turn.set(incarnations=incarnation)
     turn.tell(worker.id, Admitted(incarnation))
     _tell_unmeasured(turn, launch)
+    policy = worker.policy
     moment = Moment(
         worker=worker.id,
         count=fleet.counts[worker.id.service],
         restarts=worker.starts,
         incarnation=incarnation,
         devices=fleet.inventory.by_uuid if fleet.inventory else {},
+        notify="notify" in {policy.ready.kind, policy.alive.kind},
+        watchdog_s=policy.alive.interval_s * policy.alive.failures if policy.alive.kind == "notify" else None,
     )
     rendered = render(launch, moment, fleet.host)
     turn.do(

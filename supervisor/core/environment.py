@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 
 MASTER_PORT = "MASTER_PORT"
+NOTIFY_SOCKET = "NOTIFY_SOCKET"
 
 HIDDEN = {
     "amd": ("HIP_VISIBLE_DEVICES", "-1"),
@@ -66,6 +67,8 @@ class Moment:
         restarts: Starts of this index after its first, this one included.
         incarnation: Number of the process.
         devices: The newest inventory by UUID.
+        notify: It speaks for itself.
+        watchdog_s: Within how many seconds it has to give a sign of life, None = it has not.
     """
 
     worker: WorkerId
@@ -73,6 +76,8 @@ class Moment:
     restarts: int
     incarnation: int
     devices: Mapping[str, Device]
+    notify: bool = False
+    watchdog_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
         host: The daemon's surroundings.
     """
     account = {name: late(name) for name in ACCOUNT_NAMES if launch.recipe.setup.user is not None}
-    table = {**_gpu_row(launch, moment, host), **_worker_rows(launch, moment), **_port_rows(launch, host)}
+    named = {**_worker_rows(launch, moment), **_port_rows(launch, host), **_notify_rows(moment)}
+    table = {**_gpu_row(launch, moment, host), **named}
     # The file's own `cpu` says more of this worker than what the daemon happens to have of threads.
     base = {"PYTHONUNBUFFERED": "1", **host.inherited, **account, **_thread_rows(launch), **table}
     names = _resolve(dict(launch.recipe.env), base)
@@ -145,7 +151,12 @@ def fill(rendered: Rendered, values: Mapping[str, str], names: Collection[str] =
 
 def lacks_port(env: Mapping[str, str]) -> bool:
     """Whether a `MASTER_PORT` is still to be found for this environment."""
-    missing = late(MASTER_PORT)
+    return lacks(MASTER_PORT, env)
+
+
+def lacks(name: str, env: Mapping[str, str]) -> bool:
+    """Whether a variable of file.names.LATE_NAMES is still to be filled in for this environment."""
+    missing = late(name)
     return any(missing in text for text in env.values())
 
 
@@ -204,6 +215,13 @@ def _port_rows(launch: Launch, host: Host) -> dict[str, str]:
     texts = (*recipe.command, *(value for _, value in recipe.env), recipe.working_dir)
     is_named = MASTER_PORT not in host.inherited and any(f"({MASTER_PORT})" in text for text in texts)
     return rows | ({MASTER_PORT: late(MASTER_PORT)} if is_named or len(launch.slice) > 1 else {})
+
+
+def _notify_rows(moment: Moment) -> dict[str, str]:
+    if not moment.notify:
+        return {}
+    watchdog = {} if moment.watchdog_s is None else {"WATCHDOG_USEC": str(round(moment.watchdog_s * 1e6))}
+    return {NOTIFY_SOCKET: late(NOTIFY_SOCKET), **watchdog}
 
 
 def _thread_rows(launch: Launch) -> dict[str, str]:

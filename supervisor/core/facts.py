@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal as signals
 
 from supervisor.core.evolve import evolve
+from supervisor.core.last_words import Words, find_words
 from supervisor.core.message import (
     BecameReady,
     BecameUnready,
@@ -16,13 +17,17 @@ from supervisor.core.message import (
     Exited,
     ExitRecord,
     KillTree,
+    LivenessLost,
     Probe,
+    ProbeAlive,
+    ProgressTold,
     ReadInventory,
     Say,
     ShimLost,
     Signal,
     Spawned,
     SpawnFailed,
+    StartExtended,
     State,
     TreeGone,
 )
@@ -45,6 +50,12 @@ RELEASE_DIRTY_S = 60.0
 SPAWN_RETRY_S = 2.0
 """When the system refuses a process for want of something of its own; not the worker's fault, so not charged."""
 
+EXTENDED_MAX_S = 3600.0
+"""All that a start may ask for, unless the file gives it more: a loop that asks for ever must come to an end."""
+
+HUNG = frozenset({Cause.LIVENESS, Cause.WATCHDOG})
+"""Why one is ended that was ready and does not answer any more."""
+
 PERMANENT_ERRNOS = frozenset({1, 2, 7, 8, 13, 20, 21, 22, 36, 40})
 """EPERM ENOENT E2BIG ENOEXEC EACCES ENOTDIR EISDIR EINVAL ENAMETOOLONG ELOOP: trying again is of no use."""
 
@@ -63,6 +74,9 @@ def start(worker: Worker, event: Admitted, now: float) -> Step:
         was_ready=False,
         was_healthy=False,
         killed=False,
+        fault="",
+        said="",
+        is_extended=False,
         spawned_at=None,
         pid=None,
     )
@@ -78,8 +92,8 @@ def spawned(worker: Worker, event: Spawned, now: float) -> Step:
         return evolve(running, deadline=now + ready.after_s), ()
     assert worker.held is not None
     port = worker.held.wanted.recipe.port
-    assert port is not None, "the spec refuses a tcp probe without a port"
-    return running, (Probe(worker.id, worker.incarnation, port, ready.interval_s),)
+    assert port is not None or ready.kind != "tcp", "the spec refuses a tcp probe without a port"
+    return running, (Probe(worker.id, worker.incarnation, port, ready.interval_s, ready.kind, ready.http, ready.exec),)
 
 
 def spawned_too_late(worker: Worker, event: Spawned, now: float) -> Step:
@@ -112,7 +126,39 @@ def became_ready(worker: Worker, _event: BecameReady | DeadlinePassed, now: floa
     took = now - (worker.spawned_at if worker.spawned_at is not None else now)
     history = worker.history if worker.was_ready else evolve(worker.history, time_to_ready_s=took)
     after = evolve(enter(worker, State.READY, now), ready_at=now, was_ready=True, history=history)
-    return after, ()
+    assert worker.held is not None
+    alive = worker.held.wanted.policy.alive
+    # Once for each process, and never before this: a model that loads for minutes must not be taken for a dead one.
+    if worker.was_ready or alive.kind == "off":
+        return after, ()
+    return after, (ProbeAlive(worker.id, worker.incarnation, worker.held.wanted.recipe.port, alive),)
+
+
+def not_ready_yet(worker: Worker, event: BecameUnready, _now: float) -> Step:
+    """What its probe found; it goes on loading."""
+    return evolve(worker, reason=event.detail), ()
+
+
+def progress_told(worker: Worker, event: ProgressTold, _now: float) -> Step:
+    """Its own words, for whoever looks."""
+    return evolve(worker, said=event.text), ()
+
+
+def start_extended(worker: Worker, event: StartExtended, now: float) -> Step:
+    """It needs longer than the file gives it, and says so; never less, and never for ever."""
+    ready = _ready_of(worker)
+    if ready.kind == "after" or worker.deadline is None:
+        return worker, ()  # Its deadline is when it is ready, not when it is given up.
+    latest = max(worker.deadline, worker.since + EXTENDED_MAX_S)
+    deadline = min(max(worker.deadline, now + event.seconds), latest)
+    return evolve(worker, deadline=deadline, is_extended=worker.is_extended or deadline > worker.deadline), ()
+
+
+def liveness_lost(worker: Worker, event: LivenessLost, now: float) -> Step:
+    """It hangs: another process takes its place, and this one is charged with it."""
+    healthy = worker.was_healthy or _is_healthy(worker, now)
+    cause = Cause.WATCHDOG if event.is_watchdog else Cause.LIVENESS
+    return to_stopping(evolve(worker, was_healthy=healthy, fault=event.detail), now, cause, event.detail)
 
 
 def became_unready(worker: Worker, event: BecameUnready, now: float) -> Step:
@@ -138,7 +184,7 @@ def _is_healthy(worker: Worker, now: float) -> bool:
 
 def _charged(worker: Worker, run: Run, now: float) -> Worker:
     verdict, history = decide_restart(
-        worker.policy.restart, worker.history, run, worker=worker.id, incarnation=worker.incarnation, now=now
+        worker.restart, worker.history, run, worker=worker.id, incarnation=worker.incarnation, now=now
     )
     return evolve(worker, verdict=verdict, history=history)
 
@@ -154,10 +200,20 @@ def exited_in_stopping(worker: Worker, event: Exited, now: float) -> Step:
     """The main process ended as asked, or by itself at the same moment."""
     assert worker.deadline is not None
     grace_until = worker.deadline
-    worker = _recorded(worker, event, now)
-    if worker.cause is Cause.START_TIMEOUT and worker.target is not None:
-        worker = _charged(worker, Run(event.code, failed_to_start=True), now)
+    worker = _charged_if_at_fault(_recorded(worker, event, now), event, now)
     return _bury(worker, event, now, grace_until=grace_until)
+
+
+def _charged_if_at_fault(worker: Worker, event: Exited, now: float) -> Worker:
+    """What we end for its own fault is a failure whatever its code; what is not wanted any more has no future."""
+    if worker.target is None:
+        return worker
+    if worker.cause is Cause.START_TIMEOUT:
+        return _charged(worker, Run(event.code, failed_to_start=True), now)
+    if worker.cause in HUNG:
+        run = Run(event.code, was_ready=True, was_healthy=worker.was_healthy, hung=True)
+        return _charged(worker, run, now)
+    return worker
 
 
 def _bury(worker: Worker, event: Exited, now: float, *, grace_until: float) -> Step:
@@ -178,9 +234,7 @@ def exited_in_killing(worker: Worker, event: Exited, now: float) -> Step:
     """The main process is dead; the rest of its tree may not be."""
     if worker.pid is None and worker.spawned_at is not None:
         return worker, ()  # Its shim was lost in the same moment: the end is on record.
-    worker = _recorded(worker, event, now)
-    if worker.cause is Cause.START_TIMEOUT and worker.target is not None:
-        worker = _charged(worker, Run(event.code, failed_to_start=True), now)
+    worker = _charged_if_at_fault(_recorded(worker, event, now), event, now)
     return to_releasing(worker, now) if event.alone else (worker, ())
 
 
@@ -188,20 +242,31 @@ def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
     # One that ended well in spite of it did not end of it.
     starved = event.out_of_memory and event.code != 0
     own = Cause.HOST_OOM if starved else Cause.EXIT if event.signal is None else Cause.SIGNAL
+    words = _last_words(worker, event)
+    if words is not None and words.cause and not starved:
+        own = Cause(words.cause)
     record = ExitRecord(
         code=event.code,
         signal=None if event.signal is None else _signal_name(event.signal),
         cause=worker.cause or own,
-        detail=_detail(worker, event),
+        detail=_detail(worker, event) or (words.meaning if words else ""),
         at=now,
         tail=event.tail,
+        core_dumped=event.core_dumped,
     )
     return evolve(worker, last_exit=record, pid=None)
 
 
+def _last_words(worker: Worker, event: Exited) -> Words | None:
+    """What one that died by itself said of it. Who ended well, or was ended by us, did not die of what it said."""
+    return None if worker.cause is not None or event.code == 0 else find_words(event.tail)
+
+
 def _detail(worker: Worker, event: Exited) -> str:
     if worker.cause is Cause.START_TIMEOUT and worker.held is not None:
-        return f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
+        return worker.fault or f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
+    if worker.cause in HUNG:
+        return worker.fault
     if worker.cause is None and event.out_of_memory and event.code != 0:
         return "out of memory"
     return "dumped core" if event.core_dumped else ""
@@ -241,6 +306,9 @@ def start_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
     if ready.kind == "after" and worker.spawned_at is not None:
         return became_ready(worker, event, now)
     reason = f"not ready within {ready.timeout_s:g} s" if worker.spawned_at is not None else "its start hangs"
+    if worker.is_extended:
+        reason = f"not ready within {now - worker.since:.0f} s, more time that it asked for included"
+        worker = evolve(worker, fault=reason)
     return to_stopping(worker, now, Cause.START_TIMEOUT, reason)
 
 

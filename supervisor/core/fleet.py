@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from supervisor.core import admission, claims, gpus, orders, rescale, stall
+from supervisor.core import admission, claims, gpus, order, orders, rescale, stall
 from supervisor.core.message import (
     Action,
     BecameReady,
@@ -20,6 +20,8 @@ from supervisor.core.message import (
     Exited,
     HostRead,
     InventoryRead,
+    LivenessLost,
+    ProgressTold,
     ReadInventory,
     ReloadRequested,
     RestartRequested,
@@ -32,6 +34,7 @@ from supervisor.core.message import (
     SpecLoaded,
     SpecRejected,
     Stalled,
+    StartExtended,
     StartRequested,
     State,
     StopRequested,
@@ -42,11 +45,11 @@ from supervisor.core.spec import WorkerId
 from supervisor.core.turn import DaemonState, Fleet, Turn
 from supervisor.core.worker import (
     LIVING,
+    RUNNING,
     DeadlinePassed,
     KillAsked,
     MemoryBack,
     ProcessEvent,
-    Unwanted,
 )
 
 STOP_MARGIN_S = 6.0
@@ -75,8 +78,11 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
     else:
         if turn.stale:
             rescale.replan(turn)
+        order.settle(turn)
         admission.admit(turn)
         rescale.roll(turn)
+        if order.settle(turn):
+            admission.admit(turn)  # Who waits says so in today's numbers.
         _end_if_all_failed(turn)
     claims.settle(turn)
     return turn.done()
@@ -84,7 +90,9 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
 
 def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One case for each event.
     match event:
-        case Spawned() | SpawnFailed() | BecameReady() | BecameUnready() | Exited() | TreeGone() | ShimLost():
+        case Spawned() | SpawnFailed() | Exited() | TreeGone() | ShimLost():
+            _process(turn, event)
+        case BecameReady() | BecameUnready() | LivenessLost() | ProgressTold() | StartExtended():
             _process(turn, event)
         case TimePassed(workers=workers):
             _time(turn, workers)
@@ -148,19 +156,30 @@ def _shut_down(turn: Turn) -> None:
             turn.set(deadline=min(turn.fleet.deadline, turn.now + STOP_MARGIN_S))
         return
     rescale.abandon(turn)
-    graces = [worker.policy.stop.timeout_s for worker in turn.workers.values() if worker.state in LIVING]
+    graces = [worker.policy.stop.timeout_s for worker in turn.workers.values() if worker.state in LIVING - RUNNING]
     turn.set(state=DaemonState.STOPPING, deadline=turn.now + max(graces, default=0.0) + STOP_MARGIN_S)
-    for worker_id in list(turn.workers):
-        turn.tell(worker_id, Unwanted())
 
 
 def _finish(turn: Turn) -> None:
-    """While stopping: memory need not come back for anybody, and with the last worker the daemon ends."""
-    for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
-        turn.tell(worker.id, MemoryBack())
+    """
+    While stopping: who comes after others goes before them; with the last worker the daemon ends.
+
+    Memory need not come back for anybody. Each layer has a time of its own.
+    """
+    _stop_next(turn)
+    if released := [one for one in turn.workers.values() if one.state is State.RELEASING]:
+        for worker in released:
+            turn.tell(worker.id, MemoryBack())
+        _stop_next(turn)
     if not turn.workers and not turn.fleet.exiting:
         turn.set(exiting=True, deadline=None)
         turn.do(Exit(0))
+
+
+def _stop_next(turn: Turn) -> None:
+    grace_s = order.stop_next(turn)
+    if grace_s is not None and turn.fleet.deadline is not None:
+        turn.set(deadline=max(turn.fleet.deadline, turn.now + grace_s + STOP_MARGIN_S))
 
 
 def _end_if_all_failed(turn: Turn) -> None:
@@ -168,7 +187,12 @@ def _end_if_all_failed(turn: Turn) -> None:
     fleet = turn.fleet
     if fleet.spec is None or not fleet.spec.daemon.exit_when_failed or fleet.reload is not None or fleet.exiting:
         return
-    states = {worker.state for worker in turn.workers.values()}
+    # Nor is somebody going to who comes after one that has failed.
+    states = {
+        worker.state
+        for worker in turn.workers.values()
+        if worker.state is not State.PENDING or not order.is_hopeless(turn.fleet, turn.workers, worker)
+    }
     if State.FAILED in states and states <= {State.FAILED, State.EXITED}:
         failed = sorted(str(one.id) for one in turn.workers.values() if one.state is State.FAILED)
         turn.set(state=DaemonState.STOPPING, exiting=True, deadline=None)
@@ -176,6 +200,11 @@ def _end_if_all_failed(turn: Turn) -> None:
 
 
 def _give_up(turn: Turn) -> None:
-    if turn.workers and not turn.fleet.exiting:
+    """Their time is over. Who would have to wait for them is still asked to end; then the daemon does."""
+    turn.set(given_up=turn.fleet.given_up | {one.id for one in turn.workers.values() if one.target is None})
+    grace_s = order.stop_next(turn)
+    if grace_s is not None:
+        turn.set(deadline=turn.now + grace_s + STOP_MARGIN_S)
+    elif turn.workers and not turn.fleet.exiting:
         turn.set(exiting=True)
         turn.do(Exit(1, stuck=tuple(sorted(turn.workers))))

@@ -65,7 +65,7 @@ def retarget_ended(worker: Worker, event: Wanted, now: float) -> Step:
     if same and not old.refused:
         after = evolve(worker, target=evolve(new, launch=None))
         if worker.state is State.FAILED:
-            after = evolve(after, deadline=parole_at(after.policy.restart, after.history, after.since))
+            after = evolve(after, deadline=parole_at(after.restart, after.history, after.since))
         return after, ()
     if new.refused and worker.state is State.FAILED:
         return evolve(worker, target=new, reason=new.reason, deadline=None), ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
-from supervisor.core.file.service import INHERIT, Logs
+from supervisor.core.file.service import INHERIT, Alive, Logs
 from supervisor.core.file.setup import NO_SETUP, Setup
 
 if TYPE_CHECKING:
@@ -46,10 +46,13 @@ class Cause(StrEnum):
     SIGNAL = "signal"
     SPAWN = "spawn"
     START_TIMEOUT = "start_timeout"
+    LIVENESS = "liveness"
+    WATCHDOG = "watchdog"
     OPERATOR = "operator"
     ROLLOUT = "rollout"
     LOST = "lost"
     HOST_OOM = "host_oom"
+    CUDA_OOM = "cuda_oom"
 
 
 # ---- events ---------------------------------------------------------------------------------------------------------
@@ -90,11 +93,44 @@ class BecameReady:
 
 @dataclass(frozen=True, slots=True)
 class BecameUnready:
-    """Readiness probes failed after they had succeeded."""
+    """Readiness probes failed after they had succeeded; or, in one that never was ready, what they found changed."""
 
     worker: WorkerId
     incarnation: Incarnation
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessLost:
+    """
+    A worker that was ready does not answer any more: so many probes in a row have failed.
+
+    Args:
+        is_watchdog: It was to give signs of life by itself.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    detail: str
+    is_watchdog: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressTold:
+    """The worker says in words how it is, or nothing any more."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartExtended:
+    """The worker says that it needs so many more seconds from now until it is ready."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +285,9 @@ Event = (
     | SpawnFailed
     | BecameReady
     | BecameUnready
+    | LivenessLost
+    | ProgressTold
+    | StartExtended
     | Exited
     | TreeGone
     | ShimLost
@@ -343,17 +382,32 @@ class Dismiss:
 @dataclass(frozen=True, slots=True)
 class Probe:
     """
-    Ask the worker's port from now on whether it takes connections, until its process ends or Dismiss.
+    Ask from now on whether the worker is ready, until its process ends or Dismiss.
 
     Args:
-        port: TCP port on loopback.
+        port: TCP port on loopback, its own; None = it has none and is asked otherwise.
         interval_s: Between two attempts while it is not ready.
+        kind: How it is asked; see Ready.
+        http, exec: See Ready; ``$(NAME)`` not yet replaced.
     """
 
     worker: WorkerId
     incarnation: Incarnation
-    port: int
+    port: int | None
     interval_s: float
+    kind: Literal["http", "tcp", "exec", "notify"] = "tcp"
+    http: str = ""
+    exec: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAlive:
+    """Ask from now on whether the worker lives on, beside any Probe, until its process ends or Dismiss."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    port: int | None
+    alive: Alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +495,7 @@ Action = (
     | KillTree
     | Dismiss
     | Probe
+    | ProbeAlive
     | ReadSpec
     | ReadInventory
     | ReadHost
@@ -468,6 +523,7 @@ class ExitRecord:
         detail: In words, or empty.
         at: Monotonic seconds.
         tail: Last lines of its output, oldest first.
+        core_dumped: Whether it left a core.
     """
 
     code: int | None
@@ -476,6 +532,7 @@ class ExitRecord:
     detail: str
     at: float
     tail: tuple[str, ...] = ()
+    core_dumped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

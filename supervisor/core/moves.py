@@ -67,7 +67,7 @@ def freed(worker: Worker) -> Worker:
 
 def to_failed(worker: Worker, now: float, reason: str) -> Worker:
     """Without a slice, until somebody asks for it or its parole has come."""
-    deadline = parole_at(worker.policy.restart, worker.history, now)
+    deadline = parole_at(worker.restart, worker.history, now)
     return enter(freed(worker), State.FAILED, now, deadline=deadline, reason=reason)
 
 
@@ -102,9 +102,10 @@ def _last_words(worker: Worker) -> str:
     last = worker.last_exit
     if last is None:
         return ""
-    if last.detail:
-        return last.detail
-    return f"ended by {last.signal}" if last.signal else f"exited with {last.code}"
+    how = f"ended by {last.signal}" if last.signal else f"exited with {last.code}"
+    if last.detail and last.cause in {Cause.EXIT, Cause.SIGNAL, Cause.CUDA_OOM}:
+        return f"{how}: {last.detail}"
+    return last.detail or how
 
 
 def to_releasing(worker: Worker, now: float) -> Step:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from supervisor.core import order
 from supervisor.core.counts import count_workers, with_ports
 from supervisor.core.evolve import evolve
 from supervisor.core.gpus import make_supply, schedule_retry
@@ -381,6 +382,8 @@ def roll(turn: Turn) -> None:
             _end_roll(turn, service)
         elif failed:
             _halt(turn, service, failed[0], running)
+        elif any(order.wait_of(turn.fleet, worker) for worker in outdated):
+            continue  # Whoever were taken down now would wait for those it comes after.
         elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):
             # Whoever serves nobody goes first, so that there is never a second one beside it that does not.
             running.sort(key=lambda one: (one.state is not State.STARTING, one.is_outdated, one.id))
@@ -393,7 +396,8 @@ def unsettled(fleet: Fleet) -> tuple[WorkerId, ...]:
     return tuple(
         worker.id
         for worker in fleet.workers.values()
-        if not _is_settled(worker) or (worker.is_outdated and worker.id.service in fleet.rolling)
+        if not order.is_hopeless(fleet, fleet.workers, worker)
+        and (not _is_settled(worker) or (worker.is_outdated and worker.id.service in fleet.rolling))
     )
 
 

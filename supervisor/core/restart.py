@@ -72,12 +72,14 @@ class Run:
         was_ready: It was ready at least once.
         was_healthy: It was ready for long enough; see `is_healthy`.
         failed_to_start: It went past its start timeout or could not be spawned: a failure whatever the code.
+        hung: It did not answer any more and was ended for that: a failure whatever the code.
     """
 
     code: int | None
     was_ready: bool = False
     was_healthy: bool = False
     failed_to_start: bool = False
+    hung: bool = False
 
 
 def is_healthy(ready_s: float, time_to_ready_s: float) -> bool:
@@ -113,12 +115,13 @@ def decide_restart(
         incarnation: Of the process.
         now: Monotonic second at which the main process ended; the back-off counts from here.
     """
-    clean = run.code == 0 and not run.failed_to_start
+    was_ended = run.failed_to_start or run.hung
+    clean = run.code == 0 and not was_ended
     if clean and policy.policy != "always":
         return Done(), History(time_to_ready_s=history.time_to_ready_s)
     if policy.policy == "never":
         return GiveUp(f"{_ended(run)}, and its policy is never to restart"), _failed(history, run)
-    if run.code in policy.permanent_exit and not run.failed_to_start:
+    if run.code in policy.permanent_exit and not was_ended:
         return GiveUp(f"{_ended(run)}, which means that trying again is of no use (permanent_exit)"), _failed(
             history, run
         )
@@ -168,4 +171,6 @@ def _count(number: int, noun: str) -> str:
 def _ended(run: Run) -> str:
     if run.failed_to_start:
         return "failed to start"
+    if run.hung:
+        return "did not answer any more"
     return "ended by a signal" if run.code is None else f"exited with {run.code}"

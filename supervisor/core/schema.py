@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from supervisor.core.file import keys
+from supervisor.core.file import keys, probe_keys
 from supervisor.core.file.problems import Section
-from supervisor.core.file.service import Logs, Ready, Resources, Restart, ServiceSpec, Stop
+from supervisor.core.file.service import Alive, Logs, Ready, Resources, Restart, ServiceSpec, Stop
 from supervisor.core.spec import DAEMON, FILE, DaemonSpec
 
 Schema = dict[str, Any]
@@ -35,6 +35,7 @@ WHOLE: Schema = {"type": "integer", "minimum": 0}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": keys.PORT_MAX}
 ACCOUNT: Schema = {"type": ["string", "integer"]}
 ENV: Schema = {"type": ["object", "null"], "additionalProperties": SCALAR}
+ARGV: Schema = {"type": "array", "minItems": 1, "items": SCALAR}
 TYPES: Schema = {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": TEXT}]}
 GPUS: Schema = {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}}
 GPU: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"const": "all"}]}
@@ -47,7 +48,7 @@ def _one_of(*words: str) -> Schema:
     return {"enum": list(words)}
 
 
-WORDS: Mapping[str, tuple[Schema, str]] = {
+_WORDS: Mapping[str, tuple[Schema, str]] = {
     "services": ({}, "The services, by name."),
     "defaults": ({}, "Merged under every service."),
     "gpus": (GPUS, "The only GPUs to use: indices as nvidia-smi shows, UUIDs or their start, PCI ids."),
@@ -87,9 +88,14 @@ WORDS: Mapping[str, tuple[Schema, str]] = {
     "service.working_dir": (TEXT, "Where it runs; else the folder of the file."),
     "service.port": (PORT, "Worker i finds this + i in PORT."),
     "service.ready": ({}, "When a worker is ready; tcp if it has a port, else after 1s."),
+    "service.alive": ({}, "How one sees that a worker that was ready lives on; one that does not is restarted."),
     "service.stop": ({}, "How a worker is stopped."),
     "service.restart": ({}, "What follows the end of a worker."),
     "service.logs": ({}, "Where its output goes: inherit, journal, or a file."),
+    "service.after": (
+        {"type": "array", "items": TEXT},
+        "Services whose workers must have been ready before one of this starts; it is stopped before them.",
+    ),
     "service.env_file": (
         {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
         "Files of NAME=VALUE lines, as docker's; below env.",
@@ -128,10 +134,23 @@ WORDS: Mapping[str, tuple[Schema, str]] = {
     "entry.cpu": (CPU, "Cores of this worker."),
     "entry.memory": (SIZE, "Memory of the host for this worker."),
     "entry.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
+    "ready.http": (TEXT, "A path on its port, or an http:// URL on loopback, that answers with 200 to 399."),
     "ready.tcp": ({"const": True}, "Its port takes connections."),
+    "ready.exec": (ARGV, "A command, run as the worker is, that ends with 0."),
+    "ready.notify": ({"const": True}, "It says READY=1 on NOTIFY_SOCKET, as under systemd."),
     "ready.after": (DURATION, "It has lived for so long."),
     "ready.timeout": (DURATION, "A start that takes longer has failed."),
     "ready.interval": (DURATION, "Between two probes."),
+    "alive.http": (TEXT, "A path on its port, or an http:// URL on loopback, that answers with 200 to 399."),
+    "alive.tcp": ({"const": True}, "Its port takes connections."),
+    "alive.exec": (ARGV, "A command, run as the worker is, that ends with 0."),
+    "alive.notify": ({"const": True}, "It says WATCHDOG=1 on NOTIFY_SOCKET at least every interval x failures."),
+    "alive.interval": (DURATION, "Between two probes."),
+    "alive.timeout": (DURATION, "One probe that takes longer has failed."),
+    "alive.failures": (
+        {"type": "integer", "minimum": 1, "maximum": 1000},
+        "So many in a row, and the worker is stopped and started again.",
+    ),
     "stop.signal": ({"type": ["string", "integer"]}, "The signal to the main process, by name or number."),
     "stop.timeout": (DURATION, "After which SIGKILL follows."),
     "restart.policy": (_one_of("always", "on-failure", "never"), "When there is another process at all."),
@@ -143,11 +162,21 @@ WORDS: Mapping[str, tuple[Schema, str]] = {
         DURATION,
         "After which a failed worker gets one more try, then every three times as long; 0 = none.",
     ),
+    "restart.on": (
+        {
+            "type": ["object", "null"],
+            "patternProperties": {"^x-": {}},
+            "properties": {cause: {"$ref": "#/$defs/on"} for cause in keys.CAUSES},
+            "additionalProperties": False,
+        },
+        "Another policy for ends of some causes, such as cuda_oom: {delay: 30s}; what is left out stays.",
+    ),
     "restart.permanent_exit": (
         {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 255}},
         "Exit codes after which another try is of no use.",
     ),
 }
+WORDS = {**_WORDS, **{f"on.{key}": _WORDS[f"restart.{key}"] for key in keys.RESTART_ON.keys}}
 """What a value of each key may be, as far as a schema can say, and what it is for."""
 
 SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
@@ -156,9 +185,11 @@ SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
     "service": (keys.SERVICE, ServiceSpec),
     "entry": (keys.ENTRY, None),
     "resources": (keys.RESOURCES, Resources),
-    "ready": (keys.READY, Ready),
+    "ready": (probe_keys.READY, Ready),
+    "alive": (probe_keys.ALIVE, Alive),
     "stop": (keys.STOP, Stop),
     "restart": (keys.RESTART, Restart),
+    "on": (keys.RESTART_ON, None),
     "logs": (keys.LOGS, Logs),
 }
 """The maps of the file, and the models that know their defaults."""
@@ -182,7 +213,7 @@ def make_schema() -> Schema:
     service = _section("service")
     count = {"anyOf": [WHOLE, _one_of("cpu_count", "per_gpu", "fit"), {"type": "array", "items": _reference("entry")}]}
     service["properties"]["workers"] |= count
-    for name in ("resources", "ready", "stop", "restart"):
+    for name in ("resources", "ready", "alive", "stop", "restart"):
         service["properties"][name] |= _reference(name)
     service["properties"]["logs"] |= {"anyOf": [_one_of("inherit", "journal"), _reference("logs")]}
     maps = {name: _section(name) for name in SECTIONS if name not in {"", "service"}}

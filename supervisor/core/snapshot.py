@@ -19,6 +19,9 @@ from supervisor.core.worker import HOLDING, RUNNING, Worker
 
 Json = dict[str, Any]
 
+TAIL_LINES = 20
+"""Of a dead process in the status; its crash record has more."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -136,12 +139,15 @@ def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
         "incarnation": worker.incarnation or None,
         "since": view.rfc3339(worker.since),
         "restarts": max(0, worker.starts - 1),
-        "reason": worker.reason or _turn_reason(worker) or _fallback_reason(shown),
+        "reason": worker.reason or _progress(worker) or _turn_reason(worker) or _fallback_reason(shown),
         "fallback": "cpu" if shown is not None and shown.fallback else None,
         "port": recipe.port if recipe else None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "env": dict(view.envs.get(worker.id, {})),
         "limits": _limits(recipe, view.lacks.get(worker.id)),
+        "status_text": worker.said or None,
+        "ready_by": _ready_by(worker, view),
+        "time_to_ready": worker.history.time_to_ready_s,
         "last_exit": _last_exit(worker.last_exit, view),
         "next_start": view.rfc3339(worker.deadline)
         if worker.state in {State.BACKOFF, State.FAILED} and worker.deadline is not None
@@ -159,6 +165,18 @@ def _limits(recipe: Recipe | None, lack: str | None) -> Json | None:
         "enforced": None if lack is None else not lack,
         "reason": lack or "",
     }
+
+
+def _progress(worker: Worker) -> str:
+    """What a worker that loads says of it; of others it is beside the point."""
+    return worker.said if worker.state is State.STARTING else ""
+
+
+def _ready_by(worker: Worker, view: View) -> str | None:
+    """When a start is given up; None for one that is not under way, and with `after`, which just takes its time."""
+    if worker.state is not State.STARTING or worker.deadline is None or worker.held is None:
+        return None
+    return None if worker.held.wanted.policy.ready.kind == "after" else view.rfc3339(worker.deadline)
 
 
 def _turn_reason(worker: Worker) -> str:
@@ -192,7 +210,8 @@ def _last_exit(record: ExitRecord | None, view: View) -> Json | None:
         "cause": str(record.cause),
         "detail": record.detail,
         "at": view.rfc3339(record.at),
-        "tail": list(record.tail),
+        "core_dumped": record.core_dumped,
+        "tail": list(record.tail[-TAIL_LINES:]),
     }
 
 

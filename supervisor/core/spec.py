@@ -13,10 +13,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from supervisor.core.file.after import order_problems
 from supervisor.core.file.gpu_keys import GPU_KEYS_OF_A_WISH, read_gpus
 from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_service
 from supervisor.core.file.names import (
     ACCOUNT_NAMES,
+    NOTIFY_NAMES,
     TABLE_NAMES,
     THREAD_NAMES,
     VENDOR_NAMES,
@@ -24,6 +26,7 @@ from supervisor.core.file.names import (
     is_inherited,
     names_in,
 )
+from supervisor.core.file.probe_keys import ALIVE_KINDS, READY_KINDS
 from supervisor.core.file.problems import (
     Path,
     Place,
@@ -41,6 +44,7 @@ from supervisor.core.file.problems import (
 from supervisor.core.file.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
 from supervisor.core.file.service import (
     INHERIT,
+    Alive,
     Logs,
     Policy,
     Ready,
@@ -59,6 +63,7 @@ __all__ = [
     "INHERIT",
     "TABLE_NAMES",
     "WORKERS_MAX",
+    "Alive",
     "Amount",
     "DaemonSpec",
     "Logs",
@@ -86,6 +91,9 @@ __all__ = [
 ]
 
 START_PARALLEL_MAX = 100_000
+_BEFORE_THE_ACCOUNT = frozenset({("logs", "file"), ("ready", "http"), ("alive", "http")})
+"""Texts in which names are replaced before anybody has asked for that user's home."""
+
 _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 
 
@@ -183,7 +191,8 @@ def parse_spec(document: object, *, base_dir: str) -> Spec:
     if (document is None or isinstance(document, Mapping)) and "services" not in map_or_empty(document):
         top.refuse("a file needs services", "write services: {NAME: {command: ...}}", below=("services",))
     services = dict(_read_services(top, base_dir))
-    for problem in (*_count_problems(services), *_port_problems(services, cpu_count=1)):
+    after = order_problems(services, _names(top.value))
+    for problem in (*_count_problems(services), *_port_problems(services, cpu_count=1), *after):
         top.problems.append(problem)
     if top.problems:
         raise SpecError(tuple(dict.fromkeys(_at_home(problem, document) for problem in top.problems)))
@@ -237,11 +246,10 @@ def unknown_names(spec: Spec, environ: Mapping[str, str]) -> tuple[Problem, ...]
     for name, service in spec.services.items():
         for index, entry in enumerate(service.variants()):
             known = inherited | _provided(service, entry) | service.env.keys() | entry.env.keys()
-            # Where a log file lies is decided before anybody has asked for that user's home.
             late = ACCOUNT_NAMES - service.env.keys() - entry.env.keys() if service.user else frozenset[str]()
             for below, text in _texts(service, entry, index):
                 for missing in names_in(text):
-                    if missing not in (known - late if below == ("logs", "file") else known | late):
+                    if missing not in (known - late if below in _BEFORE_THE_ACCOUNT else known | late):
                         problems[_unknown_name(("services", name, *below), missing)] = None
     return tuple(problems)
 
@@ -284,15 +292,22 @@ def _read_services(top: Place, base_dir: str) -> Iterator[tuple[str, ServiceSpec
         top.problems.extend(place.problems)
 
 
+def _names(document: object) -> frozenset[str]:
+    """Services that the file has, good or bad."""
+    services = map_or_empty(map_or_empty(document).get("services"))
+    return frozenset(name for name in services if isinstance(name, str) and not name.startswith("x-"))
+
+
 def _with_defaults(own: object, defaults: object) -> object:
     """A service with the defaults merged under it."""
     if not isinstance(defaults, Mapping) or not (own is None or isinstance(own, Mapping)):
         return own
-    ready, resources = map_or_empty(map_or_empty(own).get("ready")), map_or_empty(map_or_empty(own).get("resources"))
+    resources = map_or_empty(map_or_empty(own).get("resources"))
     # A service's own probe replaces that of the defaults, and its gpu: 0 sends away what they say of GPUs: merged key
     # by key, both would be contradictions that the service cannot get out of.
-    if ready.keys() & {"tcp", "after"}:
-        defaults = _without(defaults, "ready", {"tcp", "after"})
+    for key, kinds in (("ready", READY_KINDS), ("alive", ALIVE_KINDS)):
+        if map_or_empty(map_or_empty(own).get(key)).keys() & {*kinds}:
+            defaults = _without(defaults, key, {*kinds})
     if resources.get("gpu", 1) == 0:
         defaults = _without(defaults, "resources", {*GPU_KEYS_OF_A_WISH})
     return _merge(defaults, own)
@@ -368,6 +383,10 @@ def _provided(service: ServiceSpec, entry: WorkerEntry) -> frozenset[str]:
         absent.add("WORKER_GPU_MEMORY_MIB")
     if service.resources.cpu is None and entry.cpu is None:
         absent.update(THREAD_NAMES)
+    if "notify" not in {service.ready.kind, service.alive.kind}:
+        absent.update(NOTIFY_NAMES)
+    elif service.alive.kind != "notify":
+        absent.add("WATCHDOG_USEC")
     return TABLE_NAMES - absent
 
 
@@ -377,6 +396,10 @@ def _texts(service: ServiceSpec, entry: WorkerEntry, index: int) -> Iterator[tup
         yield ("command",), word
     yield ("working_dir",), service.working_dir
     yield ("logs", "file"), service.logs.file
+    for key, probe in (("ready", service.ready), ("alive", service.alive)):
+        yield (key, "http"), probe.http
+        for word in probe.exec:
+            yield (key, "exec"), word
     for name, text in service.env.items():
         if name not in entry.env:
             yield ("env", name), text

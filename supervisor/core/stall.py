@@ -21,7 +21,13 @@ COUNTED = frozenset({State.STARTING, State.STOPPING, State.KILLING})
 
 def is_counted(worker: Worker | None) -> bool:
     """Whether a stall is to be measured for this worker's sake."""
-    return worker is not None and worker.state in COUNTED
+    return worker is not None and (worker.state in COUNTED or _gives_signs(worker))
+
+
+def _gives_signs(worker: Worker) -> bool:
+    """Whether its process has to give signs of life, by a clock that runs outside the core."""
+    is_due = worker.state in {State.READY, State.UNREADY} and worker.held is not None
+    return is_due and worker.held is not None and worker.held.wanted.policy.alive.kind == "notify"
 
 
 def put_off(turn: Turn, lost_s: float) -> None:

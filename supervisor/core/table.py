@@ -15,9 +15,12 @@ from supervisor.core.message import (
     BecameReady,
     BecameUnready,
     Exited,
+    LivenessLost,
+    ProgressTold,
     ShimLost,
     Spawned,
     SpawnFailed,
+    StartExtended,
     State,
     TreeGone,
 )
@@ -64,6 +67,9 @@ class Row:
     spawn_failed: Cell
     became_ready: Cell
     became_unready: Cell
+    liveness_lost: Cell
+    progress_told: Cell
+    start_extended: Cell
     exited: Cell
     tree_gone: Cell
     shim_lost: Cell
@@ -84,6 +90,9 @@ COLUMNS: Mapping[type[WorkerEvent], str] = {
     SpawnFailed: "spawn_failed",
     BecameReady: "became_ready",
     BecameUnready: "became_unready",
+    LivenessLost: "liveness_lost",
+    ProgressTold: "progress_told",
+    StartExtended: "start_extended",
     Exited: "exited",
     TreeGone: "tree_gone",
     ShimLost: "shim_lost",
@@ -112,6 +121,9 @@ _NO_PROCESS = {
     "spawn_failed": IMPOSSIBLE,
     "became_ready": IGNORE,
     "became_unready": IGNORE,
+    "liveness_lost": IGNORE,
+    "progress_told": IGNORE,
+    "start_extended": IGNORE,
     "exited": IMPOSSIBLE,
     "tree_gone": IMPOSSIBLE,
     "shim_lost": IGNORE,
@@ -128,6 +140,9 @@ _RUNNING = {
     "admitted": IMPOSSIBLE,
     "spawned": IMPOSSIBLE,
     "spawn_failed": IMPOSSIBLE,
+    "liveness_lost": Cell(facts.liveness_lost, (State.STOPPING,)),
+    "progress_told": Cell(facts.progress_told),
+    "start_extended": IGNORE,
     "exited": Cell(facts.exited, (State.KILLING, State.RELEASING, *_ENDED_BY_ITSELF)),
     "tree_gone": IMPOSSIBLE,
     "shim_lost": Cell(facts.shim_lost, (State.KILLING,)),
@@ -150,6 +165,9 @@ _GOING = {
     "restart": Cell(intents.come_back_anyway),
     "became_ready": IGNORE,
     "became_unready": IGNORE,
+    "liveness_lost": IGNORE,
+    "progress_told": Cell(facts.progress_told),
+    "start_extended": IGNORE,
     "admitted": IMPOSSIBLE,
 }
 
@@ -169,10 +187,12 @@ TABLE: Mapping[State, Row] = {
             **_RUNNING,
             "spawned": Cell(facts.spawned),
             "spawn_failed": Cell(facts.spawn_failed, (State.PENDING, State.BACKOFF, State.FAILED)),
+            "liveness_lost": IMPOSSIBLE,
+            "start_extended": Cell(facts.start_extended),
             "deadline": Cell(facts.start_deadline, (State.READY, State.STOPPING)),
         },
         became_ready=Cell(facts.became_ready, (State.READY,)),
-        became_unready=IGNORE,
+        became_unready=Cell(facts.not_ready_yet),
     ),
     State.READY: Row(
         **_RUNNING,

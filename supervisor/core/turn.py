@@ -138,6 +138,9 @@ class Fleet:
         relaunched_at: Service -> when the plan last had another launch for a process of it.
         deadline: The fleet's own: look at the driver again, or, while stopping, give up. None for never.
         exiting: It has said Exit.
+        been_ready: Services, of those that others come after, whose workers were all ready at one moment.
+        awaited: The rest of those that have workers -> how many of them are ready, in words.
+        given_up: Workers that are not gone in time while the daemon stops: nobody waits for them any more.
         touched: Workers that the last event changed, for whoever keeps their deadlines.
     """
 
@@ -185,6 +188,9 @@ class Fleet:
     last_reload: LastReload | None = None
     deadline: float | None = None
     exiting: bool = False
+    been_ready: frozenset[str] = frozenset()
+    awaited: Mapping[str, str] = field(default_factory=dict)
+    given_up: frozenset[WorkerId] = frozenset()
     touched: frozenset[WorkerId] = frozenset()
 
     def is_held(self, worker: WorkerId) -> bool:

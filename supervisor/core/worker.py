@@ -16,9 +16,12 @@ from supervisor.core.message import (
     Exited,
     ExitRecord,
     Incarnation,
+    LivenessLost,
+    ProgressTold,
     ShimLost,
     Spawned,
     SpawnFailed,
+    StartExtended,
     State,
     TreeGone,
 )
@@ -26,7 +29,7 @@ from supervisor.core.restart import NO_FAILURES, History, Verdict
 
 if TYPE_CHECKING:
     from supervisor.core.plan import Placement, Slice
-    from supervisor.core.spec import Policy, WorkerId
+    from supervisor.core.spec import Policy, Restart, WorkerId
 
 RUNNING = frozenset({State.STARTING, State.READY, State.UNREADY})
 """States in which its process is meant to go on."""
@@ -98,7 +101,10 @@ class KillAsked:
     """The daemon has no more patience."""
 
 
-ProcessEvent = Spawned | SpawnFailed | BecameReady | BecameUnready | Exited | TreeGone | ShimLost
+Word = BecameReady | BecameUnready | LivenessLost | ProgressTold | StartExtended
+"""What a process says, or its probes do."""
+
+ProcessEvent = Spawned | SpawnFailed | Word | Exited | TreeGone | ShimLost
 FleetEvent = (
     Admitted
     | MemoryBack
@@ -128,6 +134,7 @@ class Worker:
         relaunch: Going down in order to come back at once, with clean counts.
         renew: An operator wants another process in place of the one that lives; it waits for its turn.
         cause: Why we end its process, None while we do not.
+        fault: The same in words, where the end is on record with them.
         verdict: What follows by its restart policy once nothing of its process is left.
         history: Failures since it was last healthy.
         starts: Processes ever started for this index, the one on its way included.
@@ -135,6 +142,8 @@ class Worker:
         spawned_at: Monotonic second of its process' start, None before.
         ready_at: Monotonic second since which it has been ready without a break, None while it is not.
         was_ready, was_healthy: Whether this process ever was.
+        said: By its process, in words, of how it is.
+        is_extended: Its process has asked for more time to start than the file gives it.
         starved: In pending: it waits for memory, and nobody knows until when.
         reason: What a person should know about why it is where it is, or empty.
     """
@@ -151,6 +160,7 @@ class Worker:
     relaunch: bool = False
     renew: bool = False
     cause: Cause | None = None
+    fault: str = ""
     verdict: Verdict | None = None
     history: History = NO_FAILURES
     starts: int = 0
@@ -160,6 +170,8 @@ class Worker:
     was_ready: bool = False
     was_healthy: bool = False
     last_exit: ExitRecord | None = None
+    said: str = ""
+    is_extended: bool = False
     starved: bool = False
     reason: str = ""
 
@@ -169,6 +181,12 @@ class Worker:
         placement = self.target or self.held
         assert placement is not None, "a worker is wanted or holds something"
         return placement.wanted.policy
+
+    @property
+    def restart(self) -> Restart:
+        """The restart policy that its last end is treated by."""
+        policy = self.policy.restart
+        return policy if self.last_exit is None else policy.for_cause(self.last_exit.cause)
 
     @property
     def occupied(self) -> Slice:

@@ -25,6 +25,7 @@ from supervisor.core.rescale import failures_since_reload, preview, unsettled
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_status
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
+from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.telling import Telling
 from supervisor.errors import ProblemsError
@@ -49,6 +50,10 @@ class Source(Protocol):
     @property
     def telling(self) -> Telling:
         """Who reads what workers say."""
+
+    @property
+    def chronicle(self) -> Chronicle:
+        """Who knows what happened."""
 
     async def read_inventory(self) -> None:
         """Ask the driver, and let the core see what it says."""
@@ -113,7 +118,15 @@ class DaemonFace:
 
     def explain(self, worker: str) -> Json:
         """Why a worker of the fleet is as it is."""
-        return make_explanation(self._daemon.fleet, self._daemon.view, WorkerId.parse(worker))
+        worker_id = WorkerId.parse(worker)
+        explained = make_explanation(self._daemon.fleet, self._daemon.view, worker_id)
+        return {**explained, **self._daemon.chronicle.story(worker_id)}
+
+    def events(
+        self, target: str | None, *, lines: int | None, after: int | None, follow: bool
+    ) -> AsyncGenerator[Json, None]:
+        """What happened to workers, and happens; see `Chronicle.follow`."""
+        return self._daemon.chronicle.follow(target, lines=lines, after=after, follow=follow)
 
     def logs(self, target: str | None, *, lines: int, after: int | None, follow: bool) -> AsyncGenerator[Json, None]:
         """What workers said and say; see `Telling.tell`."""
@@ -187,5 +200,6 @@ class DaemonFace:
         """The daemon ends: nobody waits any more."""
         self._is_closed = True
         self._daemon.telling.close()
+        self._daemon.chronicle.close()
         self.finish_reload(STOPPING)
         self.notice()

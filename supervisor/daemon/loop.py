@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from supervisor import __version__, rendezvous
-from supervisor.core.environment import Host, device_env
+from supervisor.core.environment import NOTIFY_SOCKET, Host, Rendered, device_env, fill, lacks
 from supervisor.core.fleet import handle
 from supervisor.core.message import (
     Action,
@@ -37,6 +37,7 @@ from supervisor.core.message import (
     KillTree,
     LetGo,
     Probe,
+    ProbeAlive,
     ReadHost,
     ReadInventory,
     ReadSpec,
@@ -47,6 +48,7 @@ from supervisor.core.message import (
     ShutdownRequested,
     Signal,
     Spawn,
+    Spawned,
     SpawnFailed,
     SpecLoaded,
     Stalled,
@@ -58,6 +60,7 @@ from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.stall import is_counted
 from supervisor.core.turn import Fleet
 from supervisor.daemon import survey
+from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.door import Door
 from supervisor.daemon.face import DaemonFace
 from supervisor.daemon.herald import Herald
@@ -73,13 +76,15 @@ from supervisor.host import limits
 from supervisor.host.cgroups import NO_LEAVES, find_leaves
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
+from supervisor.host.crashes import Crashes, crashes_path
 from supervisor.host.devices import Devices
 from supervisor.host.files import SpecRefused
 from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
 from supervisor.host.locks import Locks
 from supervisor.host.logs import Outputs
 from supervisor.host.machine import installed_vendors, read_memory
-from supervisor.host.probes import TcpProbes
+from supervisor.host.notices import Notices
+from supervisor.host.probes import Probes, needs_start
 from supervisor.host.process import Processes
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import bind_control
@@ -191,12 +196,16 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._outputs = Outputs(loop, sink, tell=_tell_of_logs)
         self.telling = Telling(self._outputs, clock.rfc3339)
-        self._probes = TcpProbes(loop, self.post)
         self._processes = Processes(self.post, tell=_tell_of_keeper)
+        self._probes = Probes(loop, self.post, self._processes, find_root=self._processes.find_root)
+        self._notices = Notices(loop, self.post)
+        self._processes.tell_user = self._notices.own
         self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
         self._locks = Locks(self.post, self._processes)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ledger: Ledger | None = None
+        self._crashes: Crashes | None = None
+        self.chronicle = Chronicle(clock.rfc3339, self._bury)
         self._surroundings = Surroundings(NO_LEAVES, log.warning)
         self._herald = None
         if manager is not None:
@@ -214,6 +223,7 @@ class Daemon:
         await sweep(ledger, mark)
         self._processes.mark = {MARK: mark}
         self._ledger = Ledger(ledger, self._read_pids)
+        self._crashes = Crashes(crashes_path(door.path, os.environ))
         self._use_cgroups(first.spec)
         await self._processes.start()
         # What a client sends that is no HTTP is answered, and is nobody's business in the log.
@@ -252,6 +262,8 @@ class Daemon:
             await self.inbox.wait(self._wake_at())
             if lost_s := self._pulse.lost_s(self.clock.monotonic()):
                 log.warning("daemon.stalled", lost_s=round(lost_s, 3))
+                self._probes.forgive()
+                self._notices.forgive(lost_s)
                 self._decide(Stalled(lost_s))
             for event in self.inbox.take():
                 self._decide(event)
@@ -305,7 +317,7 @@ class Daemon:
                 for due in ((), *((worker,) for worker in event.workers if len(event.workers) > 1)):
                     self._decide(TimePassed(due))
             return
-        self.fleet = fleet
+        before, self.fleet = self.fleet, fleet
         for worker_id in fleet.touched:
             worker = fleet.workers.get(worker_id)
             self._deadlines.set(worker_id, worker.deadline if worker else None)
@@ -314,12 +326,17 @@ class Daemon:
         # A worker should not wait for the log line about its start.
         for action in sorted(actions, key=_is_word):
             self._perform(action)
+        self.chronicle.hear(before, fleet, actions)
         if self._herald is not None:
             self._herald.look(fleet)
         if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
             self.face.notice()
             if self._ledger is not None:
                 self._ledger.note()
+
+    def _bury(self, worker: WorkerId, death: dict[str, object]) -> None:
+        if self._crashes is not None:
+            self._crashes.bury(worker, death)
 
     def _read_pids(self) -> set[int]:
         """Everybody who is ours, for a later life of this daemon."""
@@ -329,13 +346,20 @@ class Daemon:
     def _complete(self, event: Event) -> Event:
         """Add what only this side knows: a process' last words, its pipe emptied before it counts as dead."""
         match event:
+            case Spawned():
+                self._notices.listen(event.worker, event.incarnation)
             case Exited():
                 self._probes.forget(event.worker)
+                # What it said before its end counts, and comes before it.
+                for word in self._notices.drain(event.worker, event.incarnation):
+                    self._decide(word)
+                self._notices.forget(event.worker, event.incarnation)
                 event = replace(event, tail=self._outputs.drain(event.worker, event.incarnation))
                 if event.alone:
                     self._outputs.close(event.worker, event.incarnation)
             case TreeGone() | SpawnFailed():
                 self._probes.forget(event.worker)
+                self._notices.forget(event.worker, event.incarnation)
                 self._outputs.close(event.worker, event.incarnation)
             case _:
                 pass
@@ -353,12 +377,15 @@ class Daemon:
                 self._processes.kill_tree(action)
             case Dismiss(worker=worker):
                 self._probes.forget(worker)
+                self._notices.close_one(worker)
                 self._envs.pop(worker, None)
                 self._surroundings.forget(worker)
                 self._outputs.forget(worker)
                 self._processes.dismiss(worker)
             case Probe():
-                self._probes.watch(action)
+                (self._notices if action.kind == "notify" else self._probes).watch(action)
+            case ProbeAlive():
+                (self._notices if action.alive.kind == "notify" else self._probes).watch_alive(action)
             case ReadSpec():
                 self.reader.read_in_thread(self.post)
             case ReadInventory(fresh=fresh):
@@ -388,6 +415,8 @@ class Daemon:
             limits.check_room()
             lack = "port to meet at"
             action, given = self._surroundings.prepare(action, self._ports_of_workers)
+            lack = "socket for its notices"
+            action = self._give_voice(action)
             lack = "pipe for its output"
             output = self._outputs.open(action.worker, action.incarnation, action.logs, action.env)
         except OSError as error:
@@ -395,7 +424,17 @@ class Daemon:
             self.post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
             return
         self._envs[action.worker] = device_env(action.env)
+        if needs_start(self.fleet.workers[action.worker].policy):
+            self._probes.equip(action)
         self._processes.spawn(action, {1: output, 2: output}, given)
+
+    def _give_voice(self, action: Spawn) -> Spawn:
+        """A socket for one who speaks for himself."""
+        if not lacks(NOTIFY_SOCKET, action.env):
+            return action
+        path = {NOTIFY_SOCKET: self._notices.open(action.worker, action.incarnation)}
+        done = fill(Rendered(action.argv, action.env, action.working_dir), path, (NOTIFY_SOCKET,))
+        return replace(action, argv=done.argv, env=done.env, working_dir=done.working_dir)
 
     def _ports_of_workers(self) -> set[int]:
         """Those that the file gives to somebody."""
@@ -442,11 +481,14 @@ class Daemon:
         self.face.close()
         await server.cleanup()
         await self._probes.close()
+        self._notices.close()
         await self._devices.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._processes.close()
+        if self._crashes is not None:
+            await self._crashes.close()
         self._surroundings.close()
         if self._ledger is not None and self._status == 0:
             self._ledger.close()

@@ -45,7 +45,7 @@ class Telling:
         Yields:
             ``{"lines": [...]}``; at the end ``{"end": "done" | "stopping" | "slow"}``.
         """
-        wants = _chooser(target)
+        wants = chooser(target)
         wake = asyncio.Event()
         follower = Follower(wants, wake.set)
         if follow:
@@ -87,7 +87,8 @@ class Telling:
         }
 
 
-def _chooser(target: str | None) -> Callable[[WorkerId], bool]:
+def chooser(target: str | None) -> Callable[[WorkerId], bool]:
+    """Whether somebody asks for a worker, by its own name, its service's, or none."""
     if target is None:
         return lambda _worker: True
     with suppress(ValueError):

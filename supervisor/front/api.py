@@ -43,7 +43,6 @@ LINGER_S = 1.0
 """How long the rest of a refused body is taken in, so that its sender sees the answer; also at the daemon's end."""
 
 NOT_YET = (
-    "/v1/events",
     "/v1/metrics",
     "/v1/openapi.json",
     "/v1/readyz",
@@ -78,6 +77,22 @@ class Face(Protocol):
 
     def explain(self, worker: str) -> Json:
         """Why a worker, ``llm/0``, that the status shows, is as it is; see `core.explain`."""
+
+    def events(
+        self, target: str | None, *, lines: int | None, after: int | None, follow: bool
+    ) -> AsyncGenerator[Json, None]:
+        """
+        Transitions of workers.
+
+        Args:
+            target: Service or worker, None for everybody.
+            lines: At the most; None for all that are kept.
+            after: Only those with a higher number.
+            follow: Go on.
+
+        Yields:
+            ``{"lines": [...]}`` each with its ``number``, and at the end ``{"end": "done" | "slow" | "stopping"}``.
+        """
 
     async def reload(self) -> Json:
         """Read file and devices again; ``{"ok", "problems", "difference"}``."""
@@ -143,6 +158,7 @@ def make_app(face: Face) -> web.Application:
             web.get("/v1/plan", api.plan),
             web.get("/v1/explain", api.explain),
             web.get("/v1/logs", api.logs),
+            web.get("/v1/events", api.events),
             web.get("/v1/healthz", api.healthz),
             web.post("/v1/reload", api.reload),
             web.post("/v1/shutdown", api.shutdown),
@@ -208,6 +224,16 @@ class _Api:
         self._look(target, None)
         told = self._face.logs(target, lines=LINES if lines is None else lines, after=after, follow=is_followed)
         return await stream_lines(request, told)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        query = _Query(request)
+        target = query.text("target")
+        lines = query.number("lines")
+        after = query.number("after", request.headers.get("Last-Event-ID"))
+        is_followed = query.choice("follow", ("0", "1")) != "0"
+        query.finish()
+        self._look(target, None)
+        return await stream_lines(request, self._face.events(target, lines=lines, after=after, follow=is_followed))
 
     async def healthz(self, request: web.Request) -> web.Response:
         _Query(request).finish()

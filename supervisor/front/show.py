@@ -110,7 +110,38 @@ def explain_page(worker: Json, now: datetime) -> Page:
     if worker["verdicts"]:
         rows = tuple((one["device"], one["name"], one["verdict"]) for one in worker["verdicts"])
         parts.append(Table(("DEVICE", "NAME", "FOR THIS WORKER"), rows))
-    return (*parts, *last_words_page(worker))
+    return (*parts, *_story_tables(worker, now), *last_words_page(worker))
+
+
+def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:
+    """Its last transitions and deaths; a daemon of before has told none."""
+    if rows := [
+        (age_of(one["at"], now), one["before"] or "new", one["after"] or "gone", one["cause"], one["reason"] or "-")
+        for one in worker.get("transitions", ())
+    ]:
+        yield Table(("AGO", "FROM", "TO", "BECAUSE", "REASON"), tuple(rows))
+    if deaths := [
+        (
+            age_of(one["at"], now),
+            str(one["incarnation"]),
+            one["cause"],
+            _ended(one),
+            "-" if one["uptime_s"] is None else _span(one["uptime_s"]),
+            _death_devices(one["devices"]),
+        )
+        for one in worker.get("deaths", ())
+    ]:
+        yield Table(("DIED AGO", "PROCESS", "CAUSE", "HOW", "LIVED", "GPUS, FREE THEN"), tuple(deaths))
+
+
+def _death_devices(devices: list[Json]) -> str:
+    return (
+        ", ".join(
+            f"{one.get('index', one['uuid'])}: {size_of(one['memory']['free'])}" if "memory" in one else one["uuid"]
+            for one in devices
+        )
+        or "-"
+    )
 
 
 def devices_page(devices: Json) -> Page:

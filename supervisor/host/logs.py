@@ -35,7 +35,7 @@ READ_SIZE = 64 * 1024
 DRAIN_LIMIT = 1 << 20
 """A pipe holds 64 KiB, but an orphan may go on filling it while the rest is read."""
 
-TAIL_LINES = 20
+TAIL_LINES = 100
 TAIL_LINE_MAX = 2 * 1024
 
 KEPT_TOTAL = 32 << 20

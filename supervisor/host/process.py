@@ -80,6 +80,8 @@ class Processes:
         """Put into the environment of everything that is started from now on."""
         self.tell_lack: Callable[[WorkerId, str], None] = lambda _worker, _why: None
         """Called when a worker has started without the cgroup, or a limit of it, that it was to have."""
+        self.tell_user: Callable[[WorkerId, int], None] = lambda _worker, _uid: None
+        """Called before a worker is started as another user than ours."""
         self._on_event = on_event
         self._tell = tell
         self._patience_s = patience_s
@@ -151,6 +153,8 @@ class Processes:
     ) -> None:
         """Go on with a start once it is known who that user is. The shim may be gone by now."""
         if isinstance(account, Account) and shim.live == order.incarnation and not shim.is_lost:
+            if account.uid is not None:
+                self.tell_user(order.worker, account.uid)
             self._send_spawn(shim, order, fds, given, account)
         else:
             wire.close_all(tuple(fds.values()))
@@ -222,6 +226,11 @@ class Processes:
         """Who the keeper and the shims are."""
         peers = [shim.peer for shim in self._all.values()] + ([self._keeper] if self._keeper else [])
         return {peer.pid for peer in peers if peer.pid is not None}
+
+    def find_root(self, worker: WorkerId) -> int | None:
+        """Pid of the shim below which a worker's process is; None without one."""
+        shim = self._shims.get(worker)
+        return None if shim is None or shim.is_lost else shim.peer.pid
 
     def read_owners(self) -> dict[int, WorkerId]:
         """Pid of each shim, below which is all of its worker's tree, and the worker."""

@@ -81,10 +81,12 @@ def test_what_is_the_daemons_own_is_not_inherited() -> None:
 
 def test_names_not_provided_yet_are_not_in_the_table() -> None:
     """A command that counts on them would be started with the bare text."""
-    assert not TABLE_NAMES & {"LISTEN_FDS", "NOTIFY_SOCKET", "WATCHDOG_USEC"}
+    assert not TABLE_NAMES & {"LISTEN_FDS", "LISTEN_FDNAMES"}
     assert {
         "PORT",
         "MASTER_PORT",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
         "OMP_NUM_THREADS",
         "WORKER",
         "CUDA_VISIBLE_DEVICES",

@@ -56,10 +56,12 @@ def test_the_status_has_the_contracts_keys() -> None:
     assert set(service) == {"name", "target", "ready", "scaled", "workers"}
     assert set(service["workers"][0]) == {
         *("worker", "index", "state", "pid", "incarnation", "since", "restarts", "reason", "fallback", "port"),
-        *("gpus", "env", "limits", "last_exit", "next_start"),
+        *("gpus", "env", "limits", "last_exit", "next_start", "status_text", "ready_by", "time_to_ready"),
     }
     assert set(service["workers"][0]["gpus"][0]) == {"uuid", "index", "share"}
-    assert set(service["workers"][0]["last_exit"]) == {"code", "signal", "cause", "detail", "at", "tail"}
+    assert set(service["workers"][0]["last_exit"]) == {
+        *("code", "signal", "cause", "detail", "at", "tail", "core_dumped"),
+    }
 
 
 def test_a_device_has_the_contracts_keys_and_when_its_memory_was_read() -> None:
@@ -143,6 +145,9 @@ def test_a_running_worker_is_shown_with_all_that_it_has() -> None:
         "port": 8001,
         "gpus": [{"uuid": uuid_of(1), "index": 1, "share": 1.0}],
         "limits": None,
+        "status_text": None,
+        "ready_by": None,
+        "time_to_ready": 0.0,
         "last_exit": None,
         "next_start": None,
     }
@@ -161,6 +166,7 @@ def test_an_ended_worker_shows_how_it_ended_and_when_it_comes_back() -> None:
         "cause": "signal",
         "detail": "",
         "at": "T+10",
+        "core_dumped": False,
         "tail": ["last words"],
     }
     assert worker["next_start"] == f"T+{stage['web/0'].deadline:g}"

@@ -42,11 +42,14 @@ SERVICE_KEYS: dict[str, object] = {
 }
 SECTION_KEYS: dict[str, dict[str, object]] = {
     "resources": {"gpu": 1, "gpus": [0], "gpu_memory": 1, "gpu_type": "nvidia-l4", "cpu": 1, "memory": 1},
-    "ready": {"http": "/", "tcp": True, "exec": [], "notify": True, "after": 1, "timeout": 5, "interval": 1},
+    "ready": {"http": "/", "tcp": True, "exec": ["x"], "notify": True, "after": 1, "timeout": 5, "interval": 1},
+    "alive": {"http": "/", "tcp": True, "exec": ["x"], "notify": True, "interval": 1, "timeout": 1, "failures": 1},
     "stop": {"signal": 15, "timeout": 1, "group": True, "exec": []},
     "restart": {"policy": "always", "delay": 1, "max_delay": 2, "start_limit": 1, "limit": 1, "parole": 1}
     | {"permanent_exit": []},
 }
+_TCP: Document = {"tcp": True}
+_TIMED = {("alive", "interval"), ("alive", "timeout"), ("alive", "failures")}
 ENTRY_KEYS: dict[str, object] = {"gpu": 1, "gpus": [0], "gpu_memory": 1, "cpu": 1, "memory": 1, "env": {}, "port": 1}
 DAEMON_KEYS: dict[str, object] = {
     "http": "x",
@@ -63,6 +66,9 @@ WORKING = (
     {"env_file", "user", "group", "umask", "limits", "nice", "oom_score_adj"}
     | {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart", "logs"}
     | {"sharing", "placement", "resources.gpu", "resources.gpus", "resources.gpu_memory", "resources.gpu_type"}
+    | {"after"}
+    | {"alive", "ready.http", "ready.exec", "ready.notify"}
+    | {f"alive.{key}" for key in SECTION_KEYS["alive"]}
     | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval", "stop.signal", "stop.timeout"}
     | {f"restart.{key}" for key in SECTION_KEYS["restart"]}
     | {"workers.gpu", "workers.gpus", "workers.gpu_memory", "workers.env", "workers.port"}
@@ -82,7 +88,12 @@ def contract_keys() -> list[tuple[str, Document]]:
     for section, keys in SECTION_KEYS.items():
         beside: dict[str, Document] = {"resources": {"gpu": 1}}
         cases += [
-            (f"{section}.{key}", file({"port": 1, section: beside.get(section, {}) | {key: value}}))
+            (
+                f"{section}.{key}",
+                file(
+                    {"port": 1, section: (_TCP if (section, key) in _TIMED else beside.get(section, {})) | {key: value}}
+                ),
+            )
             for key, value in keys.items()
         ]
     cases += [(f"workers.{key}", file({"workers": [{"gpu": 1, key: value}]})) for key, value in ENTRY_KEYS.items()]

@@ -14,9 +14,12 @@ from supervisor.core.message import (
     BecameUnready,
     Cause,
     Exited,
+    LivenessLost,
+    ProgressTold,
     ShimLost,
     Spawned,
     SpawnFailed,
+    StartExtended,
     State,
     TreeGone,
 )
@@ -57,6 +60,9 @@ EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     SpawnFailed: (SpawnFailed(LLM, 7, 2, "not found"), SpawnFailed(LLM, 7, 11, "busy"), SpawnFailed(LLM, 7, 5, "I/O")),
     BecameReady: (BecameReady(LLM, 7),),
     BecameUnready: (BecameUnready(LLM, 7, "refused"),),
+    LivenessLost: (LivenessLost(LLM, 7, "no answer"), LivenessLost(LLM, 7, "silent", is_watchdog=True)),
+    ProgressTold: (ProgressTold(LLM, 7, "loading"),),
+    StartExtended: (StartExtended(LLM, 7, 60.0),),
     Exited: tuple(Exited(LLM, 7, code, None, alone=alone) for code in (0, 1, 78) for alone in (True, False)),
     TreeGone: (TreeGone(LLM, 7),),
     ShimLost: (ShimLost(LLM, 7),),
@@ -81,6 +87,7 @@ INTENTS: tuple[dict[str, object], ...] = (
     {"relaunch": True},
     {"renew": True},
     {"cause": Cause.START_TIMEOUT},
+    {"cause": Cause.LIVENESS},
 )
 VERDICTS: tuple[dict[str, object], ...] = (
     {"verdict": RestartAt(NOW)},
@@ -153,10 +160,10 @@ def meetings(state: State, kind: type[WorkerEvent]) -> Iterator[tuple[Worker, Wo
 
 
 def test_every_state_has_a_cell_for_every_event() -> None:
-    """Eleven states, seventeen columns, and no event without a column."""
+    """Eleven states, twenty columns, and no event without a column."""
     cells = [getattr(TABLE[state], column) for state in State for column in column_names()]
 
-    assert len(cells) == 11 * 17
+    assert len(cells) == 11 * 20
     assert all(isinstance(cell, Cell) for cell in cells)
     assert sorted(COLUMNS.values()) == sorted(column_names())
     assert set(COLUMNS) == set(EVENTS)
@@ -240,7 +247,7 @@ def test_the_diagram_says_which_events_lead_along_an_arrow() -> None:
 
     assert "    pending --> starting: admitted" in lines
     assert "    starting --> ready: became_ready, deadline" in lines
-    assert "    ready --> stopping: unwanted, relaunched, stop" in lines
+    assert "    ready --> stopping: liveness_lost, unwanted, relaunched, stop" in lines
     assert "    killing --> releasing: exited, tree_gone" in lines
     assert "    failed --> [*]: unwanted" in lines
 

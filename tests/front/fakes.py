@@ -118,6 +118,7 @@ class FakeFace:
         self.scale_problems: tuple[str, ...] = ()
         self.asked: list[Any] = []
         self.told: tuple[Json, ...] = ()
+        self.happened: list[Json] = []
         self.on_shutdown: Callable[[], None] = lambda: None
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -145,6 +146,16 @@ class FakeFace:
     async def reload(self) -> Json:
         self.asked.append("reload")
         return self.reload_answer
+
+    async def events(
+        self, target: str | None, *, lines: int | None, after: int | None, follow: bool
+    ) -> AsyncGenerator[Json, None]:
+        self.asked.append(("events", target, lines, after, follow))
+        for batch in self.happened:
+            yield batch
+        if follow:
+            await self.changed()
+        yield {"end": "done"}
 
     async def logs(
         self, target: str | None, *, lines: int, after: int | None, follow: bool

@@ -5,13 +5,15 @@ import resource
 import select
 import socket
 import struct
+import time
 from contextlib import ExitStack
 
 import pytest
 
-from supervisor.core.message import BecameReady, BecameUnready, Event, Probe
-from supervisor.core.spec import WorkerId
-from supervisor.host.probes import TcpProbes, connection_fault, wait_for_slot_s
+from supervisor.core.message import BecameReady, BecameUnready, Event, LivenessLost, Probe, ProbeAlive
+from supervisor.core.spec import Alive, WorkerId
+from supervisor.host.probes import Probes, wait_for_slot_s
+from supervisor.host.tcp_probe import connection_fault
 from tests.host import looping
 from tests.host.looping import Run, descriptors, until
 
@@ -51,8 +53,8 @@ def order(port: int, worker: WorkerId = LLM, incarnation: int = 1, interval_s: f
     return Probe(worker=worker, incarnation=incarnation, port=port, interval_s=interval_s)
 
 
-def make_probes(events: list[Event], *, attempt_s: float = 1.0, watch_s: float = 0.05) -> TcpProbes:
-    return TcpProbes(asyncio.get_running_loop(), events.append, attempt_s=attempt_s, watch_s=watch_s)
+def make_probes(events: list[Event], *, attempt_s: float = 1.0, watch_s: float = 0.05) -> Probes:
+    return Probes(asyncio.get_running_loop(), events.append, attempt_s=attempt_s, watch_s=watch_s)
 
 
 def test_port_that_listens_is_ready_at_once(run: Run) -> None:
@@ -205,7 +207,7 @@ def test_listener_may_forget_and_watch_from_its_event(run: Run) -> None:
             if len(events) == 1:
                 probes.watch(order(port_of(listener), incarnation=2))
 
-        probes = TcpProbes(asyncio.get_running_loop(), on_event, watch_s=0.05)
+        probes = Probes(asyncio.get_running_loop(), on_event, watch_s=0.05)
         with listen() as listener:
             probes.watch(order(port_of(listener), incarnation=1))
             await until(lambda: len(events) == 2)
@@ -326,7 +328,7 @@ def test_probe_that_dies_is_heard(run: Run) -> None:
         def on_event(_: Event) -> None:
             raise RuntimeError("boom")
 
-        probes = TcpProbes(loop, on_event)
+        probes = Probes(loop, on_event)
         with listen() as listener:
             probes.watch(order(port_of(listener)))
             await until(lambda: bool(heard))
@@ -345,3 +347,32 @@ def test_workers_are_asked_at_different_times() -> None:
     assert sum(per_second) == 500
     assert max(per_second) < 100
     assert pytest.approx(10.0) == wait_for_slot_s("llm/0", 10.0, 1234.5 + waits[0])
+
+
+def stall(seconds: float) -> None:
+    """Hold up the loop, as SIGSTOP does."""
+    time.sleep(seconds)
+
+
+@pytest.mark.slow
+def test_liveness_that_failed_while_this_process_did_not_run_is_not_lost(run: Run) -> None:
+    """An attempt that was not watched says nothing; the next one, which was, does. It is told once."""
+
+    async def main() -> None:
+        events: list[Event] = []
+        probes = make_probes(events)
+        with listen(backlog=0) as listener, ExitStack() as stack:
+            port = port_of(listener)
+            fill_backlog(port, stack)
+            probes.watch_alive(ProbeAlive(LLM, 1, port, Alive(kind="tcp", interval_s=0.05, timeout_s=0.4, failures=1)))
+            await asyncio.sleep(0.2)
+            stall(1.2)
+            await asyncio.sleep(0.1)
+            assert events == []
+
+            await until(lambda: bool(events))
+            await asyncio.sleep(0.1)
+            assert events == [LivenessLost(LLM, 1, f"port {port} did not answer within 0.4 s")]
+            await probes.close()
+
+    run(main())

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from tests.mutants.graft import Mutant
 from tests.mutants.planted_admission import ADMISSION
+from tests.mutants.planted_causes import CAUSES
 from tests.mutants.planted_cuts import CUTS
+from tests.mutants.planted_order import ORDER
 from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
+from tests.mutants.planted_probes import PROBES
 from tests.mutants.planted_surroundings import SURROUNDINGS
 
 MUTANTS: tuple[Mutant, ...] = (
     *ADMISSION,
+    *PROBES,
+    *CAUSES,
+    *ORDER,
     Mutant(
         "slice freed when the main process ends",
         "facts.py",
@@ -195,14 +201,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "start timeout with exit 0 is no failure",
         "facts.py",
-        "    worker = _recorded(worker, event, now)\n"
-        "    if worker.cause is Cause.START_TIMEOUT and worker.target is not None:\n"
-        "        worker = _charged(worker, Run(event.code, failed_to_start=True), now)\n"
-        "    return _bury(",
-        "    worker = _recorded(worker, event, now)\n"
-        "    if worker.cause is Cause.START_TIMEOUT and worker.target is not None:\n"
-        "        worker = _charged(worker, Run(event.code), now)\n"
-        "    return _bury(",
+        "    if worker.cause is Cause.START_TIMEOUT:\n"
+        "        return _charged(worker, Run(event.code, failed_to_start=True), now)\n",
+        "    if worker.cause is Cause.START_TIMEOUT:\n        return _charged(worker, Run(event.code), now)\n",
     ),
     Mutant(
         "fork refused by the system is charged",

@@ -87,14 +87,14 @@ ORDERS = (
     Mutant(
         "another parole moves no time",
         "intents.py",
-        "after = evolve(after, deadline=parole_at(after.policy.restart, after.history, after.since))",
+        "after = evolve(after, deadline=parole_at(after.restart, after.history, after.since))",
         "pass",
     ),
     Mutant(
         "parole begins anew at each reload",
         "intents.py",
-        "after = evolve(after, deadline=parole_at(after.policy.restart, after.history, after.since))",
-        "after = evolve(after, deadline=parole_at(after.policy.restart, after.history, now))",
+        "after = evolve(after, deadline=parole_at(after.restart, after.history, after.since))",
+        "after = evolve(after, deadline=parole_at(after.restart, after.history, now))",
     ),
     Mutant(
         "a claim counts before it is answered",

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from tests.sim import (
     rules_admission,
+    rules_alive,
     rules_gpu,
+    rules_order,
     rules_orders,
     rules_restart,
     rules_spot,
@@ -18,6 +20,7 @@ from tests.sim import (
     rules_surroundings,
 )
 from tests.sim.notes import Notes
+from tests.sim.rules_start import wanted_by_file
 from tests.sim.trouble import Rule, Step, TroubleError
 
 if TYPE_CHECKING:
@@ -30,9 +33,10 @@ SPOT_EVERY = 23
 ACT_RULES = (
     *(*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES, *rules_gpu.RULES, *rules_orders.RULES),
     *rules_surroundings.RULES,
+    *rules_order.RULES,
 )
-ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES)
-STATE_RULES = (*rules_state.RULES, *rules_admission.STATE_RULES)
+ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
+STATE_RULES = (*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES)
 
 
 class Checks:
@@ -60,6 +64,7 @@ class Checks:
     def before_acting(self, step: Step) -> None:
         """What the step did, before it has any effect."""
         self.notes.hear(step)
+        self.notes.hear_of_order(step, wanted_by_file(self._world, step.after))
         self.starts.hear(step)
         self._ask(ACT_RULES, step)
         self._ask(ADMISSION_RULES, step)

@@ -12,6 +12,7 @@ from supervisor.core.message import ReloadRequested, ShutdownRequested, SpecLoad
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import Worker
 from tests.sim.chaos import Chaos
+from tests.sim.rules_order import layers, waits_for_others
 from tests.sim.rules_start import headroom, wanted_by_file
 from tests.sim.rules_state import could_be_placed
 from tests.sim.specs import read
@@ -138,7 +139,7 @@ def _expect_newest(world: World) -> None:
         worker_id, launch = tree.order.worker, tree.order.launch
         worker = fleet.workers.get(worker_id)
         is_due = worker is not None and worker.state in {State.READY, State.UNREADY}
-        if worker is None or not is_due or _is_left_behind(fleet, worker):
+        if worker is None or not is_due or _is_left_behind(fleet, worker) or waits_for_others(world, fleet, worker):
             continue
         if launch.recipe != wanted[worker_id].recipe or tree.order.setup != wanted[worker_id].recipe.setup:
             raise TroubleError("runs_the_newest_file", f"{worker_id} runs {launch.recipe}")
@@ -152,9 +153,10 @@ def _restless(world: World, *, is_last: bool) -> Iterator[str]:
         yield f"the daemon is {fleet.state}, reload {fleet.reload is not None}, asked {fleet.asked}"
     for worker in fleet.workers.values():
         is_due = is_last or worker.id.service in fleet.rolling
-        if worker.is_outdated and is_due and not _is_left_behind(fleet, worker):
+        is_kept = _is_left_behind(fleet, worker) or waits_for_others(world, fleet, worker)
+        if worker.is_outdated and is_due and not is_kept:
             yield f"{worker.id} runs with an old launch"
-        elif worker.renew and not _is_left_behind(fleet, worker):
+        elif worker.renew and not is_kept:
             yield f"{worker.id} waits for its turn to be restarted"
         elif not _is_at_rest(world, worker):
             yield f"{worker.id} is {worker.state}: {worker.reason}"
@@ -170,6 +172,8 @@ def _is_left_behind(fleet: Fleet, worker: Worker) -> bool:
 def _is_at_rest(world: World, worker: Worker) -> bool:
     fleet = world.fleet
     if worker.state is State.PENDING:
+        if waits_for_others(world, fleet, worker):
+            return True
         if worker.target is not None and worker.target.launch is None:
             return not could_be_placed(_still(fleet), worker)
         return _never_fits(world, worker) or _finds_no_memory(world, worker)
@@ -179,13 +183,23 @@ def _is_at_rest(world: World, worker: Worker) -> bool:
 
 
 def _never_fits(world: World, worker: Worker) -> bool:
-    """It declares more memory than one of its devices will have free as long as the others are there."""
+    """It needs more memory than one of its devices will have free as long as the others are there."""
     assert worker.target is not None
     fleet = world.fleet
     launch, memory = worker.target.launch, worker.target.wanted.request.gpu_memory
-    if launch is None or memory is None or fleet.inventory is None:
+    if launch is None or fleet.inventory is None:
         return False
-    return any(_is_full(world, worker, fleet.inventory.by_uuid[share.uuid]) for share in launch.slice)
+    devices = [fleet.inventory.by_uuid[share.uuid] for share in launch.slice]
+    if memory is None:
+        return any(_is_lived_on(world, device) for device in devices)
+    return any(_is_full(world, worker, device) for device in devices)
+
+
+def _is_lived_on(world: World, device: Device) -> bool:
+    """A GPU was put together again while somebody lived on an instance, who has more than a tenth of it."""
+    parts = [part for gpu in world.devices.every if gpu.uuid == device.uuid for part in gpu.parts]
+    total = device.memory_total_bytes
+    return total is not None and sum(sum(part.used.values()) for part in parts) * 10 > total
 
 
 def _is_full(world: World, worker: Worker, device: Device) -> bool:
@@ -255,7 +269,7 @@ def _expect_exit(world: World, *, may_be_stuck: bool) -> None:
     graces = [worker.policy.stop.timeout_s for worker in world.fleet.workers.values()]
     world.run(world.now)
     graces += [worker.policy.stop.timeout_s for worker in world.fleet.workers.values()]
-    world.run(world.now + max(graces, default=0.0) + STOP_MARGIN_S + 0.1)
+    world.run(world.now + layers(world.fleet) * (max(graces, default=0.0) + STOP_MARGIN_S) + 0.1)
     if world.exit is None:
         raise TroubleError("stops_in_time", f"{len(world.fleet.workers)} workers are left and nothing is said")
     if not may_be_stuck and world.exit.stuck:

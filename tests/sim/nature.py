@@ -42,6 +42,8 @@ class Nature:
         kill_s: How long SIGKILL takes.
         ready_s: After which its port takes connections; None = never.
         flaps_s: Seconds from one loss or return of readiness to the next.
+        hangs_s: After which it does not answer any more, None = it always does.
+        extends_s: For how much more time it asks while it starts, one after the other.
         children: What it starts.
         memory: Part of the declared memory that it allocates, 0..1.
         memory_s: When.
@@ -59,6 +61,8 @@ class Nature:
     kill_s: float = 0.001
     ready_s: float | None = 0.3
     flaps_s: tuple[float, ...] = ()
+    hangs_s: float | None = None
+    extends_s: tuple[float, ...] = ()
     children: tuple[Child, ...] = ()
     memory: float = 1.0
     memory_s: float = 0.5
@@ -82,6 +86,7 @@ class Odds:
     never_ready: float
     slow_ready: float
     flaps: float
+    hangs: float
     ignores_term: float
     slow_term: float
     kill_hangs: float
@@ -104,6 +109,7 @@ def draw_odds(rng: random.Random) -> Odds:
         never_ready=some(0.5),
         slow_ready=some(0.5),
         flaps=some(0.4),
+        hangs=some(0.5),
         ignores_term=some(0.6),
         slow_term=some(0.5),
         kill_hangs=some(0.4),
@@ -135,6 +141,8 @@ def draw_nature(rng: random.Random, odds: Odds) -> Nature:
         kill_s=_kill_s(rng, odds),
         ready_s=None if happens(odds.never_ready) else rng.uniform(5, 45) if happens(odds.slow_ready) else rng.random(),
         flaps_s=tuple(rng.uniform(0.5, 90.0) for _ in range(rng.randint(1, 6))) if happens(odds.flaps) else (),
+        extends_s=tuple(rng.choice((1.0, 10.0, 60.0, 9000.0)) for _ in range(rng.randint(1, 4) if happens(0.2) else 0)),
+        hangs_s=rng.uniform(0.0, 60.0) if happens(odds.hangs) else None,
         children=tuple(_draw_child(rng, odds) for _ in range(rng.randint(1, 3))) if happens(odds.children) else (),
         memory=rng.choice((1.0, 1.0, 0.5, 0.0)),
         memory_s=rng.uniform(0.0, 5.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 SIGHT_S = 5.0
+MET = frozenset({State.READY, State.EXITED})
 
 
 @dataclass
@@ -51,11 +52,12 @@ class Run:
     ready_at: float | None = None
     took_s: float | None = None
     was_healthy: bool = False
+    is_over: bool = False
 
     def is_healthy(self, worker: Worker, now: float) -> bool:
         """CONTRACT, Restarts: ready for max(60 s, twice its time to ready); with `after`, alive for the timeout."""
-        if self.was_healthy:
-            return True
+        if self.was_healthy or self.is_over:
+            return self.was_healthy
         assert worker.held is not None
         ready = worker.held.wanted.policy.ready
         if ready.kind == "after":
@@ -90,10 +92,13 @@ class Notes:
         self.wanted_of: tuple[Spec | None, dict[str, int]] = (None, {})
         self.wanted: dict[WorkerId, WorkerSpec] = {}
         self.read_asked_at = 0.0
+        self.read_at = 0.0
         self.reload_at = 0.0
         self.shutdowns: list[float] = []
         self.put_off: dict[WorkerId, tuple[float, float]] = {}
         self.asked_in_trouble: float | None = None
+        self.been_ready: set[str] = set()
+        self.asked_to_end: dict[WorkerId, float] = {}
 
     @property
     def is_ending(self) -> bool:
@@ -116,7 +121,7 @@ class Notes:
         if step.before.reload is None and step.after.reload is not None:
             self.reload_at = step.now
         if isinstance(event, InventoryRead):
-            self.read_asked_at = event.asked_at
+            self.read_asked_at, self.read_at = event.asked_at, step.now
         match event:
             case InventoryRead(reading=reading) if reading.state is GpuState.OK:
                 self.devices = {device.uuid: device for device in reading.devices}
@@ -143,6 +148,21 @@ class Notes:
                     self.put_off[one] = (least + lost_s, most + lost_s + min(lost_s, SIGHT_S))
             case _:
                 pass
+
+    def hear_of_order(self, step: Step, wanted: Iterable[WorkerId]) -> None:
+        """Services all of whose workers that count were ready or done, at some moment of this step at the latest."""
+        ids: dict[str, list[WorkerId]] = {}
+        for one in wanted:
+            if not self.is_down(one):
+                ids.setdefault(one.service, []).append(one)
+        spec = step.after.spec
+        firsts = {first for service in spec.services.values() for first in service.after} if spec else set()
+        self.been_ready &= ids.keys() & firsts  # What was before anybody came after it counts for nobody.
+        for service in ids.keys() & firsts:
+            workers = ids[service]
+            pairs = [(step.before.workers.get(one), step.after.workers.get(one)) for one in workers]
+            if all(any(one is not None and one.state in MET for one in pair) for pair in pairs):
+                self.been_ready.add(service)
 
     def is_down(self, worker: WorkerId) -> bool:
         """Whether the last order about a worker or its service was to stop."""
@@ -238,6 +258,9 @@ class Notes:
         elif was is State.READY and after.state is State.UNREADY:
             run.was_healthy = run.is_healthy(after, now)
             run.ready_at = None
+        elif was in {State.READY, State.UNREADY} and after.state is State.STOPPING:
+            run.was_healthy = run.is_healthy(after, now)
+            run.is_over = True  # The time that it takes to end does it no good.
 
 
 def could_be(spec: Spec, counts: Mapping[str, int], cpu_count: int) -> bool:

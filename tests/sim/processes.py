@@ -17,12 +17,16 @@ from supervisor.core.message import (
     Event,
     Exited,
     KillTree,
+    LivenessLost,
     Probe,
+    ProbeAlive,
+    ProgressTold,
     ShimLost,
     Signal,
     Spawn,
     Spawned,
     SpawnFailed,
+    StartExtended,
     TreeGone,
 )
 from supervisor.core.spec import WorkerId
@@ -63,6 +67,7 @@ class Tree:
     waiting: list[Callable[[], None]] = field(default_factory=list)
     told_until: float = 0.0
     is_probed: bool = False
+    is_watched: bool = False
 
     @property
     def exists(self) -> bool:
@@ -128,9 +133,32 @@ class FakeProcesses:
         if tree is None or tree.order.incarnation != order.incarnation or tree.spawned_at is None:
             return
         tree.is_probed = True
+        self._speak(tree, 0)
         if (ready_s := tree.nature.ready_s) is not None:
             due = max(ready_s - (self.agenda.now - tree.spawned_at), 0.0)
             self.agenda.after(due, partial(self._flap, tree, 0))
+
+    def probe_alive(self, order: ProbeAlive) -> None:
+        """Ask from now on whether it lives on; one that hangs is found out after so many failures."""
+        tree = self._of.get(order.worker)
+        if tree is None or tree.order.incarnation != order.incarnation or tree.spawned_at is None:
+            return
+        tree.is_watched = True
+        if (hangs_s := tree.nature.hangs_s) is not None:
+            alive = order.alive
+            late_s = max(hangs_s - (self.agenda.now - tree.spawned_at), 0.0)
+            self.agenda.after(late_s + alive.interval_s * alive.failures, partial(self._hang, tree))
+
+    def _hang(self, tree: Tree) -> None:
+        if tree.has_main and not tree.is_lost and tree.nature.hangs_s is not None:
+            self._tell(tree, LivenessLost(*self._names(tree), "no answer"))
+
+    def _speak(self, tree: Tree, turn: int) -> None:
+        """It says how far it is, and asks for more time, again and again while it loads."""
+        if tree.has_main and not tree.is_lost and turn < len(tree.nature.extends_s):
+            self._tell(tree, ProgressTold(*self._names(tree), f"part {turn}"))
+            self._tell(tree, StartExtended(*self._names(tree), tree.nature.extends_s[turn]))
+            self.agenda.after(tree.nature.extends_s[turn] * 0.9, partial(self._speak, tree, turn + 1))
 
     # ---- what happens to it by others -------------------------------------------------------------------------------
 
@@ -145,7 +173,9 @@ class FakeProcesses:
     def heal(self) -> None:
         """Nothing hangs any more, and nobody dies without being asked; old sins of those that live stay."""
         for tree in self.living():
-            tree.nature = replace(tree.nature, life_s=None, flaps_s=(), errno=None)
+            tree.nature = replace(tree.nature, life_s=None, flaps_s=(), hangs_s=None, errno=None)
+            if tree.nature.extends_s:  # It has asked for an hour: nobody waits for that.
+                tree.nature = replace(tree.nature, extends_s=(), ready_s=tree.nature.ready_s or 0.3)
             tree.nature = replace(tree.nature, kill_s=0.01, release_s=min(tree.nature.release_s, 1.0))
             tree.nature = replace(tree.nature, children=tuple(_healed(child) for child in tree.nature.children))
             if tree.is_spawning:
@@ -202,7 +232,9 @@ class FakeProcesses:
         is_alone = not tree.children
         if not tree.is_lost:
             starved = tree.nature.starves
-            self._tell(tree, Exited(*self._names(tree), code, signal, alone=is_alone, out_of_memory=starved))
+            said = ("torch.OutOfMemoryError: CUDA out of memory.", "bye") if code == 1 else ("bye",)
+            end = Exited(*self._names(tree), code, signal, alone=is_alone, tail=said, out_of_memory=starved)
+            self._tell(tree, end)
         elif is_alone:
             self._tell(tree, TreeGone(*self._names(tree)))
         if is_alone:

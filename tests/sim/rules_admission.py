@@ -12,6 +12,7 @@ from supervisor.core.message import (
     Action,
     Exited,
     HostRead,
+    InventoryRead,
     Report,
     ShimLost,
     Spawn,
@@ -213,7 +214,12 @@ def _crowd(step: Step, spawn: Spawn, device: Device) -> Iterator[str]:
 
 
 def readings_are_of_this_moment(world: World, step: Step) -> Iterator[str]:
-    """Asked for after the last start, end and readiness on the device, and no old one."""
+    """
+    Asked for after the last start, end and readiness on the device, and no old one.
+
+    A driver may take long to answer, and the host's memory is asked for after that: then what counts is how long ago
+    the driver has answered.
+    """
     fleet = step.after
     if fleet.gpu.state is not GpuState.OK or fleet.inventory is None:
         return
@@ -221,8 +227,10 @@ def readings_are_of_this_moment(world: World, step: Step) -> Iterator[str]:
         is_whole = all(one.millis == 1000 for one in spawn.launch.slice)
         if not spawn.launch.slice or (spawn.launch.recipe.gpu_memory is None and not is_whole):
             continue
-        is_new = step.event.__class__.__name__ == "InventoryRead"
-        if not is_new and step.now - fleet.inventory.asked_at > LOOK_S:
+        is_old = step.now - fleet.inventory.asked_at > LOOK_S
+        if isinstance(step.event, HostRead):
+            is_old = step.now - world.checks.notes.read_at > LOOK_S
+        if is_old and not isinstance(step.event, InventoryRead):
             yield f"{spawn.worker} starts on a reading of {step.now - fleet.inventory.asked_at:.1f} s ago"
         for share in spawn.launch.slice:
             if fleet.inventory.asked_at < world.checks.notes.changed.get(share.uuid, 0.0):

@@ -131,7 +131,8 @@ def parole_has_its_time(world: World, step: Step) -> Iterator[str]:
     for change in step.changes:
         before, after = change.before, change.after
         if after is not None and after.state is State.FAILED and after.target is not None:
-            policy = after.policy.restart
+            usual = after.policy.restart
+            policy = dict(usual.on).get(str(after.last_exit.cause), usual) if after.last_exit else usual
             wait_s = policy.parole_s * (3 if after.history.on_parole else 1)
             is_never = wait_s == 0 or policy.policy == "never" or after.target.refused
             expected = None if is_never else after.since + wait_s

@@ -68,13 +68,16 @@ def ends_follow_the_policy(world: World, step: Step) -> Iterator[str]:
 
 def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost, now: float) -> Sentence | None:
     timed_out = worker.cause is Cause.START_TIMEOUT and worker.target is not None
+    hung = worker.cause is Cause.LIVENESS and worker.target is not None
     match event:
         case ShimLost():
             return None if worker.id in world.checks.notes.sentences else Sentence("again", now, now)
-        case Exited(code=code):
+        case Exited():
             if worker.state in RUNNING:
-                return _sentence(world, worker, code, now)
-            return _sentence(world, worker, code, now, failed_to_start=True) if timed_out else None
+                return _sentence(world, worker, event, now)
+            if hung:
+                return _sentence(world, worker, event, now, hung=True)
+            return _sentence(world, worker, event, now, failed_to_start=True) if timed_out else None
         case SpawnFailed(errno=errno):
             if worker.cause is not None and worker.cause is not Cause.START_TIMEOUT:
                 return None
@@ -84,17 +87,28 @@ def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost,
                 history = worker.history
                 counts = (history.failures, history.start_failures)
                 return Sentence("again", now + SPAWN_RETRY_S, now + SPAWN_RETRY_S, counts)
-            return _sentence(world, worker, None, now, failed_to_start=True)
+            return _sentence(world, worker, event, now, failed_to_start=True)
 
 
-def _sentence(world: World, worker: Worker, code: int | None, now: float, *, failed_to_start: bool = False) -> Sentence:
-    policy, run = worker.policy.restart, world.checks.notes.runs[worker.id]
+def _sentence(
+    world: World,
+    worker: Worker,
+    event: Exited | SpawnFailed,
+    now: float,
+    *,
+    failed_to_start: bool = False,
+    hung: bool = False,
+) -> Sentence:
+    usual, run = worker.policy.restart, world.checks.notes.runs[worker.id]
+    policy = dict(usual.on).get(_cause_of(worker, event), usual)
+    code = event.code if isinstance(event, Exited) else None
     was_ready = run.took_s is not None and not failed_to_start
     counts = (worker.history.failures + 1, 0 if was_ready else worker.history.start_failures + 1)
     is_healthy = not failed_to_start and run.is_healthy(worker, now)
-    if code == 0 and not failed_to_start and policy.policy != "always":
+    is_at_fault = failed_to_start or hung
+    if code == 0 and not is_at_fault and policy.policy != "always":
         return Sentence("exited", counts=(0, 0))
-    if policy.policy == "never" or (code in policy.permanent_exit and not failed_to_start):
+    if policy.policy == "never" or (code in policy.permanent_exit and not is_at_fault):
         return Sentence("failed", counts=counts)
     if is_healthy:
         return Sentence("again", now, now, counts=(0, 0))
@@ -104,6 +118,17 @@ def _sentence(world: World, worker: Worker, code: int | None, now: float, *, fai
         return Sentence("failed", counts=counts)
     delay = min(policy.max_delay_s, policy.delay_s * 2.0 ** (counts[0] - 1))
     return Sentence("again", now + 0.8 * delay - EPSILON_S, now + 1.2 * delay + EPSILON_S, counts)
+
+
+def _cause_of(worker: Worker, event: Exited | SpawnFailed) -> str:
+    """Why a process ended: what we ended it for, what the kernel said, what it said last, or just how."""
+    if isinstance(event, SpawnFailed):
+        return "spawn"
+    if worker.cause is not None:
+        return str(worker.cause)
+    if event.code != 0 and (event.out_of_memory or "CUDA out of memory" in "".join(event.tail)):
+        return "host_oom" if event.out_of_memory else "cuda_oom"
+    return "exit" if event.signal is None else "signal"
 
 
 def _check_counts(step: Step, before: Worker, sentence: Sentence) -> Iterator[str]:
@@ -164,10 +189,8 @@ def ends_are_told_as_they_were(world: World, step: Step) -> Iterator[str]:
         return
     if event.incarnation in world.checks.notes.lost:
         return  # Its end is on record already.
-    starved = event.out_of_memory and event.code != 0
-    own = Cause.HOST_OOM if starved else Cause.EXIT if event.signal is None else Cause.SIGNAL
-    record, expected = after.last_exit, before.cause or own
-    if record.cause is not expected or record.code != event.code or record.at != step.now:
+    record, expected = after.last_exit, _cause_of(before, event)
+    if str(record.cause) != expected or record.code != event.code or record.at != step.now:
         yield f"{event.worker} ended of {record.cause} with {record.code}, and not of {expected} with {event.code}"
 
 

@@ -11,6 +11,7 @@ from supervisor.core.message import (
     Exit,
     Exited,
     KillTree,
+    LivenessLost,
     Report,
     ShimLost,
     ShutdownRequested,
@@ -23,6 +24,7 @@ from supervisor.core.plan import Placement
 from supervisor.core.rescale import SETTLED
 from supervisor.core.spec import amount_bytes
 from supervisor.core.worker import LIVING, RUNNING, Worker
+from tests.sim.rules_order import waits_for_failed
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def nobody_is_stopped_without_a_reason(world: World, step: Step) -> Iterator[str
             continue
         if after.state is State.STOPPING and not _may_stop(step, change):
             yield f"{change.id} is stopped ({after.cause}) at {type(step.event).__name__}"
-        if after.state is State.KILLING and not isinstance(step.event, Exited | ShimLost):
+        is_second = isinstance(step.event, ShutdownRequested) and len(world.checks.notes.shutdowns) > 1
+        if after.state is State.KILLING and not is_second and not isinstance(step.event, Exited | ShimLost):
             yield f"{change.id} is killed at {type(step.event).__name__}"
 
 
@@ -58,6 +61,8 @@ def _may_stop(step: Step, change: Change) -> bool:
             # Not before its time by the policy in force: `start_is_bounded_by_policy` says what that is.
             due = before.deadline is not None and before.deadline <= step.now
             return before.state is State.STARTING and due and isinstance(step.event, TimePassed)
+        case Cause.LIVENESS:
+            return before.was_ready and isinstance(step.event, LivenessLost) and step.event.worker == change.id
         case Cause.ROLLOUT:
             return after.target is not None and after.held is not None and after.held.launch != after.target.launch
         case Cause.OPERATOR:
@@ -254,7 +259,8 @@ def exit_when_failed_means_that(world: World, step: Step) -> Iterator[str]:
         return  # Then it ends anyway, as `exit_is_said_once_and_true` has it.
     exits = [action for action in step.actions if isinstance(action, Exit)]
     fleet = step.after
-    states = [worker.state for worker in fleet.workers.values()]
+    # Nobody is going to run who waits for one that has failed.
+    states = [one.state for one in fleet.workers.values() if not waits_for_failed(world, fleet, one)]
     is_asked = fleet.spec is not None and fleet.spec.daemon.exit_when_failed and fleet.reload is None
     is_over = State.FAILED in states and all(state in {State.FAILED, State.EXITED} for state in states)
     if bool(exits) is not (is_asked and is_over):

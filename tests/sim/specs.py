@@ -56,6 +56,9 @@ class Writer:
         rng = self.rng
         names = rng.sample(NAMES, rng.randint(1, 3))
         document: Document = {"services": {name: self._service(NAMES.index(name)) for name in names}}
+        for name in names:
+            if rng.random() < 0.4:
+                self._order(document["services"], name)
         daemon: dict[str, Any] = {"gpu_wait": rng.choice((0, 5, 30))}
         if rng.random() < 0.7:
             daemon["start_parallel"] = rng.choice((0, 1, 1, 2, 3))
@@ -87,6 +90,7 @@ class Writer:
             "on_no_gpu": rng.choice(("wait", "wait", "cpu", "fail")),
             "placement": rng.choice(("pack", "pack", "spread")),
             "ready": self._ready(),
+            **self._alive(),
             "stop": self._stop(),
             "restart": self._restart(),
         }
@@ -99,6 +103,13 @@ class Writer:
             service["resources"]["cpu"] = rng.choice((1, 2.5, "500m"))
             service["env"] = rng.choice(({}, {"OMP_NUM_THREADS": "7"}, {"MASTER_PORT": "29500"}))
         return service
+
+    def _order(self, services: dict[str, Any], name: str) -> None:
+        """It comes after some of those that stand before it in a list that all share, so that nobody goes round."""
+        firsts = sorted(set(services) & set(NAMES[: NAMES.index(name)]))
+        services[name].pop("after", None)
+        if firsts:
+            services[name]["after"] = self.rng.sample(firsts, self.rng.randint(1, len(firsts)))
 
     def _command(self) -> str:
         self._version += 1
@@ -174,6 +185,14 @@ class Writer:
             ready["after"] = rng.choice((0, 0.5, 2))
         return ready
 
+    def _alive(self) -> dict[str, Any]:
+        """Half of all services are asked whether they live on."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            return {}
+        alive = {"exec": ["check", "$(WORKER)"], "interval": rng.choice((1, 5, 10)), "failures": rng.choice((1, 3))}
+        return {"alive": alive}
+
     def _stop(self) -> dict[str, Any]:
         return {"timeout": self.rng.choice((0, 1, 3, 10, 20)), "signal": self.rng.choice(("SIGTERM", "SIGINT"))}
 
@@ -186,6 +205,9 @@ class Writer:
         restart["start_limit"] = rng.choice((0, 2, 5))
         restart["limit"] = rng.choice((0, 3, 10))
         restart["parole"] = rng.choice((0, 0, 2, 10, 40))
+        if rng.random() < 0.3:
+            own = rng.choice(({"policy": "never"}, {"delay": 3}, {"limit": 1, "parole": 20}, {"start_limit": 1}))
+            restart["on"] = {rng.choice(("exit", "signal", "spawn", "start_timeout", "host_oom", "cuda_oom")): own}
         return restart
 
     def _setup(self) -> dict[str, Any]:
@@ -210,8 +232,21 @@ class Writer:
         if not services:
             document["services"] = {"llm": self._service(0)}
             return
-        service = services[rng.choice(sorted(services))]
-        kinds = ("command", "workers", "workers", "env", "port", "resources", "memory", "policy", "policy", "setup")
+        name = rng.choice(sorted(services))
+        service = services[name]
+        kinds = (
+            "command",
+            "workers",
+            "workers",
+            "env",
+            "port",
+            "resources",
+            "memory",
+            "policy",
+            "policy",
+            "setup",
+            "order",
+        )
         match rng.choice(kinds):
             case "command":
                 service["command"] = self._command()
@@ -228,6 +263,10 @@ class Writer:
                     service["resources"]["gpu_memory"] = rng.choice(("4GiB", "8GiB", "20%", "50%"))
             case "setup":
                 self._edit_setup(document, service)
+            case "order" if rng.random() < 0.1:
+                service["after"] = [rng.choice(NAMES)]  # Which may be itself, or nobody, or go round.
+            case "order":
+                self._order(services, name)
             case _:
                 self._edit_policy(service)
 
@@ -244,13 +283,16 @@ class Writer:
             service |= self._setup()
 
     def _edit_policy(self, service: dict[str, Any]) -> None:
-        match self.rng.choice(("on_no_gpu", "ready", "stop", "restart", "logs")):
+        match self.rng.choice(("on_no_gpu", "ready", "alive", "stop", "restart", "logs")):
             case "logs":
                 service["logs"] = self.rng.choice(("inherit", "journal", {"file": "$(WORKER_INDEX).log", "keep": 2}))
             case "on_no_gpu":
                 service["on_no_gpu"] = self.rng.choice(("wait", "cpu", "fail"))
             case "ready":
                 service["ready"] = self._ready()
+            case "alive":
+                service.pop("alive", None)
+                service |= self._alive()
             case "stop":
                 service["stop"] = self._stop()
             case _:
@@ -265,7 +307,11 @@ class Writer:
                 services.setdefault(name, self._service(NAMES.index(name)))
             case "remove":
                 if services:
-                    del services[rng.choice(sorted(services))]
+                    gone = rng.choice(sorted(services))
+                    del services[gone]
+                    for other in services.values():
+                        if gone in other.get("after", ()):
+                            other["after"] = [one for one in other["after"] if one != gone]
             case "pool":
                 document.pop("gpus", None)
                 if self.gpus and rng.random() < 0.5:

@@ -12,6 +12,7 @@ from supervisor.core.message import (
     InventoryRead,
     KillTree,
     Probe,
+    ProbeAlive,
     ReloadRequested,
     Report,
     Say,
@@ -61,7 +62,7 @@ def describe_action(action: Action) -> str:
             return f"Spawn({action.worker}#{action.incarnation} gpus={action.env['CUDA_VISIBLE_DEVICES']})"
         case Signal():
             return f"Signal({action.worker}#{action.incarnation} {action.signal} {action.scope})"
-        case KillTree() | Probe():
+        case KillTree() | Probe() | ProbeAlive():
             return f"{type(action).__name__}({action.worker}#{action.incarnation})"
         case Say(event=name):
             return f"Say({name})"

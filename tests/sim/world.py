@@ -24,6 +24,7 @@ from supervisor.core.message import (
     KillTree,
     LetGo,
     Probe,
+    ProbeAlive,
     ReadHost,
     ReadInventory,
     ReadSpec,
@@ -210,6 +211,8 @@ class World:
                 self.processes.kill_tree(action)
             case Probe():
                 self.processes.probe(action)
+            case ProbeAlive():
+                self.processes.probe_alive(action)
             case ReadSpec():
                 self.agenda.after(self.rng.uniform(0.001, 0.02), lambda: self.post(read(self.document, self.cpu_count)))
             case ReadInventory(fresh=fresh):

@@ -13,10 +13,12 @@ import signal
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from supervisor.core.file.after import read_after
 from supervisor.core.file.command import split_command
 from supervisor.core.file.env_file import read_env_files
 from supervisor.core.file.gpu_keys import check_gpu_use, parse_gpu, parse_sharing, read_gpu_types, read_gpus
 from supervisor.core.file.names import reserved_hint
+from supervisor.core.file.probe_keys import READY_KINDS, read_alive, read_ready
 from supervisor.core.file.problems import (
     BadValueError,
     Place,
@@ -31,22 +33,25 @@ from supervisor.core.file.problems import (
     whole_number,
 )
 from supervisor.core.file.quantities import (
-    duration,
     parse_amount_above_zero,
     parse_cpu,
     parse_duration_s,
     parse_size,
     parse_size_above_zero,
 )
-from supervisor.core.file.service import Logs, Ready, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+from supervisor.core.file.service import Logs, Resources, Restart, ServiceSpec, Stop, WorkerEntry
 from supervisor.core.file.setup import SETUP_KEYS
 
 WORKERS_MAX = 100_000  # Beyond any host; what keeps a slip of the finger from filling the memory.
 PORT_MAX = 65535
-_SHORTEST_S = 0.001  # Of what must not be nothing: a probe's interval of 0 would never rest.
 _LIMIT_MAX = 1_000_000
 _KEEP_MAX = 1000
 _FILE_MIN = 4096  # A file smaller than a block would be renamed at every line or two.
+
+CAUSES = ("exit", "signal", "spawn", "start_timeout", "liveness", "watchdog", "host_oom", "cuda_oom")
+"""Of an end that the restart policy is asked about."""
+
+CAUSES_UNCHARGED = ("operator", "rollout", "lost", "device", "recycle")
 
 read_port = leaf(whole_number(1, PORT_MAX))
 
@@ -70,7 +75,7 @@ def read_service(place: Place, base_dir: str) -> ServiceSpec:
         good["logs"] = logs.model_copy(update={"base_dir": base_dir})
     if isinstance(files := good.get("env_file"), tuple):
         good["env_file"] = tuple(str(PurePosixPath(base_dir, file)) for file in files)
-    good["probe_by_port"] = not {"tcp", "after"} & map_or_empty(written.get("ready")).keys()
+    good["probe_by_port"] = not {*READY_KINDS} & map_or_empty(written.get("ready")).keys()
     service = ServiceSpec.model_validate(good)
     _check_ready(place, service, written)
     _check_port_variable(place, written)
@@ -88,12 +93,14 @@ def _with_tcp_by_default(service: ServiceSpec) -> ServiceSpec:
 
 
 def _check_ready(place: Place, service: ServiceSpec, written: Mapping[str, object]) -> None:
-    """TCP probes a port; waiting ends before the start is given up."""
+    """TCP and a path of HTTP probe a port; waiting ends before the start is given up."""
     if "port" in written or all("port" in entry for entry in _written_entries(written)):
         return
-    if service.ready.kind == "tcp":
-        place.refuse("tcp needs a port, and not every worker has one", "write port: 8000", below=("ready", "tcp"))
-    elif service.probe_by_port and service.ready.after_s >= service.ready.timeout_s:
+    for key, probe in (("ready", service.ready), ("alive", service.alive)):
+        if probe.kind == "tcp" or probe.http.startswith("/"):
+            message = f"{probe.kind} needs a port, and not every worker has one"
+            place.refuse(message, "write port: 8000", below=(key, probe.kind))
+    if service.probe_by_port and service.ready.after_s >= service.ready.timeout_s:
         message = "expected more than the 1s after which a worker without a port counts as ready"
         place.refuse(message, "write after: too", below=("ready", "timeout"))
 
@@ -165,20 +172,6 @@ def read_resources(place: Place) -> Resources:
     return Resources.model_validate(read_section(place, RESOURCES))
 
 
-def read_ready(place: Place) -> Ready:
-    """When a worker is ready. Without a word on how it is ``after`` until the port is known."""
-    good = read_section(place, READY)
-    written = map_or_empty(place.value)
-    if {"tcp", "after"} <= written.keys():
-        place.refuse("expected one of tcp and after, got both")
-    kind = "tcp" if good.pop("tcp", False) else "after"
-    ready = Ready.model_validate(good | {"kind": kind})
-    is_timeout_good = "timeout" in good or "timeout" not in written
-    if kind == "after" and "after" in good and is_timeout_good and ready.after_s >= ready.timeout_s:
-        place.refuse("expected less than timeout, after which the start has failed", below=("after",))
-    return ready
-
-
 def read_stop(place: Place) -> Stop:
     """How a worker is stopped."""
     return Stop.model_validate(read_section(place, STOP))
@@ -187,12 +180,40 @@ def read_stop(place: Place) -> Stop:
 def read_restart(place: Place) -> Restart:
     """What follows a worker's end. A delay beyond the default maximum needs a maximum of its own."""
     good = read_section(place, RESTART)
+    own = good.pop("on", None)
+    restart = _checked_restart(place, good)
+    if not isinstance(own, dict):
+        return restart
+    policies = [
+        (cause, _checked_restart(place.child("on", None).child(cause, words), {**good, **words}))
+        for cause, words in own.items()
+    ]
+    return restart.model_copy(update={"on": tuple(policies)})
+
+
+def _checked_restart(place: Place, good: Mapping[str, object]) -> Restart:
     restart = Restart.model_validate(good)
     is_max_good = "max_delay" in good or "max_delay" not in map_or_empty(place.value)
     if "delay" in good and is_max_good and restart.delay_s > restart.max_delay_s:
         message = f"expected max_delay ({restart.max_delay_s:g}s) at the most"
         place.refuse(message, "raise max_delay", below=("delay",))
     return restart
+
+
+def _read_on(place: Place) -> dict[str, dict[str, object]]:
+    """Causes with a policy of their own: what is left out is as for every other cause."""
+    found = {}
+    for cause, value in place.as_map("{cuda_oom: {delay: 30s}}").items():
+        at = place.child(cause, value)
+        if cause.startswith("x-"):
+            continue
+        if cause in CAUSES_UNCHARGED:
+            at.refuse(f"{cause} has no policy", "such an end is nobody's fault and is followed at once", at_key=True)
+        elif cause not in CAUSES:
+            at.refuse(f"unknown cause {shown(cause)}", nearest(cause, CAUSES), at_key=True)
+        else:
+            found[cause] = read_section(at, RESTART_ON)
+    return found
 
 
 def read_logs(place: Place) -> Logs | None:
@@ -264,12 +285,6 @@ def _parse_working_dir(value: object) -> str:
     return directory
 
 
-def _parse_true(value: object) -> bool:
-    if value is not True:
-        raise BadValueError(f"expected true, got {shown(value)}", "" if value is False else "write tcp: true")
-    return True
-
-
 # ---- which keys there are --------------------------------------------------------------------------------------------
 
 _GPU_KEYS = {"gpu": leaf(parse_gpu), "gpus": read_gpus, "gpu_memory": leaf(parse_amount_above_zero)}
@@ -279,31 +294,26 @@ RESOURCES = Section(
     keys=_GPU_KEYS | {"gpu_type": read_gpu_types} | _HOST_KEYS,
     example="resources: {gpu: 1}",
 )
-READY = Section(
-    keys={
-        "tcp": leaf(_parse_true),
-        "after": leaf(parse_duration_s),
-        "timeout": leaf(duration(_SHORTEST_S)),
-        "interval": leaf(duration(_SHORTEST_S)),
-    },
-    not_yet=frozenset({"http", "exec", "notify"}),
-    example="ready: {tcp: true} or ready: {after: 5s}",
-)
 STOP = Section(
     keys={"signal": leaf(_parse_signal), "timeout": leaf(parse_duration_s)},
     not_yet=frozenset({"group", "exec"}),
     example="stop: {signal: SIGTERM, timeout: 30s}",
 )
+_RESTART_KEYS = {
+    "policy": leaf(choice("always", "on-failure", "never")),
+    "delay": leaf(parse_duration_s),
+    "max_delay": leaf(parse_duration_s),
+    "start_limit": leaf(whole_number(0, _LIMIT_MAX)),
+    "limit": leaf(whole_number(0, _LIMIT_MAX)),
+    "parole": leaf(parse_duration_s),
+}
+RESTART_ON = Section(
+    keys=_RESTART_KEYS,
+    elsewhere={"permanent_exit": "it belongs to restart itself"},
+    example="{delay: 30s}",
+)
 RESTART = Section(
-    keys={
-        "policy": leaf(choice("always", "on-failure", "never")),
-        "delay": leaf(parse_duration_s),
-        "max_delay": leaf(parse_duration_s),
-        "start_limit": leaf(whole_number(0, _LIMIT_MAX)),
-        "limit": leaf(whole_number(0, _LIMIT_MAX)),
-        "parole": leaf(parse_duration_s),
-        "permanent_exit": _read_exit_codes,
-    },
+    keys=_RESTART_KEYS | {"permanent_exit": _read_exit_codes, "on": _read_on},
     example="restart: {policy: on-failure}",
 )
 LOGS = Section(
@@ -324,6 +334,7 @@ SERVICE = Section(
         "working_dir": leaf(_parse_working_dir),
         "port": read_port,
         "ready": read_ready,
+        "alive": read_alive,
         "stop": read_stop,
         "restart": read_restart,
         "logs": read_logs,
@@ -332,9 +343,10 @@ SERVICE = Section(
         "placement": leaf(choice("pack", "spread")),
         "pin": leaf(choice("auto", "index", "uuid")),
         "numa": leaf(choice("any", "near")),
+        "after": read_after,
         **SETUP_KEYS,
     },
-    not_yet=frozenset({"python", "preload"} | {"listen", "after", "alive", "recycle", "update"}),
+    not_yet=frozenset({"python", "preload"} | {"listen", "recycle", "update"}),
     elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
     example="{command: ...}",
 )

@@ -56,15 +56,21 @@ Source: the nine that BentoML sets, bentoml/_internal/runner/strategy.py, THREAD
 """
 
 TABLE_NAMES = (
-    VENDOR_NAMES | _WORKER_NAMES | {*THREAD_NAMES, "CUDA_VISIBLE_DEVICES", "PORT", "MASTER_PORT", "PYTHONUNBUFFERED"}
+    VENDOR_NAMES
+    | _WORKER_NAMES
+    | {*THREAD_NAMES, "CUDA_VISIBLE_DEVICES", "PORT", "MASTER_PORT", "PYTHONUNBUFFERED"}
+    | {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
 )
 """The variables of the contract's table (its section 2) that this version provides or takes away."""
 
 ACCOUNT_NAMES = frozenset({"HOME", "USER", "LOGNAME"})
 """Set from the user database for a worker with a `user`, unless the file sets them."""
 
-LATE_NAMES = ACCOUNT_NAMES | {"MASTER_PORT"}
+LATE_NAMES = ACCOUNT_NAMES | {"MASTER_PORT", "NOTIFY_SOCKET"}
 """Variables whose values are known only where the process is started."""
+
+NOTIFY_NAMES = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC"})
+"""What a worker with `notify` finds, and nobody that it starts for a probe."""
 
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "LOCAL_RANK", "RANK", "WORLD_SIZE"})
 

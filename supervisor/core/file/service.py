@@ -84,16 +84,41 @@ class Ready(_Value):
     When a worker is ready.
 
     Args:
-        kind: ``tcp``: its port takes connections; ``after``: it has lived for *after_s*.
+        kind: ``tcp``: its port takes connections; ``http``: it answers with 200 to 399; ``exec``: a command ends with
+            0; ``notify``: it says so; ``after``: it has lived for *after_s*.
+        http: A path on its port, or a URL; ``$(NAME)`` not yet replaced.
+        exec: A command, run as the worker is; ``$(NAME)`` not yet replaced.
         after_s: Seconds, shorter than the timeout where *kind* is ``after``.
         timeout_s: A start that takes longer has failed.
         interval_s: Between two probes.
     """
 
-    kind: Literal["tcp", "after"] = "after"
+    kind: Literal["http", "tcp", "exec", "notify", "after"] = "after"
+    http: str = ""
+    exec: tuple[str, ...] = ()
     after_s: float = Field(1.0, alias="after")
     timeout_s: float = Field(600.0, alias="timeout")
     interval_s: float = Field(2.0, alias="interval")
+
+
+class Alive(_Value):
+    """
+    How one sees that a worker that was ready lives on.
+
+    Args:
+        kind: As in Ready; ``off``: nobody asks.
+        http, exec: As in Ready.
+        interval_s: Between two probes; with ``notify`` a sign of life is due every *interval_s* x *failures*.
+        timeout_s: Of one of them.
+        failures: In a row, after which it is ended.
+    """
+
+    kind: Literal["off", "http", "tcp", "exec", "notify"] = "off"
+    http: str = ""
+    exec: tuple[str, ...] = ()
+    interval_s: float = Field(10.0, alias="interval")
+    timeout_s: float = Field(3.0, alias="timeout")
+    failures: int = 3
 
 
 class Stop(_Value):
@@ -115,6 +140,7 @@ class Restart(_Value):
         limit: Failed runs without a healthy one between them; 0 = no limit.
         parole_s: After which a failed worker gets one more try; if that fails too, every three times as long; 0 = none.
         permanent_exit: Exit codes after which another try is no use.
+        on: A whole policy of its own for ends of some causes, by the cause's name.
     """
 
     policy: Literal["always", "on-failure", "never"] = "always"
@@ -124,6 +150,11 @@ class Restart(_Value):
     limit: int = 10
     parole_s: float = Field(600.0, alias="parole")
     permanent_exit: tuple[int, ...] = (78,)
+    on: tuple[tuple[str, Restart], ...] = ()
+
+    def for_cause(self, cause: str) -> Restart:
+        """What follows an end of this cause."""
+        return next((policy for name, policy in self.on if name == cause), self)
 
 
 class Logs(_Value):
@@ -181,6 +212,7 @@ class ServiceSpec(_Value):
         placement: ``pack``: shares go where there are others; ``spread``: where there are fewest.
         pin: How a slice is named in `CUDA_VISIBLE_DEVICES`.
         numa: ``near``: on the CPUs beside its devices.
+        after: Services whose workers must have been ready before one of this starts.
     """
 
     command: tuple[str, ...]
@@ -191,6 +223,7 @@ class ServiceSpec(_Value):
     working_dir: str = "/"
     port: int | None = None
     ready: Ready = Ready()
+    alive: Alive = Alive()
     stop: Stop = Stop()
     restart: Restart = Restart()
     logs: Logs = INHERIT
@@ -207,6 +240,7 @@ class ServiceSpec(_Value):
     placement: Literal["pack", "spread"] = "pack"
     pin: Pin = "auto"
     numa: Literal["any", "near"] = "any"
+    after: tuple[str, ...] = ()
 
     def entries(self, cpu_count: int) -> tuple[WorkerEntry, ...]:
         """One entry per worker; *cpu_count* is how many ``cpu_count`` means here."""
@@ -261,7 +295,15 @@ class ServiceSpec(_Value):
                     memory=self.resources.memory if entry.memory is None else entry.memory,
                 ),
                 request=request,
-                policy=Policy(self.on_no_gpu, self._ready(port), self.stop, self.restart, logs=self.logs),
+                policy=Policy(
+                    self.on_no_gpu,
+                    self._ready(port),
+                    self.stop,
+                    self.restart,
+                    logs=self.logs,
+                    alive=self.alive,
+                    after=self.after,
+                ),
             )
 
     def request(self, entry: WorkerEntry) -> Request:
@@ -358,6 +400,8 @@ class Policy:
     stop: Stop = field(default_factory=Stop)
     restart: Restart = field(default_factory=Restart)
     logs: Logs = INHERIT
+    alive: Alive = field(default_factory=Alive)
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""`events` and `GET /v1/events`: what happened to workers, in words and as server-sent events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.cli.events import show
+from supervisor.front.client import AnswerError, Client
+from tests.front.fakes import SINCE, FakeFace, Json, a_status, a_worker, served
+
+
+def step(number: int, before: str | None, after: str | None, reason: str = "") -> Json:
+    told = {"worker": "llm/0", "before": before, "after": after, "cause": "Exited", "at": SINCE, "reason": reason}
+    return {"number": number, **told}
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Path:
+    return tmp_path / "control.sock"
+
+
+@pytest.fixture
+def face(control: Path) -> Iterator[FakeFace]:
+    face = FakeFace(a_status(a_worker("llm/0")))
+    face.happened = [{"lines": [step(7, None, "pending"), step(8, "ready", "backoff", "exited with 1:\x1b[1m a\nb")]}]
+    with served(face, control):
+        yield face
+
+
+def test_transitions_come_with_their_numbers(face: FakeFace, control: Path) -> None:
+    events = list(Client(control).stream("/v1/events", {"follow": "0", "target": "llm", "lines": "5"}))
+
+    assert [number for number, _, _ in events] == [7, 8, None]
+    assert events[-1][1:] == ("end", {"reason": "done"})
+    assert face.asked == [("events", "llm", 5, None, False)]
+
+
+def test_bad_parameters_and_unknown_names_are_refused(face: FakeFace, control: Path) -> None:
+    with pytest.raises(AnswerError) as bad:
+        list(Client(control).stream("/v1/events", {"lines": "many", "follow": "yes"}))
+    with pytest.raises(AnswerError) as unknown:
+        list(Client(control).stream("/v1/events", {"target": "lm"}))
+
+    assert (bad.value.status, len(bad.value.problems)) == (400, 2)
+    assert unknown.value.status == 404
+
+
+def test_each_is_one_line_whatever_its_reason_holds(
+    face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(Client(control), None, lines=None, follow=False, is_json=False) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        f"{SINCE} llm/0 new -> pending (Exited)",
+        f"{SINCE} llm/0 ready -> backoff (Exited): exited with 1:?[1m a b",
+    ]
+
+
+def test_json_is_one_object_a_line(face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(Client(control), None, lines=None, follow=False, is_json=True) == 0
+
+    assert [json.loads(line)["after"] for line in capsys.readouterr().out.splitlines()] == ["pending", "backoff"]
