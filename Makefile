@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILE ?= configs/demo.yaml
 SEEDS ?= 2000
+JOBS ?= 4
 MINUTES ?= 5
 
 .PHONY: help run test check lint types sim mutants bench soak docs clean
@@ -15,8 +16,9 @@ help:  ## What there is to make
 run: $(VENV)/installed  ## Run configs/demo.yaml (or FILE=...) in the foreground
 	@exec $(BIN)/gpu-supervisor run $(FILE)
 
-test: $(VENV)/installed-test compiler  ## Every test
-	$(BIN)/python -m pytest
+# Most of the time a test waits for processes: more at once than there are cores.
+test: $(VENV)/installed-test compiler  ## Every test, JOBS at once
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: lint types  ## Lint and types
 
