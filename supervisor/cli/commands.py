@@ -202,6 +202,24 @@ def events(where: Where, target: str | None, *, follow: bool, lines: int | None,
 
 
 @cli.command()
+@click.argument("file", required=False)
+@as_json
+@at_daemon
+def doctor(where: Where, file: str | None, *, is_json: bool) -> int:
+    """Look this machine over, and FILE or the running daemon's: what is wrong, and what to do about it."""
+    from supervisor.daemon.doctor import examine_machine, find_file
+    from supervisor.front.show import doctor_page
+
+    client = _client_or_none(where)
+    daemon = client.get("/v1/status", thing="ask the daemon")["daemon"] if client else None
+    path = Path(file) if file else find_file(daemon) if daemon else None
+    findings = examine_machine(path, daemon["unit"] if daemon else None, os.environ)
+    rows = [{"check": one.check, "level": one.level, "found": one.found, "hint": one.hint} for one in findings]
+    _put({"findings": rows}, lambda: doctor_page(rows), is_json=is_json)
+    return 0
+
+
+@cli.command()
 @click.option("--wait", is_flag=True, help="Return when every worker has what the file wants of it.")
 @as_json
 @at_daemon

@@ -27,7 +27,6 @@ COMPLETE_VARIABLE = "_GPU_SUPERVISOR_COMPLETE"
 """By which a shell's completion script asks the program."""
 
 NOT_YET = (
-    "doctor",
     "export",
     "top",
     "upgrade",

@@ -24,6 +24,7 @@ from supervisor.host.files import load_spec
 from supervisor.host.locks import find_holders
 from supervisor.host.machine import cpu_count, installed_vendors, read_memory
 from supervisor.host.process import Processes
+from supervisor.host.settings_client import DriverSettings, read_settings
 
 T = TypeVar("T")
 
@@ -106,6 +107,16 @@ async def _find_by_position(
 def read_devices(environ: Mapping[str, str]) -> Reading:
     """Ask the driver once. Bounded by its deadlines; a prober that hangs is left behind."""
     return asyncio.run(_with_processes(lambda processes: _read(processes, environ)))
+
+
+def read_with_settings(environ: Mapping[str, str]) -> tuple[Reading, DriverSettings | None]:
+    """Ask the driver once for its devices, and where it answers for what an administrator sets of them."""
+
+    async def ask(processes: Processes) -> tuple[Reading, DriverSettings | None]:
+        reading = await _read(processes, environ)
+        return reading, await read_settings(processes, environ) if reading.state is GpuState.OK else None
+
+    return asyncio.run(_with_processes(ask))
 
 
 def _look(fleet: Fleet, environ: Mapping[str, str], now: float) -> Fleet:

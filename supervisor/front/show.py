@@ -7,7 +7,7 @@ plain aligned text, as wide as it is, so that grep and awk find whole lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TextIO
@@ -26,8 +26,10 @@ GPU_WORDS = {
 
 STYLES = {
     **dict.fromkeys(("ready", "running", "ok", "yes", "keep"), "green"),
-    **dict.fromkeys(("failed", "lost", "no"), "red"),
-    **dict.fromkeys(("starting", "unready", "backoff", "pending", "reloading", "wait", "replace", "stop"), "yellow"),
+    **dict.fromkeys(("failed", "lost", "no", "problem"), "red"),
+    **dict.fromkeys(
+        ("starting", "unready", "backoff", "pending", "reloading", "wait", "replace", "stop", "warning"), "yellow"
+    ),
     **dict.fromkeys(("stopping", "killing", "releasing"), "magenta"),
     **dict.fromkeys(("stopped", "exited"), "dim"),
 }
@@ -111,6 +113,15 @@ def explain_page(worker: Json, now: datetime) -> Page:
         rows = tuple((one["device"], one["name"], one["verdict"]) for one in worker["verdicts"])
         parts.append(Table(("DEVICE", "NAME", "FOR THIS WORKER"), rows))
     return (*parts, *_story_tables(worker, now), *last_words_page(worker))
+
+
+def doctor_page(findings: Sequence[Json]) -> Page:
+    """What was looked at, what is wrong first and what to do about each."""
+    order = ("problem", "warning", "note", "ok")
+    rows = sorted(findings, key=lambda one: order.index(one["level"]))
+    hints = [f"hint: {one['check']}: {one['hint']}" for one in rows if one["hint"]]
+    table = Table(("LEVEL", "CHECK", "FOUND"), tuple((one["level"], one["check"], one["found"]) for one in rows))
+    return (table, *hints)
 
 
 def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:

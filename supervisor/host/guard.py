@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 ROOT = 0
@@ -92,6 +93,28 @@ def find_fault(file: str, status: os.stat_result) -> tuple[str, str] | None:
         if (fault := _fault(directory, os.stat(directory), trusted)) is not None:  # noqa: PTH116
             return fault
     return None
+
+
+def writable_by_others(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """
+    Of files that are obeyed, those that everybody may change, whoever runs the daemon, or whose directory is.
+
+    Args:
+        files: Absolute paths, those of directories too. What is not there is left out.
+
+    Yields:
+        What is wrong, and what to do about it; each once.
+    """
+    seen: set[Path] = set()
+    for path in (one for file in files for one in (file, file.parent)):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if path not in seen and status.st_mode & stat.S_IWOTH and not is_sticky and not _is_read_only(str(path)):
+            yield f"{path} may be written by everybody (mode {_mode(status)})", f"chmod o-w {path}"
+        seen.add(path)
 
 
 def _fault(path: str, status: os.stat_result, trusted: set[int]) -> tuple[str, str] | None:

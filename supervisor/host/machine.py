@@ -51,6 +51,18 @@ def read_memory(
     return min([available, *(left for left, _ in limits)]), min([total, *(limit for _, limit in limits)])
 
 
+def tasks_max(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) -> int | None:
+    """Processes and threads that the cgroup of this process and those above it allow; None without a limit."""
+    found: list[int] = []
+    for line in _read(own_cgroup).splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "" or "pids" in controllers.split(","):
+            root = cgroup_root / "pids" if controllers else cgroup_root
+            texts = (_read(folder / "pids.max") for folder in _upwards(root, name))
+            found += [int(text) for text in texts if text.isdigit()]
+    return min(found, default=None)
+
+
 def installed_vendors(devices: Path = DEVICES, drm: Path = DRM) -> frozenset[str]:
     """GPU vendors other than NVIDIA whose kernel driver is loaded: ``amd``, ``intel``."""
     amd = {"amd"} if (devices / "kfd").exists() else set[str]()

@@ -74,7 +74,7 @@ class Library:
         except Exception as error:  # noqa: BLE001 - The binding lets AttributeError, NVMLLibraryMismatchError... out.
             raise CallError(name, None, f"{type(error).__name__}: {error}") from None
 
-    def text(self, name: str, index: int, function: Callable[..., Any], *args: object) -> str:
+    def text(self, name: str, index: int | None, function: Callable[..., Any], *args: object) -> str:
         """Make a call that answers a text, which need not be UTF-8."""
         # Below its decorator the binding returns the bytes as they are; decoding them strictly is the decorator's.
         answer = self.call(name, index, getattr(function, "__wrapped__", function), *args)

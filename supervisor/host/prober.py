@@ -278,7 +278,45 @@ def read_numa(pci_devices: str, pci: str) -> int | None:
     return node if node >= 0 else None
 
 
+def read_settings(library: Library) -> dict[str, object]:
+    """
+    Ask for what an administrator sets: the driver's version, and of each GPU persistence and compute mode.
+
+    Returns:
+        None where NVML does not tell.
+
+    Raises:
+        CallError: Nothing can be asked.
+    """
+    library.initialise()
+    driver = library.text("nvmlSystemGetDriverVersion", None, pynvml.nvmlSystemGetDriverVersion)
+    devices = []
+    for index in range(library.count()):
+        try:
+            handle = library.call("nvmlDeviceGetHandleByIndex", index, pynvml.nvmlDeviceGetHandleByIndex, index)
+        except CallError:
+            continue
+        modes = {
+            key: _read_mode(library, index, handle, f"nvmlDeviceGet{call}")
+            for key, call in (("persistence", "PersistenceMode"), ("compute", "ComputeMode"))
+        }
+        devices.append({"index": index, **modes})
+    return {"driver": driver, "devices": devices}
+
+
+def _read_mode(library: Library, index: int, handle: object, call: str) -> int | None:
+    try:
+        return int(library.call(call, index, getattr(pynvml, call), handle))
+    except CallError:
+        return None
+
+
 def _answer(request: dict[str, Any], library: Library, topology: Topology) -> dict[str, object]:
+    if request.get("ask") == "settings":
+        try:
+            return {"settings": read_settings(library)}
+        except CallError as error:
+            return {"error": str(error)}
     if request.get("ask") != "inventory":
         return {"error": f"cannot answer {request.get('ask')!r}: not a question of this prober"}
     return {"reading": read_inventory(library, topology)}

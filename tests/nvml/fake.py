@@ -94,6 +94,7 @@ class FakeDevice:
         reserved_bytes: What the driver keeps; part of "used" for the first version of the memory call only.
         numa: -1 where the machine has no such thing.
         has_memory: False acts a GPU that shares the host's memory and does not support the question.
+        compute: The compute mode: 0 shared, 2 nobody, 3 one process.
         mig: ``none`` acts a GPU that cannot be cut up.
         slots: Up to how many MIG instances it may have.
     """
@@ -111,6 +112,8 @@ class FakeDevice:
     memory_percent: int = 0
     celsius: int = 30
     milliwatts: int = 70_000
+    persistence: bool = True
+    compute: int = 0
     mig: Literal["none", "off", "on"] = "off"
     slots: int = 7
 
@@ -124,6 +127,7 @@ class FakeDevice:
             f" reserved={self.reserved_bytes} numa={self.numa} minor={self.minor}"
             f" memory={'yes' if self.has_memory else 'no'} gpu_percent={self.gpu_percent}"
             f" memory_percent={self.memory_percent} celsius={self.celsius} milliwatts={self.milliwatts}"
+            f" persistence={self.persistence:d} compute={self.compute}"
             f" mig={self.mig} slots={self.slots} name="
         )
         return fields.encode() + name

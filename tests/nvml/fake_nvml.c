@@ -10,7 +10,7 @@
  *   claims DIRECTORY           memory of living processes: DIRECTORY/<pid> has lines "UUID BYTES"
  *   release MS                 how long a claim outlives its process, from when a call first sees it dead; -1 for ever
  *   device KEY=VALUE ...       uuid pci total used reserved numa minor memory(yes|no) gpu_percent memory_percent
- *                              celsius milliwatts mig(none|off|on) slots; name=... comes last and takes the rest of
+ *                              celsius milliwatts persistence compute mig(none|off|on) slots; name=... comes last and takes the rest of
  *                              the line, any bytes
  *   instance parent=U slot=N gi=N ci=N KEY=VALUE ...   a MIG instance, and what a device has; slots may have gaps
  *   nvlink uuid=U number=N to=U|switch|hidden|unknown  an active NVLink; hidden is a GPU that is not among the devices
@@ -81,7 +81,7 @@ struct device {
     char uuid[TEXT], name[TEXT], pci[32];
     u64 total, used, reserved;
     int numa, minor, has_memory;
-    unsigned gpu_percent, memory_percent, celsius, milliwatts;
+    unsigned gpu_percent, memory_percent, celsius, milliwatts, persistence, compute;
     enum { MIG_NONE, MIG_OFF, MIG_ON } mig;
     unsigned slots;
     /* Of a MIG instance only: */
@@ -164,6 +164,8 @@ static int set_device(struct device *device, const char *key, const char *value)
     else if (!strcmp(key, "memory_percent")) device->memory_percent = (unsigned)atoi(value);
     else if (!strcmp(key, "celsius")) device->celsius = (unsigned)atoi(value);
     else if (!strcmp(key, "milliwatts")) device->milliwatts = (unsigned)atoi(value);
+    else if (!strcmp(key, "persistence")) device->persistence = (unsigned)atoi(value);
+    else if (!strcmp(key, "compute")) device->compute = (unsigned)atoi(value);
     else if (!strcmp(key, "mig"))
         device->mig = !strcmp(value, "on") ? MIG_ON : !strcmp(value, "off") ? MIG_OFF : MIG_NONE;
     else if (!strcmp(key, "slots")) device->slots = (unsigned)atoi(value);
@@ -889,7 +891,15 @@ EXPORT int nvmlDeviceGetPersistenceMode(void *handle, int *mode) {
     struct device *device;
     int code = begin_on(__func__, handle, &device);
     if (code != SUCCESS) return code;
-    *mode = 1;
+    *mode = (int)device->persistence;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetComputeMode(void *handle, unsigned *mode) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    *mode = device->compute;
     return end(SUCCESS);
 }
 

@@ -194,6 +194,10 @@ def test_small_facts_are_the_ones_of_the_box(box: FakeBox, nvml: Binding) -> Non
     assert nvml.code("nvmlDeviceGetNumaNodeId(h[1])") == 3
     assert nvml.value("nvmlDeviceGetMigMode(h[0])") == [0, 0]
     assert nvml.value("nvmlDeviceGetPersistenceMode(h[0])") == 1
+    assert nvml.value("nvmlDeviceGetComputeMode(h[0])") == 0
+    box.change(box.uuids[0], persistence=False, compute=3)
+    assert nvml.value("nvmlDeviceGetPersistenceMode(h[0])") == 0
+    assert nvml.value("nvmlDeviceGetComputeMode(h[0])") == 3
 
 
 def test_every_initialiser_and_error_string_is_there(nvml: Binding) -> None:
