@@ -6,23 +6,31 @@ Planning: every worker of a file onto the devices of a machine, the first time a
 Machines grow by powers of two, four workers for each device; the last columns are what one worker costs, and stay
 about level where the plan grows with what there is to place. The machines are made up: 8 GPUs a NUMA node, with
 NVLink inside a node up to 64 of them.
+
+Then sets of linked devices, to choose from 16 of 64, where the links are hard to search: the size of a set that takes
+longest, and how long. In each shape the sixteen are all linked to each other, and the others hang on them.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from typing import TypeVar
 
 from supervisor.core.inventory import Device, Link
 from supervisor.core.plan import Current, Placement, Supply, make_plan
 from supervisor.core.spec import WorkerId, WorkerSpec, parse_spec
+from supervisor.core.topology import Topology
+
+Made = TypeVar("Made")
 
 GIB = 2**30
 LINKED_MAX = 64
@@ -45,18 +53,24 @@ def main() -> int:
                 f"  {each[0]:15.1f}  {each[1]:15.1f}  ({placed} placed)\n"
             )
             sys.stdout.flush()
+    sys.stdout.write("\nthe others hang on     size  ms\n")
+    for shape, links in SHAPES.items():
+        topology = Topology(machine(64).devices, tuple(links()))
+        times = {size: timed(partial(topology.choose, size, 0xFFFF, 0, (1 << 64) - 1), rounds)[0] for size in SIZES}
+        size = max(times, key=times.__getitem__)
+        sys.stdout.write(f"{shape:21}  {size:4}  {1e3 * times[size]:.1f}\n")
     return 0
 
 
-def timed(make: Callable[[], dict[WorkerId, Placement]], rounds: int) -> tuple[float, dict[WorkerId, Placement]]:
+def timed(make: Callable[[], Made], rounds: int) -> tuple[float, Made]:
     """Median of the rounds, in seconds of CPU: what it says hardly depends on who else is on the machine."""
     times = []
     for _ in range(rounds):
         gc.collect()
         begin = time.process_time()
-        plan = make()
+        made = make()
         times.append(time.process_time() - begin)
-    return statistics.median(times), plan
+    return statistics.median(times), made
 
 
 def in_place(plan: dict[WorkerId, Placement]) -> dict[WorkerId, Current]:
@@ -104,6 +118,24 @@ def ones(count: int) -> Iterator[WorkerSpec]:
     yield from workers("a", 4 * count, {"gpu": 1})
 
 
+def tails() -> Iterator[Link]:
+    """Three in a row on each of the sixteen."""
+    yield from linked(combinations(range(16), 2))
+    yield from linked((at, at + 16) for at in range(48))
+
+
+def shared(owners: int) -> Iterator[Link]:
+    """Each of the others on several, which are not the same for any two where that can be."""
+    dice = random.Random(owners)
+    yield from linked(combinations(range(16), 2))
+    yield from linked((one, at) for at in range(16, 64) for one in dice.sample(range(16), owners))
+
+
+def linked(pairs: Iterable[tuple[int, int]]) -> Iterator[Link]:
+    devices = machine(64).devices
+    yield from (Link(devices[a].uuid, devices[b].uuid, 2, 40) for a, b in pairs)
+
+
 def workers(name: str, count: int, resources: object) -> tuple[WorkerSpec, ...]:
     service: dict[str, object] = {"command": "serve", "workers": resources if isinstance(resources, list) else count}
     service |= {} if isinstance(resources, list) else {"resources": resources}
@@ -112,6 +144,12 @@ def workers(name: str, count: int, resources: object) -> tuple[WorkerSpec, ...]:
 
 
 MIXES: dict[str, Callable[[int], Iterator[WorkerSpec]]] = {"quarters": quarters, "mixed": mixed, "ones": ones}
+SHAPES: dict[str, Callable[[], Iterator[Link]]] = {
+    "one, three in a row": tails,
+    "two": partial(shared, 2),
+    "three": partial(shared, 3),
+}
+SIZES = range(2, 16)
 
 
 def parse_options() -> argparse.Namespace:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
+from supervisor.core.bitsets import bits
 from supervisor.core.inventory import Device, Health
 from supervisor.core.slices import WHOLE, Share, Slice, Supply, headroom_bytes
 from supervisor.core.spec import Amount, Request, WorkerId, amount_bytes
-from supervisor.core.topology import Topology, bits
+from supervisor.core.topology import Topology
 
 
 class Ledger:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from supervisor.core.bitsets import bits
 from supervisor.core.inventory import Health
 from supervisor.core.ledger import Group, Ledger, foreign_bytes
 from supervisor.core.matching import Matching, allowed_devices, file_problem, find_devices
 from supervisor.core.refusal import explain
 from supervisor.core.slices import FREE_PERCENT, WHOLE, Current, Launch, Placement, Share, Slice, Supply, headroom_bytes
 from supervisor.core.spec import Request, WorkerId, WorkerSpec
-from supervisor.core.topology import bits
 
 __all__ = [
     "WHOLE",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from supervisor.core.bitsets import bits
 from supervisor.core.file.problems import show_words
 from supervisor.core.gpu_types import type_of
 from supervisor.core.inventory import Device, Health, name_of
 from supervisor.core.ledger import Group, Ledger
 from supervisor.core.slices import MIB, WHOLE, Supply
 from supervisor.core.spec import Percent, Request
-from supervisor.core.topology import bits
 
 GIB = 1024 * MIB
 _NAMED_MAX = 8

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from supervisor.core.bitsets import bits, common_of, first_of, is_before, islands_of
 from supervisor.core.inventory import Device, Link
+from supervisor.core.rests import Rests
+from supervisor.core.sets import best_set
 
 EXHAUSTIVE_MAX = 16
 """Every set of so many is looked at; of more, those that grow from each device in turn."""
 
-_SEARCH_MAX = 20_000  # 12,870 sets of 8 among 16 are looked at, whatever shape the links have.
 _LEVEL_SCORES = {0: 60, 10: 50, 20: 40, 30: 30, 40: 20}
 _SAME_NODE, _ANY = 20, 10
 _FINE_MAX = 64  # Islands beyond this are weighed by their own size alone.
@@ -108,19 +110,6 @@ class Topology:
         return _fill(required, candidates, count)
 
 
-def bits(mask: int) -> Iterator[int]:
-    """Positions of the devices in a set, in their order."""
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low
-
-
-def _first_of(mask: int) -> int:
-    """Position of the first device in a set that is not empty."""
-    return (mask & -mask).bit_length() - 1
-
-
 # ---- choosing -------------------------------------------------------------------------------------------------------
 
 
@@ -161,111 +150,20 @@ def _choose_flat(level: Level, count: int, candidates: int, required: int, empty
 
 def _choose_linked(level: Level, count: int, candidates: int, required: int, empty: int) -> int:
     """A set in which everybody is linked to everybody, where not everybody of an island is."""
-    is_small = candidates.bit_count() <= EXHAUSTIVE_MAX
-    rests = _Rests(level, candidates, empty)
-    most = rests.most(count)
+    rests = Rests(level.near, level.islands, candidates, empty)
+    if candidates.bit_count() <= EXHAUSTIVE_MAX:
+        return best_set(rests, count, required)
     biggest, chosen = -1, 0
-    for mine in (_all_sets if is_small else _grown_sets)(level.near, count, candidates, required):
-        rest = rests.biggest_without(mine)
-        if rest > biggest or (rest == biggest and _is_before(mine, chosen)):
+    for mine in _grown_sets(level.near, count, candidates, required):
+        rest = rests.biggest_without(mine, level.island_of[first_of(mine)])
+        if rest > biggest or (rest == biggest and is_before(mine, chosen)):
             biggest, chosen = rest, mine
-        if is_small and biggest == most:
-            break  # The first of them comes first, and nothing is better.
     return chosen
-
-
-def _is_before(one: int, other: int) -> bool:
-    """Whether of two sets of a size the one has the first device that not both have."""
-    differing = one ^ other
-    return bool(one & differing & -differing)
-
-
-class _Rests:
-    """
-    What hangs together once a set is taken, for many sets of one search.
-
-    What is not to choose from stays whatever is taken: its parts are looked at once, and are links between candidates
-    from then on. Nor does a set change anything in an island that it is not in.
-
-    Args:
-        level: By whose links.
-        candidates: What the sets are taken from.
-        empty: All on which nobody is.
-    """
-
-    def __init__(self, level: Level, candidates: int, empty: int) -> None:
-        self._island_of = level.island_of
-        self._open = candidates & empty
-        self._near = {at: level.near[at] & self._open for at in bits(self._open)}
-        self._parts = dict.fromkeys(self._near, 0)
-        """For each candidate the devices that stay and are linked to it, by way of others too."""
-        self._staying: dict[int, int] = {}
-        for part in _islands(level.near, empty & ~candidates):
-            beside = 0
-            for at in bits(part):
-                beside |= level.near[at] & self._open
-            for at in bits(beside):
-                self._near[at] |= beside
-                self._parts[at] |= part
-            island = level.island_of[_first_of(part)]
-            self._staying[island] = max(self._staying.get(island, 0), part.bit_count())
-        sizes = [(self._biggest_in(island, 0), island) for island in level.islands if island & empty]
-        self._sizes = sorted(sizes, reverse=True)[:2]
-        self._empty = empty
-
-    def most(self, count: int) -> int:
-        """What no set of so many can leave more of."""
-        biggest, second = (*(size for size, _ in self._sizes), 0, 0)[:2]
-        among = {self._island_of[at] for at in self._near}
-        if any(island != self._sizes[0][1] and (island & self._open).bit_count() >= count for island in among):
-            return biggest
-        return max(second, min(biggest, (self._sizes[0][1] & self._empty).bit_count() - count))
-
-    def biggest_without(self, mine: int) -> int:
-        """How many devices the biggest island has once a linked set of candidates is taken."""
-        island = self._island_of[_first_of(mine)]
-        elsewhere = next((size for size, one in self._sizes if one != island), 0)
-        return max(elsewhere, self._biggest_in(island, mine))
-
-    def _biggest_in(self, island: int, mine: int) -> int:
-        biggest = self._staying.get(island, 0)
-        left = self._open & island & ~mine
-        while left:
-            found = edge = left & -left
-            parts = 0
-            while edge and found != left:
-                at = _first_of(edge)
-                more = self._near[at] & left & ~found
-                found, edge, parts = found | more, (edge & (edge - 1)) | more, parts | self._parts[at]
-            for at in bits(edge):
-                parts |= self._parts[at]
-            biggest = max(biggest, found.bit_count() + parts.bit_count())
-            left &= ~found
-        return biggest
-
-
-def _all_sets(near: Sequence[int], count: int, candidates: int, required: int) -> Iterator[int]:
-    """Every such set, by its devices in their order."""
-    steps = 0
-
-    def extend(mine: int, open_to: int, missing: int) -> Iterator[int]:
-        nonlocal steps
-        steps += 1
-        if not missing:
-            yield mine
-            return
-        while open_to.bit_count() >= missing and steps < _SEARCH_MAX:
-            low = open_to & -open_to
-            open_to ^= low
-            yield from extend(mine | low, open_to & near[low.bit_length() - 1], missing - 1)
-
-    if (common := _common(near, candidates, required)) is not None:
-        yield from extend(required, common, count - required.bit_count())
 
 
 def _grown_sets(near: Sequence[int], count: int, candidates: int, required: int) -> Iterator[int]:
     """From each device in turn, always the next one that is linked to all there are."""
-    common = _common(near, candidates, required)
+    common = common_of(near, candidates, required)
     if common is None:
         return
     if required.bit_count() == count:
@@ -280,16 +178,6 @@ def _grown_sets(near: Sequence[int], count: int, candidates: int, required: int)
         if mine.bit_count() == count and mine not in seen:
             seen.add(mine)
             yield mine
-
-
-def _common(near: Sequence[int], candidates: int, required: int) -> int | None:
-    """Candidates linked to all the required ones; None where those are not linked to each other."""
-    common = candidates & ~required
-    for position in bits(required):
-        if required & ~near[position] & ~(1 << position):
-            return None
-        common &= near[position]
-    return common
 
 
 # ---- levels ---------------------------------------------------------------------------------------------------------
@@ -324,7 +212,7 @@ def _levels(at_score: dict[int, list[int]], count: int) -> Iterator[Level]:
     near = [0] * count
     for score in sorted(at_score, reverse=True):
         near = [one | more for one, more in zip(near, at_score[score], strict=True)]
-        islands = list(_islands(near, (1 << count) - 1))
+        islands = list(islands_of(near, (1 << count) - 1))
         island_of = [0] * count
         for island in islands:
             for number in bits(island):
@@ -333,15 +221,3 @@ def _levels(at_score: dict[int, list[int]], count: int) -> Iterator[Level]:
         if is_flat and len(islands) == 1:
             return
         yield Level(score, near, islands, island_of, is_flat)
-
-
-def _islands(near: Sequence[int], among: int) -> Iterator[int]:
-    """Connected parts of a set."""
-    while among:
-        island = edge = among & -among
-        while edge:
-            low = edge & -edge
-            found = near[low.bit_length() - 1] & among & ~island
-            island, edge = island | found, (edge ^ low) | found
-        yield island
-        among &= ~island
