@@ -154,9 +154,30 @@ PLAN = (
     ),
     Mutant(
         "in a mesh anybody counts as linked",
-        "topology.py",
-        "yield from extend(mine | low, open_to & near[low.bit_length() - 1], missing - 1)",
-        "yield from extend(mine | low, open_to, missing - 1)",
+        "sets.py",
+        "self.extend(mine | low, open_to & self._linked[low.bit_length() - 1], missing - 1)",
+        "self.extend(mine | low, open_to, missing - 1)",
+        by=TOPOLOGY,
+    ),
+    Mutant(
+        "what hangs on a device counts twice",
+        "rests.py",
+        "best = max(best, beside, size - sum(costs[:count]))",
+        "best = max(best, beside, size - 2 * sum(costs[:count]))",
+        by=TOPOLOGY,
+    ),
+    Mutant(
+        "what hangs on a device alone is not known to",
+        "rests.py",
+        "        if beside.bit_count() == 1:\n",
+        "        if False:\n",
+        by=TOPOLOGY,
+    ),
+    Mutant(
+        "sets given up that leave as much and more",
+        "sets.py",
+        "self._rest_of(mine) <= self.biggest:",
+        "self._rest_of(mine) - missing <= self.biggest + 1:",
         by=TOPOLOGY,
     ),
 )
