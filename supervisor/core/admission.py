@@ -29,6 +29,9 @@ LOOK_MAX_S = 5.0
 FRESH_S, STILL_FRESH_S = 1.0, 5.0
 """A reading of the devices is of this moment for so long; a little longer while the host's memory is seen to."""
 
+SLOW_S = 1.0
+"""A driver that takes longer to answer holds up nobody who needs no answer."""
+
 CLAIMING = "claiming its GPUs"
 READING = "reading the free memory of its GPUs"
 READING_HOST = "reading the free memory of the host"
@@ -81,8 +84,8 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
     """
     Waiting workers for whom something may have changed since the last time.
 
-    While as many start as may, nobody in line is looked at, nor while the next to start are; else everybody is, for
-    the sake of the order.
+    While as many start as may, nobody in line is looked at, nor, of those that need a reading, while the next to start
+    are; else everybody is, for the sake of the order.
     """
     fleet = turn.fleet
     if not fleet.waiting:
@@ -92,11 +95,12 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
     is_full = _free_at(turn) is not None
     if fleet.in_line and not is_full and (touched or not is_reading):
         return fleet.waiting
-    is_full = is_full or is_reading
     if not _is_stirred(turn):
         return touched
-    is_other_file = fleet.spec is not turn.before.spec
-    return (fleet.waiting - fleet.in_line) | touched if is_full and not is_other_file else fleet.waiting
+    if fleet.spec is not turn.before.spec or not (is_full or is_reading):
+        return fleet.waiting
+    in_line = fleet.in_line if is_full else frozenset(one for one in fleet.in_line if _needs_reading(turn.workers[one]))
+    return (fleet.waiting - in_line) | touched
 
 
 _STIRS = ("spec", "counts", "occupied", "hosted", "claimed", "elsewhere", "starting", "inventory", "gpu", "awaited")
@@ -127,23 +131,31 @@ def _is_next_but(turn: Turn, worker: Worker, reading: int) -> bool:
     """
     Whether others fill every free place if what is being read is good for them.
 
-    Then a thousand need not ask too, and one that has failed does not overtake them because it need not ask.
+    Then a thousand need not ask too, and one that has failed does not overtake them because it need not ask, unless
+    the driver takes its time.
     """
     limit = turn.fleet.spec.daemon.start_parallel if turn.fleet.spec else 0
-    if not limit or not reading or worker.target is None:
+    if not limit or not reading:
         return False
-    if not worker.history.failures and not _needs_reading(worker.target):
+    if not _needs_reading(worker) and (not worker.history.failures or _is_slow(turn)):
         return False
     return sum(at > turn.now for at in turn.fleet.starting.values()) + reading >= limit
 
 
-def _needs_reading(placement: Placement) -> bool:
+def _needs_reading(worker: Worker) -> bool:
     """Whether a start looks at the memory of its devices."""
-    return placement.wanted.request.gpu_memory is not None or has_whole_devices(placement)
+    placement = worker.target
+    return placement is not None and (placement.wanted.request.gpu_memory is not None or has_whole_devices(placement))
+
+
+def _is_slow(turn: Turn) -> bool:
+    """Whether the driver was asked a while ago and has not answered yet."""
+    asked = turn.fleet.asked
+    return asked is not None and turn.now - asked >= SLOW_S
 
 
 def _stand_in_line(turn: Turn, late: list[WorkerId], looked_at: frozenset[WorkerId]) -> None:
-    """Those whose turn has not come: the first of them looks again when a start counts no more."""
+    """Those whose turn has not come: the first of them looks again when a start counts no more, or a driver is slow."""
     fleet = turn.fleet
     free_at = _free_at(turn)
     in_line = ((fleet.in_line & fleet.waiting) - looked_at) | set(late)
@@ -154,6 +166,9 @@ def _stand_in_line(turn: Turn, late: list[WorkerId], looked_at: frozenset[Worker
     limit = turn.fleet.spec.daemon.start_parallel if turn.fleet.spec else 0
     reason = f"waiting for its turn: {limit} with a GPU start at once (daemon.start_parallel)"
     first = _in_order(turn, in_line)[0]
+    if free_at is None and fleet.asked is not None and not _is_slow(turn):
+        needs_none = any(not _needs_reading(turn.workers[one]) for one in in_line)
+        free_at = fleet.asked + SLOW_S if needs_none else None
     for worker_id in dict.fromkeys((first, *late)):
         _wait(turn, worker_id, reason, free_at if worker_id == first else None)
 
@@ -246,8 +261,7 @@ def _wait_for_memory(
 ) -> Wait | None:
     """Why a worker has to wait for the memory of its devices, None if it has not."""
     fleet = turn.fleet
-    assert worker.target is not None
-    if not launch.slice or not _needs_reading(worker.target):
+    if not launch.slice or not _needs_reading(worker):
         return None
     if fleet.gpu.state is not GpuState.OK:
         # Its memory cannot be asked for. Where it ran before it may run again; nobody new is put at risk.

@@ -243,6 +243,40 @@ def test_as_many_ask_as_may_start() -> None:
     assert stage.read(good(*devices(20))).spawns() == ("llm/2",)
 
 
+def mixed() -> Stage:
+    """Two that start, one that reads, and shares of a GPU that declare nothing, of which nobody reads anything."""
+    shares = {"resources": {"gpu": 0.2}, "port": 8100, "restart": {"delay": "0s", "max_delay": "0s"}}
+    spec = spec_of(
+        a={"workers": 2, "resources": {"gpu": 1}, "port": 8000},
+        b={"resources": {"gpu": 1}, "port": 8050},
+        c=shares,
+        daemon={"start_parallel": 2},
+    )
+    stage = staged(spec, 4).spawned("a/0", "a/1")
+    stage.driver = None
+    return stage.at(100.0)
+
+
+def test_who_needs_no_reading_does_not_wait_for_one() -> None:
+    """A driver that hangs holds up those that have asked it, and nobody else in line."""
+    stage = mixed()
+    assert stage["c/0"].reason == TURN.format(2)
+    assert "c/0" in stage.ready("a/0").spawns()
+
+    stage = mixed()
+    stage.fleet = replace(stage.fleet, asked=99.9)  # By somebody else.
+    assert "c/0" in stage.ready("a/0").spawns()
+
+
+def test_of_those_that_fail_who_needs_no_reading_waits_for_one_a_second() -> None:
+    """First starts go first; a driver that hangs is not worth waiting for."""
+    stage = mixed().ready("a/0").at(100.5).spawned("c/0").exited("c/0", 1)
+    assert stage["b/0"].reason == "reading the free memory of its GPUs"
+
+    assert stage.pass_time(100.9).state("c/0") == "pending"
+    assert stage.pass_time(101.0).state("c/0") == "starting"
+
+
 def test_a_driver_that_errs_lets_restart_who_ran_there() -> None:
     """And nobody else: their memory cannot be asked for."""
     stage = running(llm(1), device(0)).at(100.0)

@@ -57,6 +57,19 @@ ADMISSION: tuple[Mutant, ...] = (
         "    if False:\n",
     ),
     Mutant(
+        "who needs no reading waits for one",
+        "admission.py",
+        "    in_line = fleet.in_line if is_full else frozenset(",
+        "    in_line = fleet.in_line if True else frozenset(",
+    ),
+    Mutant(
+        "who has failed and needs no reading waits for one that hangs",
+        "admission.py",
+        "(not worker.history.failures or _is_slow(turn)):",
+        "not worker.history.failures:",
+        by="tests/core/test_admission.py",
+    ),
+    Mutant(
         "those that fail go first",
         "admission.py",
         "(turn.workers[one].history.failures > 0, one)",

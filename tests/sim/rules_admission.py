@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 LOOK_S = 5.0
+SLOW_S = 1.0
 
 
 @dataclass
@@ -110,9 +111,12 @@ def a_leased_device_gets_no_second_start(world: World, step: Step) -> Iterator[s
 
 
 def first_starts_go_first(world: World, step: Step) -> Iterator[str]:
-    """Nobody who keeps failing takes the turn of one that has not been tried yet."""
+    """Nobody who keeps failing takes the turn of one that has not been tried yet and could be."""
     in_line = step.after.in_line & step.after.waiting
     late = [one for one in in_line if not step.after.workers[one].history.failures]
+    asked = step.after.asked
+    if asked is not None and step.now - asked > SLOW_S - EPSILON_S:
+        late = [one for one in late if not _asks(step.after.workers[one])]
     for spawn in step.spawns:
         if spawn.launch.slice and late and step.after.workers[spawn.worker].history.failures:
             yield f"{spawn.worker} has failed and starts before {late[0]}"
@@ -129,13 +133,27 @@ def the_line_moves(world: World, step: Step) -> Iterator[str]:
     limit = fleet.spec.daemon.start_parallel if fleet.spec else 0
     under_way = world.checks.starts.under_way(step.now)
     if fleet.asked is not None or fleet.host_asked:
-        return  # The next to start are being looked at.
+        # The next to start are being looked at, which is not the others' business if they need not be.
+        is_slow = fleet.asked is not None and step.now - fleet.asked > SLOW_S + EPSILON_S
+        held_up = [one for one in fleet.in_line if not _asks(fleet.workers[one])]
+        held_up = [one for one in held_up if is_slow or not fleet.workers[one].history.failures]
+        if held_up and len(under_way) < limit:
+            yield f"{held_up[0]} waits for a reading that is none of its business"
+        return
     if len(under_way) < limit:
         yield f"{len(fleet.in_line)} wait for their turn and {len(under_way)} of {limit} start"
     free_at = sorted(one.at + START_S for one in under_way)[-limit] if len(under_way) >= limit else step.now
     looks = [fleet.workers[one].deadline for one in fleet.in_line]
     if not any(at is not None and at <= free_at + EPSILON_S for at in looks):
         yield f"nobody in line looks at {free_at}"
+
+
+def _asks(worker: Worker) -> bool:
+    """Whether the memory of its devices is looked at before it starts."""
+    assert worker.target is not None
+    assert worker.target.launch is not None
+    is_whole = all(one.millis == 1000 for one in worker.target.launch.slice)
+    return is_whole or worker.target.launch.recipe.gpu_memory is not None
 
 
 def who_waits_for_memory_looks_again(world: World, step: Step) -> Iterator[str]:
