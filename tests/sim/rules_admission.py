@@ -22,11 +22,12 @@ from supervisor.core.message import (
     TreeGone,
 )
 from supervisor.core.turn import DaemonState
-from supervisor.core.worker import HOLDING, Worker
+from supervisor.core.worker import HOLDING, RUNNING, Worker
 from tests.sim.rules_start import MIB, headroom
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
+    from supervisor.core.plan import Placement
     from supervisor.core.spec import WorkerId
     from tests.sim.world import World
 
@@ -168,6 +169,33 @@ def who_waits_for_memory_looks_again(world: World, step: Step) -> Iterator[str]:
             continue
         if worker.deadline is None or worker.deadline > step.now + LOOK_S + EPSILON_S:
             yield f"{one} waits until {worker.deadline}: {worker.reason}"
+
+
+def who_is_planned_elsewhere_makes_way(world: World, step: Step) -> Iterator[str]:
+    """Nobody waits for a place that another has left on paper: that one is asked to go, whoever's turn it is."""
+    fleet = step.after
+    if fleet.state is DaemonState.STOPPING:
+        return
+    for one in fleet.waiting - fleet.in_line:
+        target = fleet.workers[one].target
+        if not fleet.workers[one].reason.startswith("waiting for its GPUs") or target is None or target.launch is None:
+            continue
+        for share in target.launch.slice:
+            sitting = [(other, millis) for other in fleet.workers.values() if (millis := _sits(other, share.uuid))]
+            if share.millis + sum(millis for other, millis in sitting if other.id != one) <= 1000:
+                continue
+            for other, millis in sitting:
+                if other.state in RUNNING and other.target and _planned(other.target, share.uuid) < millis:
+                    yield f"{one} waits for {share.uuid}, and nobody asks {other.id} to leave it"
+
+
+def _sits(worker: Worker, uuid: str) -> int:
+    """Thousandths that a process has of a device."""
+    return sum(share.millis for share in worker.occupied if share.uuid == uuid) if worker.state in HOLDING else 0
+
+
+def _planned(placement: Placement, uuid: str) -> int:
+    return sum(share.millis for share in placement.launch.slice if share.uuid == uuid) if placement.launch else 0
 
 
 # ---- memory of devices ----------------------------------------------------------------------------------------------
@@ -316,4 +344,8 @@ RULES: tuple[Rule, ...] = (
     the_host_has_room,
 )
 
-STATE_RULES: tuple[Rule, ...] = (the_line_moves, who_waits_for_memory_looks_again)
+STATE_RULES: tuple[Rule, ...] = (
+    the_line_moves,
+    who_waits_for_memory_looks_again,
+    who_is_planned_elsewhere_makes_way,
+)

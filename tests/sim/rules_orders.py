@@ -9,7 +9,7 @@ from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.file.service import Request, WorkerEntry
 from supervisor.core.inventory import Health
 from supervisor.core.message import Cause, RestartRequested, ScaleRequested, State, TimePassed
-from supervisor.core.turn import DaemonState
+from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import RUNNING
 from tests.sim.rules_start import eligible_devices, headroom
 from tests.sim.rules_state import could_be_placed
@@ -17,6 +17,7 @@ from tests.sim.rules_step import is_settled, makes_way
 from tests.sim.trouble import EPSILON_S, Rule, Step, is_named
 
 if TYPE_CHECKING:
+    from supervisor.core.spec import Spec
     from tests.sim.world import World
 
 
@@ -104,12 +105,19 @@ def sizes_are_asked_when_somebody_asks(world: World, step: Step) -> Iterator[str
             yield f"{name} has {size} workers of itself, and had {before.sizes[name]}"
         request = service.request(WorkerEntry())
         if is_new and after.trusted and service.workers == "per_gpu" and name not in after.scaled:
-            places = _places(step, request)
-            was = before.spec.services.get(name) if before.spec else None
-            # A file in which nothing is new of a service takes away none of its workers.
-            floor = before.sizes.get(name, 1) if was == service else 1
-            if size > max(floor, places) or (size < places and service.port is None):
-                yield f"{name} has {size} workers, and place for {places}"
+            places, floor = _places(step, request), _floor(before, after.spec, name)
+            if size > max(floor, places) or size < (floor if service.port else max(floor, places)):
+                yield f"{name} has {size} workers, place for {places}, and had {floor}"
+
+
+def _floor(before: Fleet, spec: Spec, name: str) -> int:
+    """A file in which nothing is new for a service takes away none of its workers; an operator may have before."""
+    old = before.spec
+    if old is None or old.gpus != spec.gpus or old.daemon.headroom != spec.daemon.headroom:
+        return 1
+    if old.services.get(name) != spec.services[name] or name not in before.sizes:
+        return 1
+    return max(1, min(before.sizes[name], before.scaled.get(name, before.sizes[name])))
 
 
 def _places(step: Step, request: Request) -> int:

@@ -20,12 +20,14 @@ from supervisor.core.message import (
     State,
 )
 from supervisor.core.rescale import failures_since_reload, preview, unsettled
+from supervisor.core.slices import Slice
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import Worker
 from tests.sim.trouble import Rule, Step
 
 if TYPE_CHECKING:
+    from supervisor.core.spec import WorkerId
     from tests.sim.world import World
 
 
@@ -48,14 +50,16 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
         yield f"a reload that changes nothing makes {fewer} smaller"
     if reloaded.sizes != settled.sizes:
         return  # There are more GPUs than when the file was loaded, and it leaves the counts to them.
+    stirred = _stirred(settled, reloaded)
     for action in actions:
         if isinstance(action, Spawn | Signal | KillTree):
             before = settled.workers[action.worker]
             is_asked_again = before.state is State.FAILED and before.target is not None and before.target.refused
             # A halted roll-out goes on at a reload once nobody of its service is failed any more.
-            # Who waits takes the better place that has come up since it was planned.
-            is_waiting = before.state is State.PENDING
-            if not is_asked_again and not before.is_outdated and not is_waiting:
+            # Who waits takes the better place that has come up since it was planned, and another the one it leaves.
+            is_moved = before.state is State.PENDING and any(one.uuid in stirred for one in _wanted_slice(before))
+            is_moved |= before.state is State.PENDING and _wanted_slice(before) != _slice_of(reloaded, before.id)
+            if not is_asked_again and not before.is_outdated and not is_moved:
                 yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}
@@ -64,6 +68,22 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
                 yield f"a reload that changes nothing calls {odd} a difference"
     if reloaded.generation != settled.generation + 1 or reloaded.reload is not None:
         yield "the reload was not finished"
+
+
+def _stirred(before: Fleet, after: Fleet) -> set[str]:
+    """Devices that somebody who waits is planned on no more."""
+    moved = [one for one in before.workers.values() if one.state is State.PENDING]
+    return {
+        share.uuid for one in moved if _wanted_slice(one) != _slice_of(after, one.id) for share in _wanted_slice(one)
+    }
+
+
+def _wanted_slice(worker: Worker) -> Slice:
+    return worker.target.launch.slice if worker.target and worker.target.launch else ()
+
+
+def _slice_of(fleet: Fleet, worker: WorkerId) -> Slice:
+    return _wanted_slice(fleet.workers[worker]) if worker in fleet.workers else ()
 
 
 def _is_behind(worker: Worker) -> bool:
