@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -148,7 +149,7 @@ async def a_few_rounds() -> None:
 
 async def sleeping(until: float | None = None) -> tuple[Inbox, Rounds, asyncio.Task[None]]:
     """An inbox on which somebody sleeps."""
-    inbox = Inbox()
+    inbox = Inbox(time.monotonic)
     rounds = Rounds(inbox)
     task = asyncio.create_task(rounds.sleep(until))
     await a_few_rounds()
@@ -156,9 +157,23 @@ async def sleeping(until: float | None = None) -> tuple[Inbox, Rounds, asyncio.T
     return inbox, rounds, task
 
 
+def test_the_oldest_event_says_for_how_long_it_has_waited() -> None:
+    """What comes after it does not make it younger; nothing waits in an empty one."""
+    times = iter((10.0, 13.0))  # When the first comes, and when it is asked for; the second asks no clock.
+    inbox = Inbox(lambda: next(times))
+    before = inbox.delay_s
+
+    inbox.put(ReloadRequested())
+    inbox.put(ReloadRequested())
+    waited = inbox.delay_s
+    inbox.take()
+
+    assert (before, waited, inbox.delay_s) == (None, 3.0, None)
+
+
 def test_events_keep_their_order() -> None:
     """And are taken once."""
-    inbox = Inbox()
+    inbox = Inbox(time.monotonic)
     events = (TimePassed((A,)), ReloadRequested(), TimePassed((B,)))
     for event in events:
         inbox.put(event)
@@ -179,7 +194,7 @@ async def test_an_event_wakes_the_reader() -> None:
 
 async def test_the_reader_does_not_sleep_while_there_are_events() -> None:
     """But lets the loop go round once, so that a flood of them starves nobody."""
-    inbox = Inbox()
+    inbox = Inbox(time.monotonic)
     inbox.put(ReloadRequested())
     seen: list[str] = []
     asyncio.get_running_loop().call_soon(seen.append, "somebody else")
@@ -191,7 +206,7 @@ async def test_the_reader_does_not_sleep_while_there_are_events() -> None:
 
 async def test_a_second_that_has_passed_wakes_the_reader() -> None:
     """Without any event."""
-    inbox = Inbox()
+    inbox = Inbox(time.monotonic)
 
     await asyncio.wait_for(inbox.wait(asyncio.get_running_loop().time() - 1.0), 5.0)
 

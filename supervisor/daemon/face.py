@@ -27,8 +27,11 @@ from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.reader import SpecReader
+from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
 from supervisor.errors import ProblemsError
+from supervisor.front.counts import Counts
+from supervisor.host.clock import Clock
 
 
 class Source(Protocol):
@@ -36,6 +39,8 @@ class Source(Protocol):
 
     fleet: Fleet
     reader: SpecReader
+    tally: Tally
+    clock: Clock
 
     @property
     def view(self) -> View:
@@ -115,6 +120,10 @@ class DaemonFace:
         with suppress(TimeoutError):
             async with asyncio.timeout(REFRESH_S):
                 await self._daemon.read_inventory()
+
+    def counts(self) -> Counts:
+        """What was counted since the start, for `/v1/metrics`."""
+        return self._daemon.tally.counts(self._daemon.clock.monotonic())
 
     def explain(self, worker: str) -> Json:
         """Why a worker of the fleet is as it is."""

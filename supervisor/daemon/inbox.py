@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Callable
 
 from supervisor.core.message import Event
 from supervisor.core.spec import WorkerId
@@ -14,16 +15,30 @@ Owner = WorkerId | None
 
 
 class Inbox:
-    """Events on their way to the core. One reader, which sleeps until there is something or its time has come."""
+    """
+    Events on their way to the core. One reader, which sleeps until there is something or its time has come.
 
-    def __init__(self) -> None:
+    Args:
+        monotonic: Seconds; those of the loop stand still while it turns.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._came_at = 0.0
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Event) -> None:
         """Add an event and wake the reader."""
+        if not self._events:
+            self._came_at = self._monotonic()
         self._events.append(event)
         self.wake()
+
+    @property
+    def delay_s(self) -> float | None:
+        """For how long the oldest event has waited, None when there is none."""
+        return self._monotonic() - self._came_at if self._events else None
 
     def take(self) -> tuple[Event, ...]:
         """Everything that has come. What comes meanwhile is for the next turn."""

@@ -69,6 +69,7 @@ from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.report import log_transition
 from supervisor.daemon.surroundings import Surroundings
+from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
@@ -184,7 +185,8 @@ class Daemon:
             host=Host(dict(os.environ), installed_vendors()), started_at=clock.monotonic(), pool_tokens=pool
         )
         self.reader = reader
-        self.inbox = Inbox()
+        self.inbox = Inbox(clock.monotonic)
+        self.tally = Tally()
         self.face = DaemonFace(self)
         self._deadlines = Deadlines()
         self._pulse = Pulse()
@@ -194,10 +196,13 @@ class Daemon:
         self._story: deque[Event] = deque(maxlen=STORY_LENGTH)
         self._status: int | None = None
         loop = asyncio.get_running_loop()
-        self._outputs = Outputs(loop, sink, tell=_tell_of_logs)
+        self._outputs = Outputs(loop, sink, tell=self._tell_of_logs)
+        sink.report_loss = self._count_loss(sink.report_loss)
         self.telling = Telling(self._outputs, clock.rfc3339)
         self._processes = Processes(self.post, tell=_tell_of_keeper)
-        self._probes = Probes(loop, self.post, self._processes, find_root=self._processes.find_root)
+        self._probes = Probes(
+            loop, self.post, self._processes, find_root=self._processes.find_root, told=self.tally.probed
+        )
         self._notices = Notices(loop, self.post)
         self._processes.tell_user = self._notices.own
         self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
@@ -265,6 +270,8 @@ class Daemon:
                 self._probes.forgive()
                 self._notices.forgive(lost_s)
                 self._decide(Stalled(lost_s))
+            if (delay_s := self.inbox.delay_s) is not None:
+                self.tally.delayed(delay_s)
             for event in self.inbox.take():
                 self._decide(event)
             if (due := self._deadlines.take_due(self.clock.monotonic())) is not None:
@@ -327,6 +334,7 @@ class Daemon:
         for action in sorted(actions, key=_is_word):
             self._perform(action)
         self.chronicle.hear(before, fleet, actions)
+        self.tally.hear(before, fleet, actions, self.clock.monotonic())
         if self._herald is not None:
             self._herald.look(fleet)
         if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
@@ -444,6 +452,7 @@ class Daemon:
     async def read_inventory(self, *, fresh: bool = False) -> None:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
         reading, asked_at = await self._devices.read(fresh=fresh)
+        self.tally.read(self.clock.monotonic() - asked_at)
         self.decide(InventoryRead(reading, asked_at))
 
     def _finish_reload(self, action: FinishReload) -> None:
@@ -453,6 +462,18 @@ class Daemon:
         else:
             log.error("spec.rejected", problems=list(action.problems))
         self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})
+
+    def _tell_of_logs(self, event: str, fields: Mapping[str, object]) -> None:
+        (log.info if event == "logs.resumed" else log.warning)(event, **fields)
+        if isinstance(lines := fields.get("lines"), int):
+            self.tally.dropped("journal" if fields.get("file") == "journal" else "file", lines)
+
+    def _count_loss(self, tell: Callable[[int], None]) -> Callable[[int], None]:
+        def count(lines: int) -> None:
+            self.tally.dropped("inherit", lines)
+            tell(lines)
+
+        return count
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -498,10 +519,6 @@ class Daemon:
 
 def _is_word(action: Action) -> bool:
     return isinstance(action, Report | Say)
-
-
-def _tell_of_logs(event: str, fields: Mapping[str, object]) -> None:
-    (log.info if event == "logs.resumed" else log.warning)(event, **fields)
 
 
 def _tell_of_keeper(event: str, fields: Mapping[str, object]) -> None:

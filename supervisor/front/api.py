@@ -24,6 +24,7 @@ from aiohttp.typedefs import Handler
 from supervisor.core.file.problems import nearest, show_words
 from supervisor.core.file.quantities import DURATION_MAX_S
 from supervisor.errors import CannotError, ProblemsError
+from supervisor.front.counts import Counts
 from supervisor.front.orders import BODIES, read_counts, read_targets
 from supervisor.front.stream import stream_lines
 from supervisor.front.verdict import WAITS, Json, UnknownNameError, Wait, is_over, select, select_all
@@ -43,7 +44,6 @@ LINGER_S = 1.0
 """How long the rest of a refused body is taken in, so that its sender sees the answer; also at the daemon's end."""
 
 NOT_YET = (
-    "/v1/metrics",
     "/v1/openapi.json",
     "/v1/readyz",
     "/v1/upgrade",
@@ -74,6 +74,9 @@ class Face(Protocol):
         Raises:
             ProblemsError: The file is bad.
         """
+
+    def counts(self) -> Counts:
+        """What was counted since the daemon started."""
 
     def explain(self, worker: str) -> Json:
         """Why a worker, ``llm/0``, that the status shows, is as it is; see `core.explain`."""
@@ -159,6 +162,7 @@ def make_app(face: Face) -> web.Application:
             web.get("/v1/explain", api.explain),
             web.get("/v1/logs", api.logs),
             web.get("/v1/events", api.events),
+            web.get("/v1/metrics", api.metrics),
             web.get("/v1/healthz", api.healthz),
             web.post("/v1/reload", api.reload),
             web.post("/v1/shutdown", api.shutdown),
@@ -234,6 +238,14 @@ class _Api:
         query.finish()
         self._look(target, None)
         return await stream_lines(request, self._face.events(target, lines=lines, after=after, follow=is_followed))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        _Query(request).finish()
+        from supervisor.front.metrics import render  # noqa: PLC0415 - Who is never scraped does not pay for it.
+
+        accept = request.headers.get(hdrs.ACCEPT, "")
+        text, content_type = render(self._face.status(), self._face.counts(), accept)
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def healthz(self, request: web.Request) -> web.Response:
         _Query(request).finish()

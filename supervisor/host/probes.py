@@ -67,6 +67,7 @@ class Probes:
         on_event: Gets BecameReady, BecameUnready and LivenessLost; it may call `watch` and `forget`.
         spawner: Runs commands.
         find_root: Pid of the process below which is all of a worker's tree, None if that is not known.
+        told: Hears of every question its kind and how many seconds it took.
         attempt_s: Limit of one connection.
         watch_s: Between two attempts at a worker that is ready.
     """
@@ -78,6 +79,7 @@ class Probes:
         spawner: Spawner | None = None,
         *,
         find_root: Callable[[WorkerId], int | None] = lambda _: None,
+        told: Callable[[str, float], None] = lambda _kind, _s: None,
         attempt_s: float = ATTEMPT_S,
         watch_s: float = WATCH_S,
     ) -> None:
@@ -85,6 +87,7 @@ class Probes:
         self._on_event = on_event
         self._spawner = spawner
         self._find_root = find_root
+        self._told = told
         self._attempt_s = attempt_s
         self._watch_s = watch_s
         self._tasks: dict[tuple[WorkerId, str], asyncio.Task[None]] = {}
@@ -100,12 +103,12 @@ class Probes:
     def watch(self, order: Probe) -> None:
         """Ask from now on, at once for the first time; an earlier order for the same worker is forgotten."""
         self._forget(order.worker, "ready")
-        self._run(order.worker, "ready", self._probe(order, self._make_ask(order, "ready", order.kind)))
+        self._run(order.worker, "ready", self._probe(order, self._measured(order, "ready", order.kind)))
 
     def watch_alive(self, order: ProbeAlive) -> None:
         """Ask from now on, at the worker's next turn for the first time; what is too often unwell is said once."""
         self._forget(order.worker, "alive")
-        self._run(order.worker, "alive", self._keep_asking(order, self._make_ask(order, "alive", order.alive.kind)))
+        self._run(order.worker, "alive", self._keep_asking(order, self._measured(order, "alive", order.alive.kind)))
 
     def forget(self, worker: WorkerId) -> None:
         """Ask no more; no event of this worker comes after this call."""
@@ -125,6 +128,17 @@ class Probes:
             await asyncio.wait(self._running)
 
     # ---- how it is asked ---------------------------------------------------------------------------------------------
+
+    def _measured(self, order: Probe | ProbeAlive, purpose: str, kind: str) -> Ask:
+        ask = self._make_ask(order, purpose, kind)
+
+        async def measure(timeout_s: float) -> str | None:
+            started = self._loop.time()
+            fault = await ask(timeout_s)
+            self._told(kind, self._loop.time() - started)
+            return fault
+
+        return measure
 
     def _make_ask(self, order: Probe | ProbeAlive, purpose: str, kind: str) -> Ask:
         how = order if isinstance(order, Probe) else order.alive

@@ -94,11 +94,15 @@ class RunningDaemon:
         new.replace(self.file)
 
     def ask(self, path: str, *, method: str = "GET") -> Json:
+        answer: Json = json.loads(self.text(path, method=method))
+        return answer
+
+    def text(self, path: str, *, method: str = "GET") -> str:
+        """What the control socket answers, as it is."""
         connection = _Connection(self.socket)
         try:
             connection.request(method, path)
-            answer: Json = json.loads(connection.getresponse().read())
-            return answer
+            return connection.getresponse().read().decode()
         finally:
             connection.close()
 

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from supervisor.errors import ProblemsError
 from supervisor.front.api import make_app
+from supervisor.front.counts import Counts
 
 Json = dict[str, Any]
 
@@ -123,12 +124,16 @@ class FakeFace:
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
         self.broken: Exception | None = None
+        self.counted = Counts()
         self._change = asyncio.Event()
 
     def status(self) -> Json:
         if self.broken:
             raise self.broken
         return self.shown
+
+    def counts(self) -> Counts:
+        return self.counted
 
     async def devices(self) -> Json:
         return {"gpu": self.shown["daemon"]["gpu"], "devices": self.shown["devices"]}
