@@ -14,9 +14,10 @@ from supervisor.core import claims, order
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, name_of
-from supervisor.core.memory import HostBooks, has_whole_devices, host_shortage, is_overdeclared, shortage
+from supervisor.core.memory import HostBooks, host_shortage, is_overdeclared, shortage
 from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say, Spawn
 from supervisor.core.moves import LOOK_S
+from supervisor.core.readings import LEASED, READING, SLOW_S, Readers, is_of_now, is_slow, needs_reading
 from supervisor.core.slices import WHOLE, Launch, Placement, Share, declared_bytes
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import HostMemory, Turn
@@ -26,14 +27,7 @@ LOOKS: tuple[tuple[float, float], ...] = ((5.0, LOOK_S), (60.0, 1.0))
 LOOK_MAX_S = 5.0
 """Seconds between two looks at memory that is somebody's: often at first, since the dead give theirs back soon."""
 
-FRESH_S, STILL_FRESH_S = 1.0, 5.0
-"""A reading of the devices is of this moment for so long; a little longer while the host's memory is seen to."""
-
-SLOW_S = 1.0
-"""A driver that takes longer to answer holds up nobody who needs no answer."""
-
 CLAIMING = "claiming its GPUs"
-READING = "reading the free memory of its GPUs"
 READING_HOST = "reading the free memory of the host"
 
 Wait = tuple[str, float | None]
@@ -55,7 +49,7 @@ def admit(turn: Turn) -> None:
     changed_at = turn.fleet.changed_at  # Of before: who is started now has taken nothing yet, and the books know.
     in_line: list[WorkerId] = []
     books = HostBooks()
-    reading = 0
+    readers, reading = Readers(turn, changed_at), 0
     for worker_id in _in_order(turn, waiting):
         worker = turn.workers[worker_id]
         assert worker.target is not None
@@ -65,10 +59,12 @@ def admit(turn: Turn) -> None:
             _wait(turn, worker_id, missing, None)
         elif launch.slice and (_free_at(turn) is not None or _is_next_but(turn, worker, reading)):
             in_line.append(worker_id)
-        elif (wait := _find_wait(turn, worker, launch)) is not None:
+        elif (wait := _find_wait(turn, worker, launch) or _yield(turn, worker, launch, readers)) is not None:
             _wait(turn, worker_id, *wait)
         elif (wait := _find_want(turn, worker, launch, changed_at, books)) is not None:
-            reading += bool(launch.slice) and wait[1] is None and turn.fleet.gpu.state is GpuState.OK
+            if launch.slice and wait[1] is None and turn.fleet.gpu.state is GpuState.OK:
+                reading += 1
+                readers.add(worker, launch)
             _wait(turn, worker_id, *wait, starved=worker.starved or wait[1] is not None)
         else:
             hosted = turn.fleet.hosted
@@ -99,7 +95,7 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
         return touched
     if fleet.spec is not turn.before.spec or not (is_full or is_reading):
         return fleet.waiting
-    in_line = fleet.in_line if is_full else frozenset(one for one in fleet.in_line if _needs_reading(turn.workers[one]))
+    in_line = fleet.in_line if is_full else frozenset(one for one in fleet.in_line if needs_reading(turn.workers[one]))
     return (fleet.waiting - in_line) | touched
 
 
@@ -137,21 +133,9 @@ def _is_next_but(turn: Turn, worker: Worker, reading: int) -> bool:
     limit = turn.fleet.spec.daemon.start_parallel if turn.fleet.spec else 0
     if not limit or not reading:
         return False
-    if not _needs_reading(worker) and (not worker.history.failures or _is_slow(turn)):
+    if not needs_reading(worker) and (not worker.history.failures or is_slow(turn)):
         return False
     return sum(at > turn.now for at in turn.fleet.starting.values()) + reading >= limit
-
-
-def _needs_reading(worker: Worker) -> bool:
-    """Whether a start looks at the memory of its devices."""
-    placement = worker.target
-    return placement is not None and (placement.wanted.request.gpu_memory is not None or has_whole_devices(placement))
-
-
-def _is_slow(turn: Turn) -> bool:
-    """Whether the driver was asked a while ago and has not answered yet."""
-    asked = turn.fleet.asked
-    return asked is not None and turn.now - asked >= SLOW_S
 
 
 def _stand_in_line(turn: Turn, late: list[WorkerId], looked_at: frozenset[WorkerId]) -> None:
@@ -166,8 +150,8 @@ def _stand_in_line(turn: Turn, late: list[WorkerId], looked_at: frozenset[Worker
     limit = turn.fleet.spec.daemon.start_parallel if turn.fleet.spec else 0
     reason = f"waiting for its turn: {limit} with a GPU start at once (daemon.start_parallel)"
     first = _in_order(turn, in_line)[0]
-    if free_at is None and fleet.asked is not None and not _is_slow(turn):
-        needs_none = any(not _needs_reading(turn.workers[one]) for one in in_line)
+    if free_at is None and fleet.asked is not None and not is_slow(turn):
+        needs_none = any(not needs_reading(turn.workers[one]) for one in in_line)
         free_at = fleet.asked + SLOW_S if needs_none else None
     for worker_id in dict.fromkeys((first, *late)):
         _wait(turn, worker_id, reason, free_at if worker_id == first else None)
@@ -252,8 +236,18 @@ def _lease(turn: Turn, worker: WorkerId, launch: Launch) -> Wait | None:
             until = turn.fleet.starting.get(other, 0.0)
             held = turn.workers[other].held
             if other != worker and until > turn.now and held and held.wanted.request.gpu_memory is None:
-                return f"waiting until {other} has started, which declares no gpu_memory on the same GPU", until
+                return LEASED.format(other), until
     return None
+
+
+def _yield(turn: Turn, worker: Worker, launch: Launch, readers: Readers) -> Wait | None:
+    """A start makes what is being read of a device old, so one that comes and goes lets others be seen to first."""
+    other = readers.before(worker, launch)
+    return (
+        None
+        if other is None
+        else (f"waiting until the memory of the same GPU has been read for {other}", turn.now + SLOW_S)
+    )
 
 
 def _wait_for_memory(
@@ -261,30 +255,19 @@ def _wait_for_memory(
 ) -> Wait | None:
     """Why a worker has to wait for the memory of its devices, None if it has not."""
     fleet = turn.fleet
-    if not launch.slice or not _needs_reading(worker):
+    if not launch.slice or not needs_reading(worker):
         return None
     if fleet.gpu.state is not GpuState.OK:
         # Its memory cannot be asked for. Where it ran before it may run again; nobody new is put at risk.
         if fleet.remembered.get(worker.id) == launch.slice:
             return None
         return f"the GPUs cannot be read: {fleet.gpu.detail or fleet.gpu.state}", None
-    after = max([worker.since, *(changed_at.get(share.uuid, 0.0) for share in launch.slice)])
-    if not _is_of_now(turn, after):
+    if not is_of_now(turn, worker, launch, changed_at):
         turn.do(ReadInventory())
         return worker.reason if worker.reason.startswith(("needs ", "GPU ", "MIG-")) else READING, None
     texts = (shortage(fleet, turn.workers, worker, share.uuid, books) for share in launch.slice)
     short = [text for text in texts if text is not None]
     return ("; ".join(short), _look_at(turn, worker)) if short else None
-
-
-def _is_of_now(turn: Turn, after: float) -> bool:
-    """Whether the newest reading was asked for after something, and is not an old one."""
-    inventory = turn.fleet.inventory
-    if inventory is None or inventory.asked_at < after:
-        return False
-    if turn.has_read_host:  # A driver may take long to answer: what counts is how long ago it has.
-        return turn.now - turn.fleet.read_at <= STILL_FRESH_S
-    return turn.has_read or turn.now - inventory.asked_at <= FRESH_S
 
 
 def _look_at(turn: Turn, worker: Worker) -> float:

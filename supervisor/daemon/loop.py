@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -23,7 +24,6 @@ from aiohttp import web
 
 from supervisor import __version__, rendezvous
 from supervisor.core.environment import NOTIFY_SOCKET, Host, Rendered, device_env, fill, lacks
-from supervisor.core.fleet import handle
 from supervisor.core.message import (
     Action,
     Claim,
@@ -55,6 +55,7 @@ from supervisor.core.message import (
     TimePassed,
     TreeGone,
 )
+from supervisor.core.mishap import take
 from supervisor.core.snapshot import View
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.stall import is_counted
@@ -312,19 +313,17 @@ class Daemon:
     def _decide(self, event: Event) -> None:
         event = self._complete(event)
         self._story.append(event)
-        try:
-            fleet, actions = handle(self.fleet, event, self.clock.monotonic())
-        except InvariantBrokenError as error:
-            # Ending here would kill every model server for a bug of ours: minutes of loading each.
-            log.error(  # noqa: TRY400 - The story says more than the stack.
-                "daemon.invariant_broken", error=str(error), story=[repr(one) for one in self._story]
-            )
+        taken = take(self.fleet, event, self.clock.monotonic())
+        before, fleet, actions = self.fleet, taken.fleet, taken.actions
+        self.fleet = fleet
+        if taken.error is not None:
+            self._tell_broken(taken.error)
+            self._deadlines.set(None, fleet.deadline)
             if isinstance(event, TimePassed) and event.workers:
                 # Their deadlines are off the heap: the others must not miss theirs for the one at fault.
                 for due in ((), *((worker,) for worker in event.workers if len(event.workers) > 1)):
                     self._decide(TimePassed(due))
             return
-        before, self.fleet = self.fleet, fleet
         for worker_id in fleet.touched:
             worker = fleet.workers.get(worker_id)
             self._deadlines.set(worker_id, worker.deadline if worker else None)
@@ -341,6 +340,13 @@ class Daemon:
             self.face.notice()
             if self._ledger is not None:
                 self._ledger.note()
+
+    def _tell_broken(self, error: Exception) -> None:
+        """A bug of ours. The story says more than the stack, but where it broke is said too."""
+        where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+        words = str(error) if isinstance(error, InvariantBrokenError) else repr(error)
+        story = [repr(one) for one in self._story]
+        log.error("daemon.invariant_broken", error=words, where=where[-1:], story=story)
 
     def _bury(self, worker: WorkerId, death: dict[str, object]) -> None:
         if self._crashes is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import pytest
+
 from supervisor.core.inventory import Holder
 from supervisor.core.message import BecameReady, HostRead, ReadInventory, StopRequested
 from supervisor.core.spec import Spec, WorkerId
@@ -275,6 +277,45 @@ def test_of_those_that_fail_who_needs_no_reading_waits_for_one_a_second() -> Non
 
     assert stage.pass_time(100.9).state("c/0") == "pending"
     assert stage.pass_time(101.0).state("c/0") == "starting"
+
+
+def neighbours(exit_code: int) -> Stage:
+    """One that ends as soon as it runs, and on the same GPU one that declares its memory; at second 100."""
+    restart = {"delay": "0s", "max_delay": "0s", "start_limit": 0, "limit": 0}
+    spec = spec_of(
+        a={"resources": {"gpu": 0.2}, "port": 8000, "restart": restart},
+        b={"resources": {"gpu": 0.2, "gpu_memory": "10GiB"}, "port": 8100},
+    )
+    stage = staged(spec, 1).spawned("a/0")
+    stage.driver = None
+    stage.at(100.0).exited("a/0", exit_code)
+    return stage
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_one_that_comes_and_goes_starves_nobody_beside_it_who_waits_for_a_reading(exit_code: int) -> None:
+    """Each of its starts and ends makes what is being read old, so it waits for one that has waited longer."""
+    stage = neighbours(exit_code)
+    for _ in range(20):
+        if stage.state("a/0") == "starting":
+            stage.at(stage.now + 0.01).spawned("a/0").exited("a/0", exit_code)
+        if (asked := stage.fleet.asked) is not None and stage.state("b/0") == "pending":
+            stage.at(stage.now + 0.05).read(good(*devices(1)), asked_at=asked)
+        stage.pass_time(stage.now + 0.01)
+
+    assert stage.state("b/0") == "starting"
+    assert stage.now < 102.0
+
+
+def test_one_that_has_let_a_reading_pass_starts_after_it() -> None:
+    """Whatever it has shown for the other."""
+    stage = neighbours(1)
+    assert stage["a/0"].reason == "waiting until the memory of the same GPU has been read for b/0"
+    asked = stage.fleet.asked
+
+    stage.at(100.1).read(good(device(0, free=GIB)), asked_at=asked)
+
+    assert stage.states() == {"a/0": "starting", "b/0": "pending"}
 
 
 def test_a_driver_that_errs_lets_restart_who_ran_there() -> None:

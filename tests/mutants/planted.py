@@ -103,7 +103,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "memory gate takes an old reading",
-        "admission.py",
+        "readings.py",
         "if inventory is None or inventory.asked_at < after:",
         "if inventory is None:",
     ),

@@ -65,9 +65,30 @@ ADMISSION: tuple[Mutant, ...] = (
     Mutant(
         "who has failed and needs no reading waits for one that hangs",
         "admission.py",
-        "(not worker.history.failures or _is_slow(turn)):",
+        "(not worker.history.failures or is_slow(turn)):",
         "not worker.history.failures:",
         by="tests/core/test_admission.py",
+    ),
+    Mutant(
+        "one that comes and goes starves who waits for a reading",
+        "readings.py",
+        "if since < worker.since), None)",
+        "if False), None)",
+        by="tests/core/test_admission.py",
+    ),
+    Mutant(
+        "a reading that breaks us stays asked for",
+        "mishap.py",
+        "lost = evolve(fleet, asked=None, ask_again=False, touched=frozenset())",
+        "lost = evolve(fleet, touched=frozenset())",
+        by="tests/core/test_mishap.py",
+    ),
+    Mutant(
+        "a reading of the host that breaks us stays asked for",
+        "mishap.py",
+        "lost = evolve(fleet, host_asked=False, touched=frozenset())",
+        "lost = evolve(fleet, touched=frozenset())",
+        by="tests/core/test_mishap.py",
     ),
     Mutant(
         "those that fail go first",
@@ -123,7 +144,7 @@ ADMISSION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "an old reading counts as one of now",
-        "admission.py",
+        "readings.py",
         "    return turn.has_read or turn.now - inventory.asked_at <= FRESH_S\n",
         "    return True\n",
     ),

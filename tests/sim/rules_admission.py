@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 START_S = 120.0
 LOOK_S = 5.0
 SLOW_S = 1.0
+READING = "reading the free memory of its GPUs"
 
 
 @dataclass
@@ -147,6 +148,23 @@ def the_line_moves(world: World, step: Step) -> Iterator[str]:
     looks = [fleet.workers[one].deadline for one in fleet.in_line]
     if not any(at is not None and at <= free_at + EPSILON_S for at in looks):
         yield f"nobody in line looks at {free_at}"
+
+
+def a_restart_leaves_readings_be(world: World, step: Step) -> Iterator[str]:
+    """Who has failed and needs no reading starts on no device of one that has waited longer, for a reading of it."""
+    fleet = step.after
+    if fleet.gpu.state is not GpuState.OK:
+        return
+    for spawn in step.spawns:
+        before, mine = step.before.workers.get(spawn.worker), {share.uuid for share in spawn.launch.slice}
+        if spawn.worker not in step.before.waiting or before is None or not before.history.failures or _asks(before):
+            continue
+        for one in fleet.waiting & step.before.waiting - fleet.in_line:
+            was, now = step.before.workers[one], fleet.workers[one]
+            is_read_for = READING == was.reason == now.reason and now.target is not None
+            launch = now.target.launch if is_read_for and now.target else None
+            if launch and now.since < before.since and mine & {share.uuid for share in launch.slice}:
+                yield f"{spawn.worker} starts beside {one}, whose devices are being read"
 
 
 def _asks(worker: Worker) -> bool:
@@ -339,6 +357,7 @@ RULES: tuple[Rule, ...] = (
     only_so_many_start_at_once,
     a_leased_device_gets_no_second_start,
     first_starts_go_first,
+    a_restart_leaves_readings_be,
     nothing_starts_where_it_does_not_fit,
     readings_are_of_this_moment,
     the_host_has_room,
