@@ -12,13 +12,13 @@ from pathlib import Path
 
 from supervisor.core.environment import Host, Moment, fill, render
 from supervisor.core.file.names import names_in
+from supervisor.core.file.quantities import Percent
 from supervisor.core.plan import Launch
+from supervisor.core.slices import MIB
 from supervisor.core.spec import Problem, Spec, SpecError, WorkerSpec, unknown_names
 from supervisor.host.accounts import Account, AccountError, find_account
 from supervisor.host.files import SpecRefused, load_spec
 from supervisor.host.machine import cpu_count, installed_vendors, missing_command, read_memory
-
-MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
         raise SpecRefused(loaded.locate_all(error.problems)) from None
     findings = [*unknown_names(loaded.spec, environ), *dict.fromkeys(_too_large(loaded.spec, cpu_count()))]
     findings += dict.fromkeys(_too_much_memory(loaded.spec, read_memory()[1]))
+    findings += dict.fromkeys(_too_much_gpu_memory(loaded.spec))
     findings += _lacks(workers, Host(environ, installed_vendors()))
     warnings = loaded.locate_all(Problem(one.path, f"warning: {one.message}", one.hint) for one in findings)
     is_sized = any(service.is_sized for service in loaded.spec.services.values())
@@ -106,6 +107,23 @@ def _too_much_memory(spec: Spec, total: int) -> Iterator[Problem]:
                 below = ("resources", "memory") if entry.memory is None else ("workers", index, "memory")
                 message = f"{memory // MIB} MiB for each worker, and this machine has {total // MIB} MiB: it would wait"
                 yield Problem(("services", name, *below), message)
+
+
+def _too_much_gpu_memory(spec: Spec) -> Iterator[Problem]:
+    """Parts of a GPU that leave less than the headroom free, whatever GPU it is."""
+    headroom = spec.daemon.headroom
+    least = Percent(20) if headroom is None else headroom  # Of the default that is what large GPUs have.
+    spared = least.thousandths if isinstance(least, Percent) else min(least, 1)
+    for name, service in spec.services.items():
+        for index, entry in enumerate(service.variants()):
+            memory = service.resources.gpu_memory if entry.gpu_memory is None else entry.gpu_memory
+            if isinstance(memory, Percent) and memory.thousandths + spared > 1000:
+                below = ("resources", "gpu_memory") if entry.gpu_memory is None else ("workers", index, "gpu_memory")
+                beside = f"a headroom of {least}" if isinstance(least, Percent) else "any headroom"
+                hint = "lower it, or daemon.headroom"
+                yield Problem(
+                    ("services", name, *below), f"{memory} fits on no GPU beside {beside}: it would wait", hint
+                )
 
 
 def _account(worker: WorkerSpec) -> tuple[Account | None, Problem | None]:

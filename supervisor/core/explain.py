@@ -44,7 +44,8 @@ def _waits(view: View, worker: Worker) -> Json | None:
     target = worker.target
     reason = worker.reason or (target.reason if target else "")
     looked_at = None if worker.deadline is None else view.rfc3339(worker.deadline)
-    return {"for": reason, "since": view.rfc3339(worker.since), "next_look": looked_at}
+    since = worker.since if worker.reason_at is None else worker.reason_at
+    return {"for": reason, "since": view.rfc3339(since), "next_look": looked_at}
 
 
 def _verdicts(fleet: Fleet, worker: Worker, request: Request) -> list[Json]:

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from supervisor.core.inventory import Device, GpuState, Holder, name_of
 from supervisor.core.message import State
-from supervisor.core.slices import FREE_PERCENT, WHOLE, Placement, declared_bytes, headroom_bytes
+from supervisor.core.slices import FREE_PERCENT, MIB, WHOLE, Placement, declared_bytes, headroom_bytes
 from supervisor.core.spec import WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import Worker
-
-MIB = 1024 * 1024
 
 NAMED_MAX = 4
 """Holders that a reason names; the rest is a number."""
@@ -262,8 +260,8 @@ def host_shortage(fleet: Fleet, workers: Workers, worker: Worker, books: HostBoo
         return None
     if (never := hopeless(fleet, placement)) is not None:
         return never
-    of_others = books.of_others(fleet, workers, worker.id)
-    declared, untaken = of_others.declared, of_others.untaken
+    of_others, of_gpus = books.of_others(fleet, workers, worker.id), _promised(fleet, workers, worker.id)
+    declared, untaken = of_others.declared + of_gpus.declared, of_others.untaken + of_gpus.untaken
     if min(host.total_bytes - declared, host.available_bytes - untaken) >= memory:
         return None
     text = f"needs {memory // MIB} MiB of the host's memory"
@@ -271,6 +269,19 @@ def host_shortage(fleet: Fleet, workers: Workers, worker: Worker, books: HostBoo
         return f"{text}, {declared // MIB} of {host.total_bytes // MIB} MiB are declared by other workers"
     text += f", {host.available_bytes // MIB} of {host.total_bytes // MIB} MiB are available"
     return text + (f", {untaken // MIB} MiB of that are declared and not yet taken" if untaken else "")
+
+
+def _promised(fleet: Fleet, workers: Workers, worker: WorkerId) -> HostSums:
+    """What others have declared of devices whose memory is the host's."""
+    declared = untaken = 0
+    for device in fleet.inventory.devices if fleet.inventory else ():
+        total, free = device.memory_total_bytes, device.memory_free_bytes
+        if not device.is_unified or total is None or free is None:
+            continue
+        others = _others(fleet, workers, worker, device.uuid)
+        declared += sum(_declared(one, total) for one in others)
+        untaken += _untaken_bytes(device, total, free, _headroom_bytes(fleet, total), others)
+    return HostSums(declared, untaken)
 
 
 def hopeless(fleet: Fleet, placement: Placement) -> str | None:

@@ -282,14 +282,21 @@ def _declared(fleet: Fleet, device: Device) -> int:
     return sum(amount_bytes(amount, total) for amount in amounts if amount is not None)
 
 
-def _plan_row(fleet: Fleet, worker: WorkerId, placement: Placement) -> Json:
-    launch = placement.launch
+def _plan_row(fleet: Fleet, worker_id: WorkerId, placement: Placement) -> Json:
+    launch, worker = placement.launch, fleet.workers.get(worker_id)
+    never = hopeless(fleet, placement)
+    action = action_of(worker, placement)
+    is_waiting = worker is not None and worker.state is State.PENDING
+    if (action == "start" and never) or (action == "keep" and is_waiting):
+        action = "wait"
+    reason = placement.reason or never or (worker.reason if worker is not None and action == "wait" else "")
     return {
-        "worker": str(worker),
+        "worker": str(worker_id),
         "wanted": True,
-        "placed": launch is not None,
+        # Who will never have the host's memory has no place, whatever GPU is there for it.
+        "placed": launch is not None and never is None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "fallback": "cpu" if placement.fallback else None,
-        "reason": placement.reason or hopeless(fleet, placement) or "",
-        "action": action_of(fleet.workers.get(worker), placement),
+        "reason": reason,
+        "action": action,
     }

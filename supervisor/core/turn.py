@@ -18,7 +18,7 @@ from supervisor.core.message import Action, Dismiss, ReadInventory, Report, Stat
 from supervisor.core.slices import FREE_PERCENT, WHOLE, Slice, declared_bytes, headroom_bytes
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.table import step
-from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, WorkerEvent, is_on_its_way, reach
+from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, WorkerEvent, date_reason, is_on_its_way, reach
 
 START_S = 120.0
 """After which a start that is not ready holds up nobody else; most of what a model takes of memory is taken by then."""
@@ -286,7 +286,8 @@ class Turn:
         if after is None:
             self._workers.pop(worker, None)
         else:
-            self._workers[worker] = after
+            before = self._workers.get(worker)
+            self._workers[worker] = after if before is None else date_reason(before, after, self.now)
         self._touched.add(worker)
 
     def _queue(self, before: Worker | None, after: Worker | None) -> None:

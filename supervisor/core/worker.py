@@ -6,9 +6,11 @@ What happens to it at each event stands in `table`, what each cell of that table
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from supervisor.core.evolve import evolve
 from supervisor.core.message import (
     BecameReady,
     BecameUnready,
@@ -146,6 +148,8 @@ class Worker:
         is_extended: Its process has asked for more time to start than the file gives it.
         starved: In pending: it waits for memory, and nobody knows until when.
         reason: What a person should know about why it is where it is, or empty.
+        reason_at: Monotonic second since which it has been so, whatever numbers are in it; None for as long as it is
+            in its state.
     """
 
     id: WorkerId
@@ -174,6 +178,7 @@ class Worker:
     is_extended: bool = False
     starved: bool = False
     reason: str = ""
+    reason_at: float | None = None
 
     @property
     def policy(self) -> Policy:
@@ -200,6 +205,18 @@ class Worker:
         if self.held is None or self.target is None or self.state not in LIVING:
             return False
         return self.held.launch != self.target.launch
+
+
+_NUMBER = re.compile(r"[0-9]+")
+
+
+def date_reason(before: Worker, after: Worker, now: float) -> Worker:
+    """A worker that knows since when it is told so of it: one reason with other numbers is the same one."""
+    if before.state is not after.state:
+        return after if after.reason_at is None else evolve(after, reason_at=None)
+    if before.reason == after.reason or _NUMBER.sub("", before.reason) == _NUMBER.sub("", after.reason):
+        return after
+    return evolve(after, reason_at=now)
 
 
 def is_on_its_way(worker: Worker | None) -> bool:

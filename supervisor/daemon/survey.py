@@ -38,7 +38,11 @@ def devices(environ: Mapping[str, str]) -> Json:
     """
     clock = Clock()
     now = clock.monotonic()
-    fleet = _look(Fleet(started_at=now), environ, now)
+    try:
+        pool = find_pool(environ, pool_all=False)
+    except CannotError:
+        pool = None  # What cannot be used as a pool is the business of those who want one.
+    fleet = _look(Fleet(started_at=now, pool_tokens=pool), environ, now)
     return make_devices(fleet, View(rfc3339=clock.rfc3339))
 
 

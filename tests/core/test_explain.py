@@ -12,7 +12,7 @@ from supervisor.core.explain import make_explanation
 from supervisor.core.message import StopRequested
 from supervisor.core.snapshot import View
 from supervisor.core.spec import WorkerId
-from tests.core.builders import GIB, device, devices, good, spec_of, uuid_of
+from tests.core.builders import GIB, bad, device, devices, good, spec_of, uuid_of
 from tests.core.effort import count_calls
 from tests.core.stage import Stage, running
 
@@ -51,6 +51,20 @@ def test_one_that_has_no_place_says_what_it_needs_and_since_when() -> None:
     assert found["waits"]["for"].startswith("needs 1 GPU with 40 GiB free; 2 of 2 match")
     assert found["asks"] == "1 GPU with 40 GiB free"
     assert verdicts(stage, "llm/1") == ["is given away (llm/0)", "has 23.5 GiB of 24 GiB beside the headroom"]
+
+
+def test_a_wait_counts_from_when_its_reason_began() -> None:
+    """Not from when the worker came into its state; other numbers in the same reason are no other reason."""
+    stage = Stage().load(spec_of(llm={"resources": {"gpu": 1, "gpu_memory": "40GiB"}}))
+    stage.read(good(device(0, free=30 * GIB)))
+    assert explain(stage, "llm/0")["waits"]["since"] == "T+0"
+    stage.at(50.0).read(good(device(0, free=20 * GIB)))
+    assert explain(stage, "llm/0")["waits"]["since"] == "T+0"
+
+    stage.at(60.0).read(bad())
+
+    assert explain(stage, "llm/0")["waits"]["for"].startswith("the GPUs cannot be read")
+    assert explain(stage, "llm/0")["waits"]["since"] == "T+60"
 
 
 def test_a_worker_without_a_gpu_has_no_verdicts() -> None:

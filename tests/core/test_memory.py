@@ -264,6 +264,23 @@ def test_on_unified_memory_what_is_declared_of_the_host_counts_too() -> None:
     assert "51200 of 122880 MiB of the host's memory, which it shares, are declared" in stage["b/0"].reason
 
 
+def test_on_unified_memory_what_is_declared_of_a_gpu_is_not_the_hosts_to_give() -> None:
+    """The other way round: what others have been promised, and what of it they are still to take."""
+    spec = spec_of(
+        a={"resources": {"gpu": 1, "gpu_memory": "80GiB"}, "port": 8000},
+        b={"resources": {"memory": "50GiB"}, "port": 8100},
+    )
+    stage = Stage().load(spec).read(good(unified(110 * GIB)))
+    assert stage.state("a/0") == "starting"
+
+    stage.meet(HostRead(110 * GIB, 120 * GIB))
+    assert stage["b/0"].reason.endswith("81920 MiB of that are declared and not yet taken")
+    stage.host = (60 * GIB, 120 * GIB)
+    stage.ready("a/0")
+
+    assert "81920 of 122880 MiB are declared by other workers" in stage.pass_time(10.0)["b/0"].reason
+
+
 def test_on_unified_memory_what_a_starting_worker_will_take_of_the_host_is_not_free() -> None:
     """Somebody else has the rest of what is not declared."""
     spec = spec_of(

@@ -9,10 +9,11 @@ from typing import Any
 
 from supervisor.core.environment import device_env
 from supervisor.core.inventory import Holder
-from supervisor.core.message import ReloadRequested, Spawn, SpecRejected
+from supervisor.core.message import HostRead, ReloadRequested, Spawn, SpecRejected
 from supervisor.core.rescale import preview
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
 from supervisor.core.spec import Spec, WorkerId
+from supervisor.front.verdict import has_no_place
 from tests.core.builders import GIB, bad, device, devices, good, of_type, spec_of, uuid_of
 from tests.core.stage import Stage, running
 
@@ -318,3 +319,32 @@ def test_a_device_has_the_name_of_its_kind() -> None:
     kinds = [one["type"] for one in make_devices(stage.fleet, view_of(stage))["devices"]]
 
     assert kinds == ["nvidia-h100-80gb", None]
+
+
+def test_the_plan_says_wait_of_those_that_wait() -> None:
+    """Without a place, for memory that is busy, and for more of the host's memory than there is, which is no place."""
+    spec = spec_of(
+        a={"resources": {"gpu": 3}},
+        b={"resources": {"gpu": 1, "gpu_memory": "60GiB"}, "port": 8000},
+        c={"resources": {"memory": "1TiB"}, "port": 8100},
+    )
+    stage = Stage()
+    stage.host = (60 * GIB, 64 * GIB)
+    stage.load(spec).read(good(device(0, free=20 * GIB)))
+    found = {row["worker"]: row for row in plan(stage, spec)["workers"]}
+
+    assert {name: row["action"] for name, row in found.items()} == dict.fromkeys(("a/0", "b/0", "c/0"), "wait")
+    assert {name: row["placed"] for name, row in found.items()} == {"a/0": False, "b/0": True, "c/0": False}
+    assert [name for name, row in found.items() if has_no_place(row)] == ["a/0", "c/0"]
+    assert found["b/0"]["reason"].startswith("needs 61440 MiB")
+    assert "there are 65536 MiB in all" in found["c/0"]["reason"]
+
+
+def test_who_will_never_have_the_hosts_memory_is_not_started_by_a_plan() -> None:
+    """As a daemon that is not there yet would find it."""
+    stage = Stage()
+    stage.meet(HostRead(60 * GIB, 64 * GIB))
+
+    (row,) = plan(stage, spec_of(c={"resources": {"memory": "1TiB"}}))["workers"]
+
+    assert (row["action"], row["placed"]) == ("wait", False)

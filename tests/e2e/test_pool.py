@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_the_pool_is_what_the_daemon_itself_may_see(start: StartDaemon, box: Fak
     free = everything.wait_states(llm="ready")
 
     assert [one["gpus"][0]["index"] for one in free.values()] == [0, 1, 2]
+
+
+def test_devices_without_a_daemon_marks_what_is_outside_the_pool(start: StartDaemon, box: FakeBox) -> None:
+    """By the environment of whoever asks."""
+    daemon = start(service(1), box=box, env={"CUDA_VISIBLE_DEVICES": box.uuids[2]})
+    daemon.wait_states(llm="ready")
+    assert daemon.stop() == 0
+
+    answer = json.loads(daemon.cli("devices", "--json").stdout)
+
+    assert [one["in_pool"] for one in answer["devices"]] == [at == 2 for at in range(len(box.uuids))]
 
 
 def test_positions_in_pci_order_are_indices(start: StartDaemon, box: FakeBox) -> None:

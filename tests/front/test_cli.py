@@ -422,6 +422,10 @@ def test_check_does_not_count_what_the_gpus_decide(file: Path) -> None:
     ("service", "warning"),
     [
         ("{command: no-such-program}", "services.a.command: warning: command not found: no-such-program"),
+        (
+            "{command: sh, resources: {gpu: 1, gpu_memory: 99%}}",
+            "services.a.resources.gpu_memory: warning: 99% fits on no GPU beside a headroom of 2%: it would wait",
+        ),
         ("{command: sh, resources: {cpu: 5000}}", "services.a.resources.cpu: warning: 5000 cores for each worker, and"),
         (
             "{command: sh, workers: [{cpu: 5000}]}",
