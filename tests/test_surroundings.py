@@ -126,6 +126,16 @@ def test_what_only_the_start_shows_is_kept_too(tmp_path: Path) -> None:
     assert around.lacks == {A: ""}
 
 
+def test_what_one_limit_lacks_is_not_said_of_the_other(tmp_path: Path) -> None:
+    """The file that cannot be written is that of one controller."""
+    around = bare(Told(), tmp_path, delegated(tmp_path, "cpu memory"))
+    around.prepare(order(recipe=Recipe(("x",), cpu=500, memory=MIB)), set)
+
+    around.note(A, "cannot write 1 to /sys/fs/cgroup/w/memory.max: device or resource busy")
+
+    assert around.lacks[A].startswith("memory is not enforced: cannot write 1")
+
+
 def test_a_port_is_put_in_everywhere(tmp_path: Path) -> None:
     """Only where one is to be found."""
     around = bare(Told(), tmp_path)

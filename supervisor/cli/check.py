@@ -12,9 +12,8 @@ from pathlib import Path
 
 from supervisor.core.environment import Host, Moment, fill, render
 from supervisor.core.file.names import names_in
-from supervisor.core.file.quantities import Percent
+from supervisor.core.file.quantities import MIB, Percent
 from supervisor.core.plan import Launch
-from supervisor.core.slices import MIB
 from supervisor.core.spec import Problem, Spec, SpecError, WorkerSpec, unknown_names
 from supervisor.host.accounts import Account, AccountError, find_account
 from supervisor.host.files import SpecRefused, load_spec

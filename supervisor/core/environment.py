@@ -15,6 +15,7 @@ from supervisor.core.file.names import (
     is_inherited,
     names_in,
 )
+from supervisor.core.file.quantities import MIB
 from supervisor.core.message import Site
 from supervisor.core.spec import amount_bytes
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from supervisor.core.plan import Launch, Share
     from supervisor.core.spec import WorkerId
 
-MIB = 1024 * 1024
 
 MASTER_PORT = "MASTER_PORT"
 NOTIFY_SOCKET = "NOTIFY_SOCKET"

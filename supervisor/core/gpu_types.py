@@ -11,9 +11,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
 
+from supervisor.core.file.quantities import GIB
 from supervisor.core.inventory import Device
-
-GIB = 2**30
 
 
 class Kind(NamedTuple):

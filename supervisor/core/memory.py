@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from supervisor.core.file.quantities import MIB
 from supervisor.core.inventory import Device, GpuState, Holder, name_of
 from supervisor.core.message import State
-from supervisor.core.slices import FREE_PERCENT, MIB, WHOLE, Placement, declared_bytes, headroom_bytes
+from supervisor.core.slices import FREE_PERCENT, WHOLE, Placement, declared_bytes, headroom_bytes
 from supervisor.core.spec import WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import Worker

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from supervisor.core.bitsets import bits
 from supervisor.core.file.problems import show_words
+from supervisor.core.file.quantities import GIB, MIB
 from supervisor.core.gpu_types import type_of
 from supervisor.core.inventory import Device, Health, name_of
 from supervisor.core.ledger import Group, Ledger
-from supervisor.core.slices import MIB, WHOLE, Supply
+from supervisor.core.slices import WHOLE, Supply
 from supervisor.core.spec import Percent, Request
 
-GIB = 1024 * MIB
 _NAMED_MAX = 8
 """A hundred names would not be read."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from supervisor.core.file.quantities import MIB
 from supervisor.core.inventory import Device, Link
 from supervisor.core.spec import Amount, Recipe, WorkerSpec, amount_bytes
-
-MIB = 1024 * 1024
 
 WHOLE = 1000
 """Shares are integers, in thousandths of a device: sums of floats would refuse the twentieth of twenty 0.05."""

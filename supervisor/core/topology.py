@@ -25,17 +25,15 @@ _FINE_MAX = 64  # Islands beyond this are weighed by their own size alone.
 @dataclass(frozen=True, slots=True)
 class Level:
     """
-    The devices as they hang together by links of a score or a better one.
+    The devices as they hang together by links of a quality or a better one.
 
     Args:
-        score: NVLinks x 100, else by the nearest common ancestor.
         near: For each device those it is linked to so well.
         islands: Connected sets, by their first device.
         island_of: For each device its island.
         is_flat: Within each island everybody is linked to everybody: any part of it will do.
     """
 
-    score: int
     near: Sequence[int]
     islands: Sequence[int]
     island_of: Sequence[int]
@@ -220,4 +218,4 @@ def _levels(at_score: dict[int, list[int]], count: int) -> Iterator[Level]:
         is_flat = all(near[number] | 1 << number == island_of[number] for number in range(count))
         if is_flat and len(islands) == 1:
             return
-        yield Level(score, near, islands, island_of, is_flat)
+        yield Level(near, islands, island_of, is_flat)

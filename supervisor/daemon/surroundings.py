@@ -7,6 +7,7 @@ What cannot be given is said once in the log and kept for `status`; the worker r
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,9 @@ class Surroundings:
     def note(self, worker: WorkerId, why: str) -> None:
         """A worker has started without the cgroup that was to limit it."""
         if names := self._asked.get(worker):
-            self._lack(worker, lack_text(dict.fromkeys(names, why)))
+            # A file of a controller in the reason speaks of that limit alone.
+            named = [name for name in names if re.search(rf"/{name}\.[a-z.]+:", why)]
+            self._lack(worker, lack_text(dict.fromkeys(named or names, why)))
 
     def forget(self, worker: WorkerId) -> None:
         """A worker is no more."""

@@ -33,6 +33,7 @@ class Leaf:
         self.path = path
         self.lacks = ""
         self._ooms = 0
+        self._limits: dict[str, str] | None = None
 
     def open(self, env: dict[str, str], limits: dict[str, str] | None = None) -> int | None:
         """
@@ -47,9 +48,7 @@ class Leaf:
                 self.lacks = f"a shell would drop its variable {name}, so it is in no cgroup of its own"
                 return None
         try:
-            os.mkdir(self.path)  # noqa: PTH102 - pathlib costs memory in every shim.
-        except FileExistsError:  # Of its last process.
-            pass
+            self._make(limits or {})
         except OSError as error:
             self.lacks = f"cannot make {self.path}: {os.strerror(error.errno or 0).lower()}"
             return None
@@ -61,6 +60,20 @@ class Leaf:
         except OSError as error:
             self.lacks = f"cannot open {self.path}/cgroup.procs: {os.strerror(error.errno or 0).lower()}"
             return None
+
+    def _make(self, limits: dict[str, str]) -> None:
+        """That of its last process will do if it has the same limits: what nobody writes stays what it was."""
+        is_same, self._limits = limits == self._limits, limits
+        try:
+            os.mkdir(self.path)  # noqa: PTH102 - pathlib costs memory in every shim.
+        except FileExistsError:
+            if is_same:
+                return
+            self.remove()
+            try:
+                os.mkdir(self.path)  # noqa: PTH102
+            except FileExistsError:  # Something lives in it.
+                self._limits = None
 
     def _limit(self, name: str, value: str) -> None:
         try:

@@ -133,6 +133,24 @@ def test_limits_are_written_before_anybody_enters(tmp_path: Path) -> None:
     assert (folder / "memory.max").read_text() == "1048576"
 
 
+def test_a_leaf_with_other_limits_is_a_new_one(tmp_path: Path) -> None:
+    """What is not written anew would still hold, so the old one is only used with the limits it has."""
+    folder = tmp_path / "a"
+    leaf = Leaf(str(folder))
+
+    def is_kept(limits: dict[str, str]) -> bool:
+        folder.chmod(0o700)
+        leaf.open({}, limits)
+        return folder.stat().st_mode & 0o777 == 0o700
+
+    folder.mkdir()
+    assert not is_kept({"cpu.max": "1"})
+    assert is_kept({"cpu.max": "1"})
+    assert not is_kept({})
+    (folder / "busy").touch()
+    assert is_kept({"cpu.max": "2"})
+
+
 def test_a_limit_that_the_kernel_refuses_is_told(tmp_path: Path) -> None:
     """The worker starts; it is for others to say it."""
     leaf = Leaf(str(limited(tmp_path, "memory.max")))

@@ -27,6 +27,9 @@ _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([A-Za-z%]*)", 
 _CPU = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)(m?)", re.ASCII)
 
 
+MIB, GIB = 2**20, 2**30
+
+
 @dataclass(frozen=True, slots=True)
 class Percent:
     """A part of a whole, in thousandths of it: ``12.5%`` is 125."""
