@@ -6,8 +6,9 @@ FILE ?= configs/demo.yaml
 SEEDS ?= 2000
 JOBS ?= 4
 MINUTES ?= 5
+SUPERVISORD ?= build/supervisord/bin/supervisord
 
-.PHONY: help run test check lint types sim mutants bench soak docs clean
+.PHONY: help run test check lint types sim mutants conformance bench soak docs clean
 .PHONY: install-systemd uninstall-systemd check-systemd test-systemd
 
 help:  ## What there is to make
@@ -35,6 +36,15 @@ sim: $(VENV)/installed-test  ## SEEDS lives of a daemon in the simulator
 mutants: $(VENV)/installed-test  ## Faults planted in the core, each to be caught by the simulator
 	$(BIN)/python -m tests.mutants
 
+conformance: $(VENV)/installed-test compiler $(SUPERVISORD)  ## The cases of docs/conformance.md against supervisord too, and that page anew
+	$(BIN)/python -m tests.conformance $(SUPERVISORD)
+
+# In an environment of its own: its package has our name.
+$(SUPERVISORD):
+	$(PYTHON) -m venv build/supervisord
+	build/supervisord/bin/pip install --quiet supervisor==4.3.0
+	@touch $@
+
 bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, wake-ups at rest, and planning
 	$(BIN)/python benchmarks/restart.py
 	$(BIN)/python benchmarks/logs.py
@@ -43,8 +53,9 @@ bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner
 soak: $(VENV)/installed compiler  ## MINUTES of random trouble for a real daemon; fails when it grows
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
-docs: $(VENV)/installed  ## Bring the generated parts of the README up to date
+docs: $(VENV)/installed  ## Bring the generated parts of README and docs up to date
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m tests.conformance.page
 
 install-systemd:  ## Install as a systemd service into /opt/gpu-supervisor (PREFIX=, DESTDIR=, see systemd/setup.sh)
 	@PYTHON='$(PYTHON)' systemd/setup.sh install
