@@ -49,6 +49,7 @@ bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner
 	$(BIN)/python benchmarks/restart.py
 	$(BIN)/python benchmarks/logs.py
 	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.recording
 
 soak: $(VENV)/installed compiler  ## MINUTES of random trouble for a real daemon; fails when it grows
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

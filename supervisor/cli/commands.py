@@ -220,6 +220,16 @@ def doctor(where: Where, file: str | None, *, is_json: bool) -> int:
 
 
 @cli.command()
+@click.argument("file")
+@as_json
+def replay(file: str, *, is_json: bool) -> int:
+    """Decide once more what a daemon recorded in FILE, and say where it would be another thing now."""
+    from supervisor.cli.replay import show
+
+    return show(file, is_json=is_json)
+
+
+@cli.command()
 @click.option("--wait", is_flag=True, help="Return when every worker has what the file wants of it.")
 @as_json
 @at_daemon

@@ -19,6 +19,7 @@ import click
 from supervisor.errors import CannotError
 from supervisor.rendezvous import words
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_ALL = 3
 EXIT_NO_DAEMON = 4

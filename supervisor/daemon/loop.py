@@ -28,9 +28,7 @@ from supervisor.core.message import (
     Action,
     Claim,
     Dismiss,
-    EndStopCommand,
     Event,
-    ExamineTree,
     Exit,
     Exited,
     FinishReload,
@@ -46,7 +44,6 @@ from supervisor.core.message import (
     Redirect,
     ReloadRequested,
     Report,
-    RunStopCommand,
     Say,
     ShutdownRequested,
     Signal,
@@ -56,7 +53,6 @@ from supervisor.core.message import (
     SpecLoaded,
     Stalled,
     TimePassed,
-    TreeExamined,
     TreeGone,
 )
 from supervisor.core.mishap import take
@@ -72,6 +68,7 @@ from supervisor.daemon.herald import Herald
 from supervisor.daemon.inbox import Deadlines, Inbox
 from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
+from supervisor.daemon.recorder import Recorder
 from supervisor.daemon.report import log_transition
 from supervisor.daemon.surroundings import Surroundings
 from supervisor.daemon.tally import Tally
@@ -82,9 +79,10 @@ from supervisor.host import limits
 from supervisor.host.cgroups import NO_LEAVES, find_leaves
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
-from supervisor.host.crashes import Crashes, crashes_path
+from supervisor.host.crashes import Crashes, crashes_path, state_folder
 from supervisor.host.devices import Devices
 from supervisor.host.files import SpecRefused
+from supervisor.host.flight import Ring
 from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
 from supervisor.host.locks import Locks
 from supervisor.host.logs import Outputs
@@ -94,8 +92,6 @@ from supervisor.host.probes import Probes, needs_start
 from supervisor.host.process import Processes
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import bind_control
-from supervisor.host.stop_commands import StopCommands
-from supervisor.host.stuck import where_it_hangs
 from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
 
 log = structlog.get_logger()
@@ -210,7 +206,6 @@ class Daemon:
         self._probes = Probes(
             loop, self.post, self._processes, find_root=self._processes.find_root, told=self.tally.probed
         )
-        self._stop_commands = StopCommands(loop, self.post, self._processes)
         self._notices = Notices(loop, self.post)
         self._processes.tell_user = self._notices.own
         self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
@@ -218,6 +213,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ledger: Ledger | None = None
         self._crashes: Crashes | None = None
+        self._recorder: Recorder | None = None
         self.chronicle = Chronicle(clock.rfc3339, self._bury)
         self._surroundings = Surroundings(NO_LEAVES, log.warning)
         self._herald = None
@@ -237,6 +233,8 @@ class Daemon:
         self._processes.mark = {MARK: mark}
         self._ledger = Ledger(ledger, self._read_pids)
         self._crashes = Crashes(crashes_path(door.path, os.environ))
+        self._recorder = Recorder(Ring(state_folder("flight", door.path, os.environ)), self.clock, os.urandom(16))
+        self._recorder.begin(self.fleet)
         self._use_cgroups(first.spec)
         await self._processes.start()
         # What a client sends that is no HTTP is answered, and is nobody's business in the log.
@@ -284,6 +282,8 @@ class Daemon:
                 self._decide(event)
             if (due := self._deadlines.take_due(self.clock.monotonic())) is not None:
                 self._decide(TimePassed(due))
+            if self._recorder is not None:
+                self._recorder.flush(self.fleet)
             if self._herald is not None:
                 self._herald.turned()
         return self._status
@@ -320,17 +320,20 @@ class Daemon:
     def _decide(self, event: Event) -> None:
         event = self._complete(event)
         self._story.append(event)
-        taken = take(self.fleet, event, self.clock.monotonic())
+        now = self.clock.monotonic()
+        taken = take(self.fleet, event, now)
         before, fleet, actions = self.fleet, taken.fleet, taken.actions
         self.fleet = fleet
         if taken.error is not None:
-            self._tell_broken(taken.error)
+            self._tell_broken(now, event, taken.error)
             self._deadlines.set(None, fleet.deadline)
             if isinstance(event, TimePassed) and event.workers:
                 # Their deadlines are off the heap: the others must not miss theirs for the one at fault.
                 for due in ((), *((worker,) for worker in event.workers if len(event.workers) > 1)):
                     self._decide(TimePassed(due))
             return
+        if self._recorder is not None:
+            self._recorder.hear(now, event, actions)
         for worker_id in fleet.touched:
             worker = fleet.workers.get(worker_id)
             self._deadlines.set(worker_id, worker.deadline if worker else None)
@@ -348,12 +351,15 @@ class Daemon:
             if self._ledger is not None:
                 self._ledger.note()
 
-    def _tell_broken(self, error: Exception) -> None:
+    def _tell_broken(self, now: float, event: Event, error: Exception) -> None:
         """A bug of ours. The story says more than the stack, but where it broke is said too."""
         where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         words = str(error) if isinstance(error, InvariantBrokenError) else repr(error)
         story = [repr(one) for one in self._story]
-        log.error("daemon.invariant_broken", error=words, where=where[-1:], story=story)
+        recorder = self._recorder
+        recording = recorder.hear_broken(now, event, error, self.fleet) if recorder is not None else None
+        told = {"where": where[-1:], "recording": recording and str(recording), "story": story}
+        log.error("daemon.invariant_broken", error=words, **told)
 
     def _bury(self, worker: WorkerId, death: dict[str, object]) -> None:
         if self._crashes is not None:
@@ -371,7 +377,6 @@ class Daemon:
                 self._notices.listen(event.worker, event.incarnation)
             case Exited():
                 self._probes.forget(event.worker)
-                self._stop_commands.forget(event.worker)
                 # What it said before its end counts, and comes before it.
                 for word in self._notices.drain(event.worker, event.incarnation):
                     self._decide(word)
@@ -395,17 +400,10 @@ class Daemon:
                 self._outputs.redirect(action)
             case Signal():
                 self._processes.signal(action)
-            case RunStopCommand():
-                self._stop_commands.run(action)
-            case EndStopCommand(worker=worker):
-                self._stop_commands.end(worker)
             case KillTree():
                 self._processes.kill_tree(action)
-            case ExamineTree():
-                self._start(self._examine(action))
             case Dismiss(worker=worker):
                 self._probes.forget(worker)
-                self._stop_commands.forget(worker)
                 self._notices.close_one(worker)
                 self._envs.pop(worker, None)
                 self._surroundings.forget(worker)
@@ -433,8 +431,7 @@ class Daemon:
                 self._finish_reload(action)
             case Exit(status=status, stuck=stuck):
                 if stuck:
-                    places = {str(worker): self._where_it_hangs(worker) for worker in stuck}
-                    log.error("daemon.stuck", workers=list(places), reason=places)
+                    log.error("daemon.stuck", workers=[str(worker) for worker in stuck])
                 self._status = status
             case _:
                 assert_never(action)
@@ -456,18 +453,7 @@ class Daemon:
         self._envs[action.worker] = device_env(action.env)
         if needs_start(self.fleet.workers[action.worker].policy):
             self._probes.equip(action)
-        if self.fleet.workers[action.worker].policy.stop.exec:
-            self._stop_commands.equip(action)
         self._processes.spawn(action, {1: output, 2: output}, given)
-
-    async def _examine(self, order: ExamineTree) -> None:
-        """In a thread: a tree may be large."""
-        detail = await asyncio.to_thread(self._where_it_hangs, order.worker)
-        self.post(TreeExamined(order.worker, order.incarnation, detail))
-
-    def _where_it_hangs(self, worker: WorkerId) -> str:
-        root = self._processes.find_root(worker)
-        return "" if root is None else where_it_hangs(root)
 
     def _give_voice(self, action: Spawn) -> Spawn:
         """A socket for one who speaks for himself."""
@@ -535,13 +521,14 @@ class Daemon:
         self.face.close()
         await server.cleanup()
         await self._probes.close()
-        await self._stop_commands.close()
         self._notices.close()
         await self._devices.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._processes.close()
+        if self._recorder is not None:
+            self._recorder.close(self.fleet)
         if self._crashes is not None:
             await self._crashes.close()
         self._surroundings.close()

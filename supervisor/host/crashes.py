@@ -33,12 +33,16 @@ WAITING_MAX = 2000
 
 
 def crashes_path(control: Path, environ: Mapping[str, str]) -> Path:
-    """The folder: in the state directory that systemd gave, else beside the control socket."""
+    """The folder of crash records."""
+    return state_folder("crashes", control, environ)
+
+
+def state_folder(name: str, control: Path, environ: Mapping[str, str]) -> Path:
+    """A folder of ours: in the state directory that systemd gave, else beside the control socket."""
     given = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given.startswith("/"):
-        return Path(given, "crashes")
-    name = "crashes" if control.name == "control.sock" else f"{control.name}.crashes"
-    return control.with_name(name)
+        return Path(given, name)
+    return control.with_name(name if control.name == "control.sock" else f"{control.name}.{name}")
 
 
 class Crashes:
@@ -79,7 +83,7 @@ class Crashes:
     def _write(self, waiting: Mapping[WorkerId, list[dict[str, Any]]]) -> None:
         """In a thread."""
         try:
-            _make_folder(self._folder)
+            make_folder(self._folder)
             for worker, deaths in waiting.items():
                 add_deaths(self._folder / f"{worker.service}.{worker.index}.json", deaths)
             _prune(self._folder)
@@ -124,8 +128,13 @@ def read_deaths(file: Path) -> list[dict[str, Any]]:
     return [one for one in deaths if isinstance(one, dict)] if isinstance(deaths, list) else []
 
 
-def _make_folder(folder: Path) -> None:
-    """Ours, and nobody else's to read."""
+def make_folder(folder: Path) -> None:
+    """
+    Make a folder that is ours, and nobody else's to read.
+
+    Raises:
+        OSError: It cannot be made, or is somebody else's.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

@@ -116,11 +116,7 @@ class Rig:
         return self._incarnation
 
     def signal(
-        self,
-        worker: WorkerId,
-        incarnation: Incarnation,
-        number: int,
-        scope: Literal["main", "group", "rest", "outside"] = "main",
+        self, worker: WorkerId, incarnation: Incarnation, number: int, scope: Literal["main", "rest"] = "main"
     ) -> None:
         self.processes.signal(Signal(worker, incarnation, number, scope))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from supervisor.core.file.quantities import amount_bytes
@@ -51,9 +51,10 @@ class Life:
     story: str = ""
 
 
-def live(seed: int, *, keep_trace: bool = False) -> Life:
-    """Live the life of a seed, to its end or to the first rule that is broken."""
+def live(seed: int, *, keep_trace: bool = False, hear: Callable[[Step], None] | None = None) -> Life:
+    """Live the life of a seed, to its end or to the first rule that is broken; *hear* is told of each step."""
     world = World(seed, keep_trace=keep_trace)
+    world.hears += [] if hear is None else [hear]
     began = world.now
     rule = story = ""
     try:
@@ -224,20 +225,8 @@ def _is_full(world: World, worker: Worker, device: Device) -> bool:
 def _finds_no_memory(world: World, worker: Worker) -> bool:
     """It declares more of the host's memory than the others leave it."""
     memory = worker.target.wanted.recipe.memory if worker.target else None
-    left = min(world.ram.total - _hosted(world, worker) - _lent(world, worker), world.ram.available)
+    left = min(world.ram.total - _hosted(world, worker), world.ram.available)
     return memory is not None and memory > left
-
-
-def _lent(world: World, worker: Worker) -> int:
-    """What others have declared of GPUs whose memory is the host's."""
-    inventory = world.fleet.inventory
-    unified = {one.uuid: one for one in inventory.devices if one.is_unified} if inventory else {}
-    return sum(
-        amount_bytes(one.held.wanted.request.gpu_memory, unified[share.uuid].memory_total_bytes or 0)
-        for one in world.fleet.workers.values()
-        for share in one.occupied
-        if one.id != worker.id and one.held and one.held.wanted.request.gpu_memory and share.uuid in unified
-    )
 
 
 def _hosted(world: World, worker: Worker) -> int:

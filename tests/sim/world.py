@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import assert_never
 
 from supervisor.core.environment import Host
@@ -17,9 +18,7 @@ from supervisor.core.message import (
     Action,
     Claim,
     Dismiss,
-    EndStopCommand,
     Event,
-    ExamineTree,
     Exit,
     Exited,
     FinishReload,
@@ -32,7 +31,6 @@ from supervisor.core.message import (
     ReadSpec,
     Redirect,
     Report,
-    RunStopCommand,
     Say,
     Signal,
     Spawn,
@@ -44,6 +42,7 @@ from supervisor.core.message import (
     TreeGone,
 )
 from supervisor.core.stall import is_counted
+from supervisor.core.trace import describe, describe_action
 from supervisor.core.turn import Fleet
 from supervisor.daemon.inbox import Deadlines
 from supervisor.daemon.pulse import Pulse
@@ -56,7 +55,6 @@ from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
 from tests.sim.processes import FakeProcesses, Tree
 from tests.sim.ram import Ram
 from tests.sim.specs import Writer, read
-from tests.sim.trace import describe, describe_action
 from tests.sim.trouble import Step, TroubleError
 
 ENVIRON = {"PATH": "/usr/bin", "CUDA_VISIBLE_DEVICES": "7", "NVIDIA_VISIBLE_DEVICES": "all", "RANK": "3"}
@@ -96,6 +94,7 @@ class World:
         self.processes = FakeProcesses(self.agenda, self.post, self._draw, self._release)
         self.fleet = Fleet(host=Host(ENVIRON), started_at=self.agenda.now, pool_tokens=self._draw_pool())
         self.checks = Checks(self)
+        self.hears: list[Callable[[Step], None]] = []
         self._hash = hashlib.blake2b(digest_size=16)
         self._inbox: deque[Event] = deque()
         self.deadlines = Deadlines()
@@ -195,6 +194,8 @@ class World:
         self.deadlines.set(None, fleet.deadline)
         self._note(event, actions)
         step = Step(before, event, actions, fleet, self.now)
+        for hear in self.hears:
+            hear(step)
         self.checks.before_acting(step)
         for action in actions:
             self._perform(action)
@@ -210,12 +211,6 @@ class World:
                 self.ram.watch(tree)
             case Signal():
                 self.processes.signal(action)
-            case RunStopCommand():
-                self.processes.run_stop_command(action)
-            case EndStopCommand():
-                self.processes.end_stop_command(action)
-            case ExamineTree():
-                self.processes.examine(action)
             case KillTree():
                 self.processes.kill_tree(action)
             case Probe():

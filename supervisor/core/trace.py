@@ -1,13 +1,11 @@
-"""A step in one line: the trace of a life, which two lives of one seed must share."""
+"""A turn of the core in one line: what came in and what it made of it, for traces and replays."""
 
 from __future__ import annotations
 
 from supervisor.core.message import (
     Action,
     Dismiss,
-    EndStopCommand,
     Event,
-    ExamineTree,
     Exit,
     Exited,
     FinishReload,
@@ -17,7 +15,6 @@ from supervisor.core.message import (
     ProbeAlive,
     ReloadRequested,
     Report,
-    RunStopCommand,
     Say,
     ShimLost,
     Signal,
@@ -65,7 +62,7 @@ def describe_action(action: Action) -> str:
             return f"Spawn({action.worker}#{action.incarnation} gpus={action.env['CUDA_VISIBLE_DEVICES']})"
         case Signal():
             return f"Signal({action.worker}#{action.incarnation} {action.signal} {action.scope})"
-        case KillTree() | Probe() | ProbeAlive() | RunStopCommand() | EndStopCommand() | ExamineTree():
+        case KillTree() | Probe() | ProbeAlive():
             return f"{type(action).__name__}({action.worker}#{action.incarnation})"
         case Say(event=name):
             return f"Say({name})"
