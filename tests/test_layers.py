@@ -53,7 +53,7 @@ OWNERS: Mapping[str, set[str]] = {
     "os.fork": {"host/init.py", "host/keeper.py"},
     "os.forkpty": set(),
     "os.kill": {"host/init.py", "host/keeper.py", "host/peer.py", "host/shim.py"},
-    "os.killpg": set(),
+    "os.killpg": {"host/shim.py"},
     "signal.pidfd_send_signal": {"host/leftovers.py", "host/peer.py", "host/tree.py"},
     "os.posix_spawn": {"host/peer.py", "host/spawn.py"},
     "os.posix_spawnp": set(),

@@ -95,7 +95,9 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
         return touched
     if fleet.spec is not turn.before.spec or not (is_full or is_reading):
         return fleet.waiting
-    in_line = fleet.in_line if is_full else frozenset(one for one in fleet.in_line if needs_reading(turn.workers[one]))
+    in_line = fleet.in_line & fleet.waiting  # Some may have been forgotten in this turn.
+    if not is_full:
+        in_line = frozenset(one for one in in_line if needs_reading(turn.workers[one]))
     return (fleet.waiting - in_line) | touched
 
 

@@ -7,6 +7,7 @@ A worker and an event in; the worker after it, and what is to be done, out.
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Iterator
 
 from supervisor.core.evolve import evolve
 from supervisor.core.last_words import Words, find_words
@@ -14,9 +15,9 @@ from supervisor.core.message import (
     BecameReady,
     BecameUnready,
     Cause,
+    EndStopCommand,
     Exited,
     ExitRecord,
-    KillTree,
     LivenessLost,
     Probe,
     ProbeAlive,
@@ -31,10 +32,20 @@ from supervisor.core.message import (
     State,
     TreeGone,
 )
-from supervisor.core.moves import LOOK_S, Step, enter, follow, to_killing, to_pending, to_releasing, to_stopping
+from supervisor.core.moves import (
+    LOOK_S,
+    Step,
+    enter,
+    follow,
+    signalled,
+    to_killing,
+    to_pending,
+    to_releasing,
+    to_stopping,
+)
 from supervisor.core.restart import GiveUp, RestartAt, Run, decide_restart, is_healthy
 from supervisor.core.spec import Ready
-from supervisor.core.worker import Admitted, DeadlinePassed, KillAsked, MemoryBack, Worker
+from supervisor.core.worker import Admitted, DeadlinePassed, MemoryBack, Worker
 
 CRASH_GRACE_S = 5.0
 """What is left of a crashed worker's tree has this long to end by itself, as with kubelet and pebble."""
@@ -74,7 +85,9 @@ def start(worker: Worker, event: Admitted, now: float) -> Step:
         was_ready=False,
         was_healthy=False,
         killed=False,
+        is_group_asked=False,
         fault="",
+        stop_fault="",
         said="",
         is_extended=False,
         spawned_at=None,
@@ -98,8 +111,8 @@ def spawned(worker: Worker, event: Spawned, now: float) -> Step:
 
 def spawned_too_late(worker: Worker, event: Spawned, now: float) -> Step:
     """A stop that came before the process did is sent now."""
-    stop = Signal(worker.id, worker.incarnation, worker.policy.stop.signal, "main")
-    return evolve(worker, pid=event.pid, spawned_at=now), (stop,)
+    # Without its stop command: it has not served yet.
+    return signalled(evolve(worker, pid=event.pid, spawned_at=now))
 
 
 def spawned_while_killing(worker: Worker, event: Spawned, now: float) -> Step:
@@ -199,9 +212,15 @@ def exited(worker: Worker, event: Exited, now: float) -> Step:
 def exited_in_stopping(worker: Worker, event: Exited, now: float) -> Step:
     """The main process ended as asked, or by itself at the same moment."""
     assert worker.deadline is not None
-    grace_until = worker.deadline
+    grace_until, ends = worker.grace_until or worker.deadline, end_command(worker)
     worker = _charged_if_at_fault(_recorded(worker, event, now), event, now)
-    return _bury(worker, event, now, grace_until=grace_until)
+    after, actions = _bury(worker, event, now, grace_until=grace_until)
+    return after, (*ends, *actions)
+
+
+def end_command(worker: Worker) -> tuple[EndStopCommand, ...]:
+    """Its stop command has nobody left to stop; what it has not done by now it does not do."""
+    return () if worker.grace_until is None else (EndStopCommand(worker.id, worker.incarnation),)
 
 
 def _charged_if_at_fault(worker: Worker, event: Exited, now: float) -> Worker:
@@ -218,15 +237,17 @@ def _charged_if_at_fault(worker: Worker, event: Exited, now: float) -> Worker:
 
 def _bury(worker: Worker, event: Exited, now: float, *, grace_until: float) -> Step:
     """The main process is dead: see to what it leaves behind."""
+    number = worker.policy.stop.signal
     if event.alone:
         return to_releasing(worker, now)
     after = to_killing(
         worker,
         now,
         deadline=max(grace_until, now + CRASH_GRACE_S),
-        reason="its main process ended, others that it started still live",
+        reason=f"its main process ended, others that it started still live: {signal_name(number)} sent to them",
     )
-    rest = Signal(worker.id, worker.incarnation, worker.policy.stop.signal, "rest")
+    # A second signal makes many servers drop what they were about to finish.
+    rest = Signal(worker.id, worker.incarnation, number, "outside" if worker.is_group_asked else "rest")
     return after, (rest,)
 
 
@@ -247,9 +268,9 @@ def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
         own = Cause(words.cause)
     record = ExitRecord(
         code=event.code,
-        signal=None if event.signal is None else _signal_name(event.signal),
+        signal=None if event.signal is None else signal_name(event.signal),
         cause=worker.cause or own,
-        detail=_detail(worker, event) or (words.meaning if words else ""),
+        detail="; ".join(filter(None, (*_details(worker, event), words.meaning if words else ""))),
         at=now,
         tail=event.tail,
         core_dumped=event.core_dumped,
@@ -262,6 +283,13 @@ def _last_words(worker: Worker, event: Exited) -> Words | None:
     return None if worker.cause is not None or event.code == 0 else find_words(event.tail)
 
 
+def _details(worker: Worker, event: Exited) -> Iterator[str]:
+    yield _detail(worker, event)
+    yield worker.stop_fault
+    if worker.cause is not None and worker.killed and event.signal == signals.SIGKILL:
+        yield f"it did not end when it got {signal_name(worker.policy.stop.signal)}"
+
+
 def _detail(worker: Worker, event: Exited) -> str:
     if worker.cause is Cause.START_TIMEOUT and worker.held is not None:
         return worker.fault or f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
@@ -272,7 +300,8 @@ def _detail(worker: Worker, event: Exited) -> str:
     return "dumped core" if event.core_dumped else ""
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """What a person calls it."""
     try:
         return signals.Signals(number).name
     except ValueError:
@@ -289,7 +318,7 @@ def shim_lost(worker: Worker, _event: ShimLost, now: float) -> Step:
     lost = ExitRecord(code=None, signal=None, cause=Cause.LOST, detail="its shim was killed", at=now)
     after = to_killing(worker, now, deadline=now + KILL_REPORT_S, reason=lost.detail)
     verdict = worker.verdict or RestartAt(now)
-    return evolve(after, pid=None, last_exit=lost, verdict=verdict, killed=True), ()
+    return evolve(after, pid=None, last_exit=lost, verdict=verdict, killed=True), end_command(worker)
 
 
 def shim_lost_while_killing(worker: Worker, _event: ShimLost, now: float) -> Step:
@@ -310,28 +339,6 @@ def start_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
         reason = f"not ready within {now - worker.since:.0f} s, more time that it asked for included"
         worker = evolve(worker, fault=reason)
     return to_stopping(worker, now, Cause.START_TIMEOUT, reason)
-
-
-def grace_over(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
-    """It was asked and did not end."""
-    return kill(worker, KillAsked(), now)
-
-
-def kill(worker: Worker, _event: KillAsked, now: float) -> Step:
-    """SIGKILL for the whole tree."""
-    reason = worker.reason if worker.state is State.KILLING else "did not end in time, SIGKILL"
-    after = to_killing(worker, now, deadline=now + KILL_REPORT_S, reason=reason)
-    since = worker.since if worker.state is State.KILLING else now
-    return evolve(after, since=since, killed=True), (KillTree(worker.id, worker.incarnation),)
-
-
-def kill_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
-    """Time for SIGKILL, or for telling that SIGKILL did not help."""
-    if not worker.killed:
-        return kill(worker, KillAsked(), now)
-    hangs = f"still not gone after {now - worker.since:.0f} s in spite of SIGKILL: it hangs in the kernel"
-    after, actions = kill(evolve(worker, reason=hangs), KillAsked(), now)
-    return after, (*actions, Say("worker.unkillable", {"worker": str(worker.id), "reason": hangs}, is_warning=True))
 
 
 def look_again(worker: Worker, _event: DeadlinePassed, _now: float) -> Step:

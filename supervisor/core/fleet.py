@@ -37,8 +37,10 @@ from supervisor.core.message import (
     StartExtended,
     StartRequested,
     State,
+    StopCommandEnded,
     StopRequested,
     TimePassed,
+    TreeExamined,
     TreeGone,
 )
 from supervisor.core.spec import WorkerId
@@ -90,7 +92,7 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
 
 def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One case for each event.
     match event:
-        case Spawned() | SpawnFailed() | Exited() | TreeGone() | ShimLost():
+        case Spawned() | SpawnFailed() | Exited() | TreeGone() | ShimLost() | StopCommandEnded() | TreeExamined():
             _process(turn, event)
         case BecameReady() | BecameUnready() | LivenessLost() | ProgressTold() | StartExtended():
             _process(turn, event)

@@ -174,6 +174,24 @@ class ShimLost:
 
 
 @dataclass(frozen=True, slots=True)
+class StopCommandEnded:
+    """What came of a RunStopCommand; *fault* says in words what went wrong, and is empty where nothing did."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeExamined:
+    """What came of an ExamineTree: who still lives and where it hangs, in words; empty where nobody was seen."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class SpecLoaded:
     """The service file was read and is good; *cpu_count* is what `workers: cpu_count` means on this machine now."""
 
@@ -291,6 +309,8 @@ Event = (
     | Exited
     | TreeGone
     | ShimLost
+    | StopCommandEnded
+    | TreeExamined
     | SpecLoaded
     | SpecRejected
     | InventoryRead
@@ -356,17 +376,55 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Send a signal to the main process, or to everything else that lives of its tree."""
+    """
+    Send a signal, and SIGCONT after it: one that is stopped would not take it.
+
+    Args:
+        scope: The main process; its process group; everything else that lives of its tree; or of that what does not
+            belong to the group.
+    """
 
     worker: WorkerId
     incarnation: Incarnation
     signal: int
-    scope: Literal["main", "rest"]
+    scope: Literal["main", "group", "rest", "outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopCommand:
+    """
+    Run the command that is to precede the signal, as the worker is run; StopCommandEnded comes back.
+
+    Args:
+        pid: Of the worker's main process; the command finds it as MAINPID.
+        argv: ``$(NAME)`` not yet replaced.
+    """
+
+    worker: WorkerId
+    incarnation: Incarnation
+    pid: int
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndStopCommand:
+    """Kill a stop command and whatever it started; nothing comes back any more."""
+
+    worker: WorkerId
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
 class KillTree:
     """SIGKILL the main process and everything it started, until nothing is left."""
+
+    worker: WorkerId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class ExamineTree:
+    """See who still lives of a worker and where it hangs; TreeExamined comes back."""
 
     worker: WorkerId
     incarnation: Incarnation
@@ -492,7 +550,10 @@ Action = (
     Spawn
     | Redirect
     | Signal
+    | RunStopCommand
+    | EndStopCommand
     | KillTree
+    | ExamineTree
     | Dismiss
     | Probe
     | ProbeAlive

@@ -7,7 +7,7 @@ Used by the cells of the state table (`facts`, `intents`); a fleet uses `new_wor
 from __future__ import annotations
 
 from supervisor.core.evolve import evolve
-from supervisor.core.message import Action, Cause, ReadInventory, Signal, State
+from supervisor.core.message import Action, Cause, ReadInventory, RunStopCommand, Signal, State
 from supervisor.core.plan import Placement
 from supervisor.core.restart import Done, GiveUp, History, RestartAt, parole_at
 from supervisor.core.spec import WorkerId
@@ -15,6 +15,11 @@ from supervisor.core.worker import Worker
 
 LOOK_S = 0.5
 """Between two looks at a GPU whose memory is not back yet."""
+
+SIGNAL_S = 5.0
+"""
+What a stop command leaves of the grace to the signal, or half of a shorter grace: one that hangs costs nobody his end.
+"""
 
 Step = tuple[Worker | None, tuple[Action, ...]]
 """The worker after a step, None when it is to be forgotten, and what is to be done."""
@@ -30,7 +35,7 @@ def new_worker(worker: WorkerId, placement: Placement, now: float, *, down: bool
 
 def enter(worker: Worker, state: State, now: float, *, deadline: float | None = None, reason: str = "") -> Worker:
     """In a new state, with a new deadline and reason."""
-    return evolve(worker, state=state, since=now, deadline=deadline, reason=reason, starved=False)
+    return evolve(worker, state=state, since=now, deadline=deadline, reason=reason, starved=False, grace_until=None)
 
 
 def to_pending(worker: Worker, now: float) -> Step:
@@ -119,10 +124,38 @@ def to_releasing(worker: Worker, now: float) -> Step:
 
 def to_stopping(worker: Worker, now: float, cause: Cause, reason: str) -> Step:
     """Ask the main process to end; one that does not run yet is asked as soon as it does."""
+    grace_s = worker.policy.stop.timeout_s
+    after = evolve(enter(worker, State.STOPPING, now, deadline=now + grace_s, reason=reason), cause=cause)
+    if worker.pid is None:
+        return after, ()
+    command = stop_command_of(worker)
+    if not command or grace_s == 0:
+        return signalled(after)
+    runs = evolve(
+        after,
+        deadline=now + grace_s - min(SIGNAL_S, grace_s / 2),
+        grace_until=now + grace_s,
+        reason=reason + command_words(worker),
+    )
+    return runs, (RunStopCommand(worker.id, worker.incarnation, worker.pid, command),)
+
+
+def stop_command_of(worker: Worker) -> tuple[str, ...]:
+    """What is run before the signal: as its process was started with, since its environment is."""
+    return worker.held.wanted.policy.stop.exec if worker.held else ()
+
+
+def command_words(worker: Worker) -> str:
+    """What its reason says while its stop command runs."""
+    command = stop_command_of(worker)
+    return f"; stop.exec {command[0].rpartition('/')[2]} runs" if command else ""
+
+
+def signalled(worker: Worker) -> tuple[Worker, tuple[Signal, ...]]:
+    """The main process gets the signal of its stop, or its whole process group does."""
     stop = worker.policy.stop
-    after = enter(worker, State.STOPPING, now, deadline=now + stop.timeout_s, reason=reason)
-    actions = () if worker.pid is None else (Signal(worker.id, worker.incarnation, stop.signal, "main"),)
-    return evolve(after, cause=cause), actions
+    ask = Signal(worker.id, worker.incarnation, stop.signal, "group" if stop.group else "main")
+    return evolve(worker, is_group_asked=stop.group), (ask,)
 
 
 def to_killing(worker: Worker, now: float, *, deadline: float, reason: str) -> Worker:

@@ -153,6 +153,8 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     ),
     "stop.signal": ({"type": ["string", "integer"]}, "The signal to the main process, by name or number."),
     "stop.timeout": (DURATION, "After which SIGKILL follows."),
+    "stop.group": ({"type": "boolean"}, "Its whole process group gets the signal, not its main process alone."),
+    "stop.exec": (ARGV, "A command, run as the worker is and with its MAINPID, that comes before the signal."),
     "restart.policy": (_one_of("always", "on-failure", "never"), "When there is another process at all."),
     "restart.delay": (DURATION, "Before the first restart after a failure; it doubles with each further one."),
     "restart.max_delay": (DURATION, "The longest delay."),

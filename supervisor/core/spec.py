@@ -18,6 +18,7 @@ from supervisor.core.file.gpu_keys import GPU_KEYS_OF_A_WISH, read_gpus
 from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_service
 from supervisor.core.file.names import (
     ACCOUNT_NAMES,
+    MAIN_PID,
     NOTIFY_NAMES,
     TABLE_NAMES,
     THREAD_NAMES,
@@ -248,8 +249,10 @@ def unknown_names(spec: Spec, environ: Mapping[str, str]) -> tuple[Problem, ...]
             known = inherited | _provided(service, entry) | service.env.keys() | entry.env.keys()
             late = ACCOUNT_NAMES - service.env.keys() - entry.env.keys() if service.user else frozenset[str]()
             for below, text in _texts(service, entry, index):
+                there = known - late if below in _BEFORE_THE_ACCOUNT else known | late
+                there |= {MAIN_PID} if below == ("stop", "exec") else set()
                 for missing in names_in(text):
-                    if missing not in (known - late if below in _BEFORE_THE_ACCOUNT else known | late):
+                    if missing not in there:
                         problems[_unknown_name(("services", name, *below), missing)] = None
     return tuple(problems)
 
@@ -400,6 +403,8 @@ def _texts(service: ServiceSpec, entry: WorkerEntry, index: int) -> Iterator[tup
         yield (key, "http"), probe.http
         for word in probe.exec:
             yield (key, "exec"), word
+    for word in service.stop.exec:
+        yield ("stop", "exec"), word
     for name, text in service.env.items():
         if name not in entry.env:
             yield ("env", name), text

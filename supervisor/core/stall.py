@@ -37,7 +37,9 @@ def put_off(turn: Turn, lost_s: float) -> None:
         if worker.deadline is None:
             continue
         if is_counted(worker):
-            turn.change(evolve(worker, deadline=max(worker.deadline + lost_s, turn.now + sight_s)))
+            later_s = max(worker.deadline + lost_s, turn.now + sight_s) - worker.deadline
+            grace_until = None if worker.grace_until is None else worker.grace_until + later_s
+            turn.change(evolve(worker, deadline=worker.deadline + later_s, grace_until=grace_until))
         elif worker.state is State.RELEASING:
             # The memory may be back for long: the driver is asked before the slice is called dirty.
             turn.change(evolve(worker, deadline=max(worker.deadline, turn.now + sight_s)))

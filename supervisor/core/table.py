@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from supervisor.core import facts, intents
+from supervisor.core import ends, facts, intents
 from supervisor.core.message import (
     BecameReady,
     BecameUnready,
@@ -22,6 +22,8 @@ from supervisor.core.message import (
     SpawnFailed,
     StartExtended,
     State,
+    StopCommandEnded,
+    TreeExamined,
     TreeGone,
 )
 from supervisor.core.moves import Step
@@ -73,6 +75,8 @@ class Row:
     exited: Cell
     tree_gone: Cell
     shim_lost: Cell
+    stop_command_ended: Cell
+    tree_examined: Cell
     memory_back: Cell
     deadline: Cell
     wanted: Cell
@@ -96,6 +100,8 @@ COLUMNS: Mapping[type[WorkerEvent], str] = {
     Exited: "exited",
     TreeGone: "tree_gone",
     ShimLost: "shim_lost",
+    StopCommandEnded: "stop_command_ended",
+    TreeExamined: "tree_examined",
     MemoryBack: "memory_back",
     DeadlinePassed: "deadline",
     Wanted: "wanted",
@@ -127,6 +133,8 @@ _NO_PROCESS = {
     "exited": IMPOSSIBLE,
     "tree_gone": IMPOSSIBLE,
     "shim_lost": IGNORE,
+    "stop_command_ended": IGNORE,
+    "tree_examined": IGNORE,
     "memory_back": IMPOSSIBLE,
     "relaunched": IMPOSSIBLE,
     "kill": IGNORE,
@@ -146,6 +154,8 @@ _RUNNING = {
     "exited": Cell(facts.exited, (State.KILLING, State.RELEASING, *_ENDED_BY_ITSELF)),
     "tree_gone": IMPOSSIBLE,
     "shim_lost": Cell(facts.shim_lost, (State.KILLING,)),
+    "stop_command_ended": IMPOSSIBLE,
+    "tree_examined": IMPOSSIBLE,
     "memory_back": IMPOSSIBLE,
     "deadline": IMPOSSIBLE,
     "wanted": Cell(intents.retarget),
@@ -154,7 +164,7 @@ _RUNNING = {
     "stop": Cell(intents.stop_for_operator, (State.STOPPING,)),
     "start": IGNORE,
     "restart": Cell(intents.await_turn),
-    "kill": Cell(facts.kill, (State.KILLING,)),
+    "kill": Cell(ends.kill, (State.KILLING,)),
 }
 _GOING = {
     "wanted": Cell(intents.retarget_going),
@@ -211,9 +221,11 @@ TABLE: Mapping[State, Row] = {
         exited=Cell(facts.exited_in_stopping, (State.KILLING, State.RELEASING, *_ENDED_BY_US)),
         tree_gone=IMPOSSIBLE,
         shim_lost=Cell(facts.shim_lost, (State.KILLING,)),
+        stop_command_ended=Cell(ends.stop_command_ended),
+        tree_examined=IMPOSSIBLE,
         memory_back=IMPOSSIBLE,
-        deadline=Cell(facts.grace_over, (State.KILLING,)),
-        kill=Cell(facts.kill, (State.KILLING,)),
+        deadline=Cell(ends.stop_deadline, (State.KILLING,)),
+        kill=Cell(ends.kill, (State.KILLING,)),
     ),
     State.KILLING: Row(
         **_GOING,
@@ -222,9 +234,11 @@ TABLE: Mapping[State, Row] = {
         exited=Cell(facts.exited_in_killing, (State.RELEASING, *_ENDED_BY_US)),
         tree_gone=Cell(facts.tree_gone, (State.RELEASING, *FOLLOWS)),
         shim_lost=Cell(facts.shim_lost_while_killing),
+        stop_command_ended=IGNORE,
+        tree_examined=Cell(ends.tree_examined),
         memory_back=IMPOSSIBLE,
-        deadline=Cell(facts.kill_deadline),
-        kill=Cell(facts.kill),
+        deadline=Cell(ends.kill_deadline),
+        kill=Cell(ends.kill),
     ),
     State.RELEASING: Row(
         **_GOING,
@@ -233,6 +247,8 @@ TABLE: Mapping[State, Row] = {
         exited=IMPOSSIBLE,
         tree_gone=IMPOSSIBLE,
         shim_lost=IGNORE,
+        stop_command_ended=IGNORE,
+        tree_examined=IGNORE,
         memory_back=Cell(facts.memory_back, FOLLOWS),
         deadline=Cell(facts.release_deadline, FOLLOWS),
         kill=IGNORE,

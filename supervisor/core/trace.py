@@ -5,7 +5,9 @@ from __future__ import annotations
 from supervisor.core.message import (
     Action,
     Dismiss,
+    EndStopCommand,
     Event,
+    ExamineTree,
     Exit,
     Exited,
     FinishReload,
@@ -15,6 +17,7 @@ from supervisor.core.message import (
     ProbeAlive,
     ReloadRequested,
     Report,
+    RunStopCommand,
     Say,
     ShimLost,
     Signal,
@@ -62,7 +65,7 @@ def describe_action(action: Action) -> str:
             return f"Spawn({action.worker}#{action.incarnation} gpus={action.env['CUDA_VISIBLE_DEVICES']})"
         case Signal():
             return f"Signal({action.worker}#{action.incarnation} {action.signal} {action.scope})"
-        case KillTree() | Probe() | ProbeAlive():
+        case KillTree() | Probe() | ProbeAlive() | RunStopCommand() | EndStopCommand() | ExamineTree():
             return f"{type(action).__name__}({action.worker}#{action.incarnation})"
         case Say(event=name):
             return f"Say({name})"

@@ -25,6 +25,8 @@ from supervisor.core.message import (
     SpawnFailed,
     StartExtended,
     State,
+    StopCommandEnded,
+    TreeExamined,
     TreeGone,
 )
 from supervisor.core.restart import NO_FAILURES, History, Verdict
@@ -106,7 +108,7 @@ class KillAsked:
 Word = BecameReady | BecameUnready | LivenessLost | ProgressTold | StartExtended
 """What a process says, or its probes do."""
 
-ProcessEvent = Spawned | SpawnFailed | Word | Exited | TreeGone | ShimLost
+ProcessEvent = Spawned | SpawnFailed | Word | Exited | TreeGone | ShimLost | StopCommandEnded | TreeExamined
 FleetEvent = (
     Admitted
     | MemoryBack
@@ -140,6 +142,9 @@ class Worker:
         verdict: What follows by its restart policy once nothing of its process is left.
         history: Failures since it was last healthy.
         starts: Processes ever started for this index, the one on its way included.
+        grace_until: While its stop command runs: when its grace is over, of which that may take only a part.
+        stop_fault: What went wrong with its stop command, in words.
+        is_group_asked: Its whole process group was asked to end.
         killed: SIGKILL was asked for.
         spawned_at: Monotonic second of its process' start, None before.
         ready_at: Monotonic second since which it has been ready without a break, None while it is not.
@@ -168,6 +173,9 @@ class Worker:
     verdict: Verdict | None = None
     history: History = NO_FAILURES
     starts: int = 0
+    grace_until: float | None = None
+    stop_fault: str = ""
+    is_group_asked: bool = False
     killed: bool = False
     spawned_at: float | None = None
     ready_at: float | None = None

@@ -28,7 +28,9 @@ from supervisor.core.message import (
     Action,
     Claim,
     Dismiss,
+    EndStopCommand,
     Event,
+    ExamineTree,
     Exit,
     Exited,
     FinishReload,
@@ -44,6 +46,7 @@ from supervisor.core.message import (
     Redirect,
     ReloadRequested,
     Report,
+    RunStopCommand,
     Say,
     ShutdownRequested,
     Signal,
@@ -53,6 +56,7 @@ from supervisor.core.message import (
     SpecLoaded,
     Stalled,
     TimePassed,
+    TreeExamined,
     TreeGone,
 )
 from supervisor.core.mishap import take
@@ -92,6 +96,8 @@ from supervisor.host.probes import Probes, needs_start
 from supervisor.host.process import Processes
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import bind_control
+from supervisor.host.stop_commands import StopCommands
+from supervisor.host.stuck import where_it_hangs
 from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
 
 log = structlog.get_logger()
@@ -206,6 +212,7 @@ class Daemon:
         self._probes = Probes(
             loop, self.post, self._processes, find_root=self._processes.find_root, told=self.tally.probed
         )
+        self._stop_commands = StopCommands(loop, self.post, self._processes)
         self._notices = Notices(loop, self.post)
         self._processes.tell_user = self._notices.own
         self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
@@ -377,6 +384,7 @@ class Daemon:
                 self._notices.listen(event.worker, event.incarnation)
             case Exited():
                 self._probes.forget(event.worker)
+                self._stop_commands.forget(event.worker)
                 # What it said before its end counts, and comes before it.
                 for word in self._notices.drain(event.worker, event.incarnation):
                     self._decide(word)
@@ -400,10 +408,17 @@ class Daemon:
                 self._outputs.redirect(action)
             case Signal():
                 self._processes.signal(action)
+            case RunStopCommand():
+                self._stop_commands.run(action)
+            case EndStopCommand(worker=worker):
+                self._stop_commands.end(worker)
             case KillTree():
                 self._processes.kill_tree(action)
+            case ExamineTree():
+                self._start(self._examine(action))
             case Dismiss(worker=worker):
                 self._probes.forget(worker)
+                self._stop_commands.forget(worker)
                 self._notices.close_one(worker)
                 self._envs.pop(worker, None)
                 self._surroundings.forget(worker)
@@ -431,7 +446,8 @@ class Daemon:
                 self._finish_reload(action)
             case Exit(status=status, stuck=stuck):
                 if stuck:
-                    log.error("daemon.stuck", workers=[str(worker) for worker in stuck])
+                    places = {str(worker): self._where_it_hangs(worker) for worker in stuck}
+                    log.error("daemon.stuck", workers=list(places), reason=places)
                 self._status = status
             case _:
                 assert_never(action)
@@ -453,7 +469,18 @@ class Daemon:
         self._envs[action.worker] = device_env(action.env)
         if needs_start(self.fleet.workers[action.worker].policy):
             self._probes.equip(action)
+        if self.fleet.workers[action.worker].policy.stop.exec:
+            self._stop_commands.equip(action)
         self._processes.spawn(action, {1: output, 2: output}, given)
+
+    async def _examine(self, order: ExamineTree) -> None:
+        """In a thread: a tree may be large."""
+        detail = await asyncio.to_thread(self._where_it_hangs, order.worker)
+        self.post(TreeExamined(order.worker, order.incarnation, detail))
+
+    def _where_it_hangs(self, worker: WorkerId) -> str:
+        root = self._processes.find_root(worker)
+        return "" if root is None else where_it_hangs(root)
 
     def _give_voice(self, action: Spawn) -> Spawn:
         """A socket for one who speaks for himself."""
@@ -521,6 +548,7 @@ class Daemon:
         self.face.close()
         await server.cleanup()
         await self._probes.close()
+        await self._stop_commands.close()
         self._notices.close()
         await self._devices.close()
         for task in self._tasks:

@@ -59,9 +59,9 @@ class Command:
         self._tail = b""
         spawner.listen(self._order.worker, self._hear)
 
-    async def ask(self, timeout_s: float) -> str | None:
+    async def ask(self, timeout_s: float | None) -> str | None:
         """
-        Run it once.
+        Run it once, for so long at the most; None = until it ends.
 
         Returns:
             Empty if it ended with 0, else why not, in words; None if this machine could not even run it.
@@ -75,7 +75,7 @@ class Command:
                     await self._wait()
         except TimeoutError:
             self._kill()
-            return f"{self._name} did not end within {timeout_s:g} s"
+            return f"{self.name} did not end within {timeout_s:g} s"
         except OSError:
             return None  # No descriptors for its output.
         except asyncio.CancelledError:
@@ -91,7 +91,8 @@ class Command:
         self._spawner.dismiss(self._order.worker)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The command without its folder; a fault begins with it."""
         return self._order.argv[0].rpartition("/")[2][:_SHOWN_MAX]
 
     def _start(self) -> None:
@@ -154,10 +155,10 @@ class Command:
             case Exited():
                 lines = self._tail.decode(errors="replace").strip().splitlines()[-1:]
                 how = f"exited with {end.code}" if end.signal is None else f"ended by signal {end.signal}"
-                return ": ".join([f"{self._name} {how}", *("".join(filter(str.isprintable, lines[0])) for _ in lines)])[
+                return ": ".join([f"{self.name} {how}", *("".join(filter(str.isprintable, lines[0])) for _ in lines)])[
                     : 2 * _SHOWN_MAX
                 ]
             case SpawnFailed():
-                return None if end.errno in REFUSED else f"cannot run {self._name}: {end.detail}"
+                return None if end.errno in REFUSED else f"cannot run {self.name}: {end.detail}"
             case _:
                 return None

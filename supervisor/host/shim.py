@@ -66,6 +66,7 @@ class Shim:
         self.oom = oom
         self.incarnation: int | None = None
         self.main: int | None = None
+        self.group: int | None = None  # Process group that the main process leads, also when that is dead.
         self.rescan_s: float | None = None  # Not None while the tree is being killed.
         self.leaf: Leaf | None = None  # Of the worker, where the daemon was delegated a cgroup.
 
@@ -114,7 +115,7 @@ class Shim:
             )
         else:
             self.incarnation = incarnation
-            self.main = pid
+            self.main = self.group = pid
             lacks = self.leaf.lacks if self.leaf else ""
             self.channel.send({"did": "spawned", "incarnation": incarnation, "pid": pid, "lacks": lacks})
         finally:
@@ -145,13 +146,24 @@ class Shim:
                 kernel.continue_when_parent_ends()
 
     def signal(self, message: wire.Message) -> None:
-        """Signal the main process, or everything else of the tree."""
+        """Signal the main process, its group, or everything else of the tree; and wake those that are stopped."""
         if message["incarnation"] != self.incarnation:
             return
-        if message["scope"] == "rest":
-            tree.signal_all(message["signal"], main=self.main)
-        elif self.main is not None:
-            os.kill(self.main, message["signal"])  # Not reaped yet, so its number is its own.
+        number = message["signal"]
+        # A stopped process takes no signal but SIGKILL until it is continued; systemd does the same.
+        numbers = (number,) if number == signal.SIGSTOP else (number, signal.SIGCONT)
+        match message["scope"]:
+            case "rest":
+                tree.signal_all(numbers, main=self.main)
+            case "outside":
+                tree.signal_all(numbers, main=self.main, group=self.group)
+            case scope if self.main is not None:  # Not reaped yet, so its number is its own.
+                send = os.killpg if scope == "group" else os.kill
+                for one in numbers:
+                    try:
+                        send(self.main, one)
+                    except PermissionError:  # A set-user-id program. Nothing that we could do about it.
+                        return
 
     def kill(self) -> None:
         """Kill what is seen of the tree, and see to it that we look again."""

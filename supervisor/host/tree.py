@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PASSES_MAX = 50  # Stopping wins after two or three; a tree that cannot be stopped must not hold us for ever.
 RESCAN_MIN_S = 0.01
 RESCAN_MAX_S = 0.5
+PARENT, GROUP = 1, 2  # Where they stand behind the name in /proc/PID/stat.
 
 
 def read_children(pid: int) -> list[int]:
@@ -36,19 +37,21 @@ def read_children(pid: int) -> list[int]:
     return found
 
 
-def signal_all(number: int, *, main: int | None) -> None:
+def signal_all(numbers: tuple[int, ...], *, main: int | None, group: int | None = None) -> None:
     """
-    Send a signal once to everything below this process.
+    Send signals once to everything below this process.
 
     Args:
-        number: The signal.
+        numbers: The signals, in order.
         main: The one process that is spared, not so its children.
+        group: Process group that is spared; None for none.
     """
     me = os.getpid()
     found = _gather(lambda: read_children(me), stop=False)
     for pid, pidfd in found.items():
-        if pid != main:
-            _send(pidfd, number)
+        if pid != main and (group is None or _read_stat(pid, GROUP) != group):
+            for number in numbers:
+                _send(pidfd, number)
     _close(found)
 
 
@@ -138,16 +141,17 @@ def _open_child(pid: int, parent: int | None, parent_fd: int | None) -> int | No
         pidfd = os.pidfd_open(pid)
     except OSError:  # Gone; or no descriptor left: then the next look comes when these are dead.
         return None
-    actual = _read_parent(pid)
+    actual = _read_stat(pid, PARENT)
     if actual == os.getpid() or (parent_fd is not None and actual == parent and _send(parent_fd, 0)):
         return pidfd
     os.close(pidfd)
     return None
 
 
-def _read_parent(pid: int) -> int | None:
+def _read_stat(pid: int, field: int) -> int | None:
+    """One of the numbers behind the name in /proc/PID/stat; None if there is no such process."""
     fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else None
+    return int(fields[field]) if fields else None
 
 
 def _send(pidfd: int, number: int) -> bool:

@@ -44,7 +44,7 @@ SECTION_KEYS: dict[str, dict[str, object]] = {
     "resources": {"gpu": 1, "gpus": [0], "gpu_memory": 1, "gpu_type": "nvidia-l4", "cpu": 1, "memory": 1},
     "ready": {"http": "/", "tcp": True, "exec": ["x"], "notify": True, "after": 1, "timeout": 5, "interval": 1},
     "alive": {"http": "/", "tcp": True, "exec": ["x"], "notify": True, "interval": 1, "timeout": 1, "failures": 1},
-    "stop": {"signal": 15, "timeout": 1, "group": True, "exec": []},
+    "stop": {"signal": 15, "timeout": 1, "group": True, "exec": ["x"]},
     "restart": {"policy": "always", "delay": 1, "max_delay": 2, "start_limit": 1, "limit": 1, "parole": 1}
     | {"permanent_exit": []},
 }
@@ -69,7 +69,8 @@ WORKING = (
     | {"after"}
     | {"alive", "ready.http", "ready.exec", "ready.notify"}
     | {f"alive.{key}" for key in SECTION_KEYS["alive"]}
-    | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval", "stop.signal", "stop.timeout"}
+    | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval"}
+    | {f"stop.{key}" for key in SECTION_KEYS["stop"]}
     | {f"restart.{key}" for key in SECTION_KEYS["restart"]}
     | {"workers.gpu", "workers.gpus", "workers.gpu_memory", "workers.env", "workers.port"}
     | {"resources.memory", "workers.memory", "daemon.start_parallel"}

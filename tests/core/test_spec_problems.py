@@ -17,7 +17,7 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
     document = {
         "services": {
             "a": {"workers": -1, "prot": 1, "resources": {"gpu": 1.5}, "port": 8000, "env": {"PORT": 1, "": 2}},
-            "b": {"command": "x | y", "port": 8000, "stop": {"signal": "SIGTREM", "exec": ["x"]}},
+            "b": {"command": "x | y", "port": 8000, "stop": {"signal": "SIGTREM", "exec": "x"}},
             "C": {"command": "x"},
             "d": 3,
         },
@@ -128,6 +128,10 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
         ({"stop": {"signal": True}}, "stop.signal", "got true"),
         ({"stop": {"signal": 9**99}}, "stop.signal", "expected a signal"),
         ({"stop": {"timeout": "ever"}}, "stop.timeout", "expected a duration"),
+        ({"stop": {"timeout": 0, "exec": ["x"]}}, "stop.timeout", "exec has a part of it"),
+        ({"stop": {"exec": "drain --now"}}, "stop.exec", "no shell is run"),
+        ({"stop": {"exec": []}}, "stop.exec", "got an empty one"),
+        ({"stop": {"group": "yes"}}, "stop.group", "expected true or false"),
         ({"restart": {"policy": "no"}}, "restart.policy", "always, on-failure or never"),
         ({"restart": {"delay": "2m"}}, "restart.delay", "max_delay (60s)"),
         ({"restart": {"limit": -1}}, "restart.limit", "got -1"),

@@ -21,6 +21,8 @@ from supervisor.core.message import (
     SpawnFailed,
     StartExtended,
     State,
+    StopCommandEnded,
+    TreeExamined,
     TreeGone,
 )
 from supervisor.core.restart import Done, GiveUp, RestartAt
@@ -66,6 +68,8 @@ EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     Exited: tuple(Exited(LLM, 7, code, None, alone=alone) for code in (0, 1, 78) for alone in (True, False)),
     TreeGone: (TreeGone(LLM, 7),),
     ShimLost: (ShimLost(LLM, 7),),
+    StopCommandEnded: (StopCommandEnded(LLM, 7, ""), StopCommandEnded(LLM, 7, "exited with 1")),
+    TreeExamined: (TreeExamined(LLM, 7, "process 1 hangs"),),
     MemoryBack: (MemoryBack(),),
     DeadlinePassed: (DeadlinePassed(),),
     Wanted: (Wanted(SAME), Wanted(OTHER), Wanted(NOWHERE), Wanted(REFUSED)),
@@ -116,6 +120,8 @@ def variants(state: State) -> Iterator[Worker]:
         yield replace(plain, target=at_once, held=at_once)
     if state in HOLDING:
         yield replace(plain, target=NO_MEMORY, held=NO_MEMORY)
+    if state is State.STOPPING:
+        yield replace(plain, grace_until=NOW + 5.0)
     if state in HOLDING - RUNNING:
         yield from _going(plain)
 
@@ -160,10 +166,10 @@ def meetings(state: State, kind: type[WorkerEvent]) -> Iterator[tuple[Worker, Wo
 
 
 def test_every_state_has_a_cell_for_every_event() -> None:
-    """Eleven states, twenty columns, and no event without a column."""
+    """Eleven states, twenty-two columns, and no event without a column."""
     cells = [getattr(TABLE[state], column) for state in State for column in column_names()]
 
-    assert len(cells) == 11 * 20
+    assert len(cells) == 11 * 22
     assert all(isinstance(cell, Cell) for cell in cells)
     assert sorted(COLUMNS.values()) == sorted(column_names())
     assert set(COLUMNS) == set(EVENTS)

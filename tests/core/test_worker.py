@@ -11,6 +11,7 @@ from supervisor.core.message import (
     BecameReady,
     BecameUnready,
     Cause,
+    ExamineTree,
     KillTree,
     Probe,
     ReadInventory,
@@ -19,6 +20,7 @@ from supervisor.core.message import (
     Spawned,
     SpawnFailed,
     State,
+    TreeExamined,
 )
 from supervisor.core.restart import NO_FAILURES, History, backoff_s
 from supervisor.core.spec import Policy, Ready, Restart
@@ -247,7 +249,7 @@ def test_a_worker_that_does_not_end_in_time_is_killed() -> None:
 
     killing, actions = meet(stopping, DeadlinePassed(), 230.0)
 
-    assert (killing.state, killing.reason) == ("killing", "did not end in time, SIGKILL")
+    assert (killing.state, killing.reason) == ("killing", "did not end within 30 s: SIGKILL sent")
     assert actions == (KillTree(LLM, 7),)
 
 
@@ -262,5 +264,22 @@ def test_a_tree_that_survives_sigkill_is_reported_every_ten_seconds() -> None:
     assert (at_twenty.state, at_twenty.occupied) == ("killing", FREE.launch.slice if FREE.launch else None)
     assert "still not gone after 20 s in spite of SIGKILL" in at_twenty.reason
     for actions in (first, second):
-        assert KillTree(LLM, 7) in actions
-        assert [say.event for say in of_type(Say, actions)] == ["worker.unkillable"]
+        assert actions == (KillTree(LLM, 7), ExamineTree(LLM, 7))
+
+
+def test_where_it_hangs_is_its_reason_and_is_said() -> None:
+    """As soon as it has been looked at."""
+    stuck = after_all(
+        worker_in(State.READY), (200.0, StopAsked()), (230.0, DeadlinePassed()), (240.0, DeadlinePassed())
+    )
+
+    examined, actions = meet(stuck, TreeExamined(LLM, 7, "process 4711 (serve) hangs in nvidia_ioctl (state D)"), 240.5)
+
+    assert examined.reason == (
+        "still not gone after 10 s in spite of SIGKILL; its GPUs stay taken:"
+        " process 4711 (serve) hangs in nvidia_ioctl (state D)"
+    )
+    assert [(say.event, say.fields["reason"]) for say in of_type(Say, actions)] == [
+        ("worker.unkillable", examined.reason)
+    ]
+    assert (examined.state, examined.deadline) == ("killing", 250.0)

@@ -116,7 +116,11 @@ class Rig:
         return self._incarnation
 
     def signal(
-        self, worker: WorkerId, incarnation: Incarnation, number: int, scope: Literal["main", "rest"] = "main"
+        self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+        number: int,
+        scope: Literal["main", "group", "rest", "outside"] = "main",
     ) -> None:
         self.processes.signal(Signal(worker, incarnation, number, scope))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Literal
 
 import pytest
 
@@ -92,6 +93,58 @@ async def test_tree_that_ends_by_itself_is_told_gone() -> None:
             await rig.told(TreeGone, incarnation)
 
     assert rig.about(incarnation) == ["Spawned", "Exited", "TreeGone"]
+
+
+LISTENERS = """
+import os, signal, sys, time
+def listen(name):
+    def note(*_):
+        os.write(1, name + b" TERM\\n")
+        os._exit(0)
+    signal.signal(signal.SIGTERM, note)
+    os.write(1, name + b" listens\\n")
+    while True:
+        time.sleep(1000)
+if os.fork() == 0:
+    listen(b"member")
+if os.fork() == 0:
+    os.setsid()
+    listen(b"outsider")
+listen(b"main")
+"""
+
+
+@in_loop
+async def test_a_signal_to_the_group_reaches_its_members_and_one_outside_of_it_the_others() -> None:
+    """Each of the tree once, whichever of the two comes first."""
+    async with Rig() as rig:
+        with Pipe() as pipe:
+            incarnation = rig.spawn(A, *PYTHON, LISTENERS, fds={1: pipe.take_end()})
+            for _ in range(3):
+                await pipe.read_line()
+
+            rig.signal(A, incarnation, signal.SIGTERM, "group")
+            heard = {await pipe.read_line(), await pipe.read_line()}
+            await rig.told(Exited, incarnation)
+            rig.signal(A, incarnation, signal.SIGTERM, "outside")
+
+            assert heard == {"main TERM", "member TERM"}
+            assert await pipe.read_line() == "outsider TERM"
+            await rig.until(lambda: rig.is_finished(incarnation))
+
+
+@pytest.mark.parametrize("scope", ["main", "group"])
+@in_loop
+async def test_a_stopped_process_takes_its_signal(scope: Literal["main", "group"]) -> None:
+    """It is continued behind it."""
+    async with Rig() as rig:
+        incarnation = rig.spawn(A, "sh", "-c", "trap 'exit 7' TERM; while :; do kill -STOP $$; done")
+        pid = (await rig.told(Spawned, incarnation)).pid
+        assert await eventually(lambda: state_of(pid) == "T")
+
+        rig.signal(A, incarnation, signal.SIGTERM, scope)
+
+        assert (await rig.told(Exited, incarnation)).code == 7
 
 
 RELAY = """

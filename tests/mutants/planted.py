@@ -10,11 +10,13 @@ from tests.mutants.planted_order import ORDER
 from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
 from tests.mutants.planted_probes import PROBES
+from tests.mutants.planted_stops import STOPS
 from tests.mutants.planted_surroundings import SURROUNDINGS
 
 MUTANTS: tuple[Mutant, ...] = (
     *ADMISSION,
     *PROBES,
+    *STOPS,
     *CAUSES,
     *ORDER,
     Mutant(
@@ -38,7 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "stop before the spawn forgotten",
         "facts.py",
-        "return evolve(worker, pid=event.pid, spawned_at=now), (stop,)",
+        "return signalled(evolve(worker, pid=event.pid, spawned_at=now))",
         "return evolve(worker, pid=event.pid, spawned_at=now), ()",
     ),
     Mutant(
@@ -86,14 +88,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "grace never ends",
         "moves.py",
-        "after = enter(worker, State.STOPPING, now, deadline=now + stop.timeout_s, reason=reason)",
-        "after = enter(worker, State.STOPPING, now, reason=reason)",
+        "enter(worker, State.STOPPING, now, deadline=now + grace_s, reason=reason)",
+        "enter(worker, State.STOPPING, now, reason=reason)",
     ),
     Mutant(
         "SIGKILL never sent",
-        "facts.py",
-        "return evolve(after, since=since, killed=True), (KillTree(worker.id, worker.incarnation),)",
-        "return evolve(after, since=since, killed=True), ()",
+        "ends.py",
+        "return killed, (*ends, KillTree(worker.id, worker.incarnation))",
+        "return killed, ends",
     ),
     Mutant(
         "what outlives the main process is not asked to end",

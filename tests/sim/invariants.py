@@ -17,6 +17,7 @@ from tests.sim import (
     rules_start,
     rules_state,
     rules_step,
+    rules_stop,
     rules_surroundings,
 )
 from tests.sim.notes import Notes
@@ -34,9 +35,10 @@ ACT_RULES = (
     *(*rules_start.RULES, *rules_step.RULES, *rules_restart.RULES, *rules_gpu.RULES, *rules_orders.RULES),
     *rules_surroundings.RULES,
     *rules_order.RULES,
+    *rules_stop.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
-STATE_RULES = (*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES)
+STATE_RULES = (*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES, *rules_stop.STATE_RULES)
 
 
 class Checks:

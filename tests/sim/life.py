@@ -225,8 +225,20 @@ def _is_full(world: World, worker: Worker, device: Device) -> bool:
 def _finds_no_memory(world: World, worker: Worker) -> bool:
     """It declares more of the host's memory than the others leave it."""
     memory = worker.target.wanted.recipe.memory if worker.target else None
-    left = min(world.ram.total - _hosted(world, worker), world.ram.available)
+    left = min(world.ram.total - _hosted(world, worker) - _lent(world, worker), world.ram.available)
     return memory is not None and memory > left
+
+
+def _lent(world: World, worker: Worker) -> int:
+    """What others have declared of GPUs whose memory is the host's."""
+    inventory = world.fleet.inventory
+    unified = {one.uuid: one for one in inventory.devices if one.is_unified} if inventory else {}
+    return sum(
+        amount_bytes(one.held.wanted.request.gpu_memory, unified[share.uuid].memory_total_bytes or 0)
+        for one in world.fleet.workers.values()
+        for share in one.occupied
+        if one.id != worker.id and one.held and one.held.wanted.request.gpu_memory and share.uuid in unified
+    )
 
 
 def _hosted(world: World, worker: Worker) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 PERMANENT = (1, 2, 7, 8, 13, 20, 21, 22, 36, 40)
 REFUSED = (0, 11, 12, 23, 24)
@@ -20,11 +21,13 @@ class Child:
         outlives_s: How long it lives on when the main process has ended; None = until it is killed.
         term_s: How long it takes to end when asked; None = it does not listen.
         kill_s: How long SIGKILL takes.
+        is_in_group: It is of the main process' group.
     """
 
     outlives_s: float | None = None
     term_s: float | None = None
     kill_s: float = 0.001
+    is_in_group: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,9 @@ class Nature:
         release_s: How long the driver keeps its memory after its tree is gone.
         is_patient: Whether its shim answers orders while it hangs in the spawn.
         starves: The kernel kills it, or something that it started, for want of the host's memory.
+        stop_s: How long its stop command takes; None = it hangs.
+        stop_fault: What that says in the end.
+        stop_ends_s: How long after its beginning the command makes the process end; None = it does not.
     """
 
     spawn_s: float = 0.002
@@ -69,6 +75,9 @@ class Nature:
     release_s: float = 0.1
     is_patient: bool = False
     starves: bool = False
+    stop_s: float | None = 0.1
+    stop_fault: str = ""
+    stop_ends_s: float | None = None
 
 
 GOOD = Nature()
@@ -93,6 +102,7 @@ class Odds:
     children: float
     memory_late: float
     starves: float
+    stop_fails: float
 
 
 def draw_odds(rng: random.Random) -> Odds:
@@ -116,6 +126,7 @@ def draw_odds(rng: random.Random) -> Odds:
         children=some(0.8),
         memory_late=some(0.5),
         starves=some(0.5),
+        stop_fails=some(0.7),
     )
 
 
@@ -149,7 +160,18 @@ def draw_nature(rng: random.Random, odds: Odds) -> Nature:
         release_s=rng.uniform(1.0, 100.0) if happens(odds.memory_late) else rng.uniform(0.0, 0.4),
         is_patient=happens(0.5),
         starves=happens(odds.starves),
+        **_draw_stop(rng, odds),
     )
+
+
+def _draw_stop(rng: random.Random, odds: Odds) -> dict[str, Any]:
+    """What its stop command does: hang, fail, end the process, or nothing that anybody sees."""
+    hangs = rng.random() < odds.stop_fails
+    return {
+        "stop_s": None if hangs else rng.choice((0.0, rng.uniform(0.0, 1.0), rng.uniform(0.0, 20.0))),
+        "stop_fault": "exited with 1" if rng.random() < odds.stop_fails else "",
+        "stop_ends_s": rng.uniform(0.0, 8.0) if rng.random() < 0.4 else None,
+    }
 
 
 def _term_s(rng: random.Random, odds: Odds) -> float | None:
@@ -164,4 +186,5 @@ def _kill_s(rng: random.Random, odds: Odds) -> float:
 
 def _draw_child(rng: random.Random, odds: Odds) -> Child:
     outlives = rng.choice((0.0, 0.0, rng.uniform(0.0, 20.0), None))
-    return Child(outlives_s=outlives, term_s=_term_s(rng, odds), kill_s=_kill_s(rng, odds))
+    in_group = rng.random() < 0.5
+    return Child(outlives_s=outlives, term_s=_term_s(rng, odds), kill_s=_kill_s(rng, odds), is_in_group=in_group)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from supervisor.core.inventory import Device, GpuState
 from supervisor.core.message import (
+    EndStopCommand,
     Exited,
     InventoryRead,
     KillTree,
     Redirect,
     ReloadRequested,
     Report,
+    RunStopCommand,
     ScaleRequested,
     ShimLost,
     ShutdownRequested,
@@ -80,6 +82,8 @@ class Notes:
         self.slices: dict[int, Slice] = {}
         self.outputs: dict[int, Logs] = {}
         self.signalled: set[int] = set()
+        self.group_signalled: set[int] = set()
+        self.commands: dict[int, float] = {}  # Stop commands that run, and since when.
         self.killed: set[int] = set()
         self.lost: set[int] = set()
         self.spawned: set[int] = set()
@@ -204,8 +208,15 @@ class Notes:
         """Take in what was done."""
         for action in step.actions:
             match action:
-                case Signal(incarnation=incarnation, scope="main"):
+                case Signal(incarnation=incarnation, scope="main" | "group"):
                     self.signalled.add(incarnation)
+                    if action.scope == "group":
+                        self.group_signalled.add(incarnation)
+                    self.commands.pop(incarnation, None)
+                case RunStopCommand(incarnation=incarnation):
+                    self.commands[incarnation] = step.now
+                case EndStopCommand(incarnation=incarnation):
+                    self.commands.pop(incarnation, None)
                 case Redirect(incarnation=incarnation, logs=logs):
                     self.outputs[incarnation] = logs
                 case KillTree(incarnation=incarnation):

@@ -14,19 +14,24 @@ from functools import partial
 from supervisor.core.message import (
     BecameReady,
     BecameUnready,
+    EndStopCommand,
     Event,
+    ExamineTree,
     Exited,
     KillTree,
     LivenessLost,
     Probe,
     ProbeAlive,
     ProgressTold,
+    RunStopCommand,
     ShimLost,
     Signal,
     Spawn,
     Spawned,
     SpawnFailed,
     StartExtended,
+    StopCommandEnded,
+    TreeExamined,
     TreeGone,
 )
 from supervisor.core.spec import WorkerId
@@ -54,6 +59,7 @@ class Tree:
         waiting: Orders that its shim has not looked at yet.
         told_until: When the last fact about it arrives: facts of one tree keep their order.
         is_probed: Somebody asks its port.
+        command: Number of the stop command that runs for it.
     """
 
     order: Spawn
@@ -68,6 +74,7 @@ class Tree:
     told_until: float = 0.0
     is_probed: bool = False
     is_watched: bool = False
+    command: int | None = None
 
     @property
     def exists(self) -> bool:
@@ -105,6 +112,7 @@ class FakeProcesses:
         self._on_gone = on_gone
         self._of: dict[WorkerId, Tree] = {}
         self._pids = itertools.count(4711)
+        self._commands = itertools.count(1)
 
     # ---- orders -----------------------------------------------------------------------------------------------------
 
@@ -120,6 +128,33 @@ class FakeProcesses:
         tree = self._tree(order)
         if tree is not None and not tree.is_lost:
             self._order(tree, lambda: self._ask(tree, order))
+
+    def run_stop_command(self, order: RunStopCommand) -> None:
+        """Run what is to come before the signal; StopCommandEnded comes back, unless it is ended before."""
+        tree = self._tree(order)
+        assert tree is not None
+        tree.command = number = next(self._commands)
+        if (ends_s := tree.nature.stop_ends_s) is not None:
+            self.agenda.after(ends_s, lambda: self._end_main(tree, 0, None) if tree.command == number else None)
+        if tree.nature.stop_s is not None:
+            self.agenda.after(tree.nature.stop_s, lambda: self._end_command(tree, number))
+
+    def end_stop_command(self, order: EndStopCommand) -> None:
+        """Kill it. What it has said already may be on its way."""
+        tree = self._tree(order)
+        if tree is not None:
+            tree.command = None
+
+    def _end_command(self, tree: Tree, number: int) -> None:
+        if tree.command == number:
+            tree.command = None
+            self._tell(tree, StopCommandEnded(*self._names(tree), tree.nature.stop_fault))
+
+    def examine(self, order: ExamineTree) -> None:
+        """See who lives."""
+        tree = self._tree(order)
+        if tree is not None and tree.exists:
+            self._tell(tree, TreeExamined(*self._names(tree), "process 4711 hangs"))
 
     def kill_tree(self, order: KillTree) -> None:
         """SIGKILL everything of an incarnation."""
@@ -275,12 +310,16 @@ class FakeProcesses:
 
     def _ask(self, tree: Tree, order: Signal) -> None:
         nature = tree.nature
-        if order.scope == "main":
+        if order.scope in {"main", "group"}:
             if nature.term_s is not None:
                 killer = order.signal if nature.term_code is None else None
                 self.agenda.after(nature.term_s, lambda: self._end_main(tree, nature.term_code, killer))
-            return
+            if order.scope == "main":
+                return
+        is_in_group = {"group": True, "outside": False}.get(order.scope)
         for number in sorted(tree.children):
+            if is_in_group is not None and nature.children[number].is_in_group is not is_in_group:
+                continue
             if (term_s := nature.children[number].term_s) is not None:
                 self._end_child_after(tree, number, term_s)
 
@@ -301,7 +340,7 @@ class FakeProcesses:
             tree.has_main = True
         self._kill(tree)
 
-    def _tree(self, order: Signal | KillTree) -> Tree | None:
+    def _tree(self, order: Signal | KillTree | RunStopCommand | EndStopCommand | ExamineTree) -> Tree | None:
         tree = self._of.get(order.worker)
         return tree if tree is not None and tree.order.incarnation == order.incarnation else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.core.message import Cause, LivenessLost, ProbeAlive, Signal, StartExtended, State
+from supervisor.core.message import Cause, LivenessLost, ProbeAlive, RunStopCommand, Signal, StartExtended, State
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def who_hangs_is_ended(world: World, step: Step) -> Iterator[str]:
     before, after = step.before.workers.get(event.worker), step.after.workers.get(event.worker)
     if before is None or before.incarnation != event.incarnation or before.state not in {State.READY, State.UNREADY}:
         return
-    signals = [action for action in step.actions if isinstance(action, Signal) and action.worker == event.worker]
+    asks = Signal | RunStopCommand
+    signals = [action for action in step.actions if isinstance(action, asks) and action.worker == event.worker]
     is_ended = after is not None and after.state is State.STOPPING and after.cause is Cause.LIVENESS
     if not is_ended or len(signals) != 1:
         yield f"{event.worker} does not live on, and is {after and after.state}"

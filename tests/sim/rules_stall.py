@@ -26,6 +26,10 @@ def a_stall_costs_nobody(world: World, step: Step) -> Iterator[str]:
         least = max(before.deadline + lost_s, step.now + min(lost_s, 5.0))
         if after is None or after.deadline is None or abs(after.deadline - least) > EPSILON_S:
             yield f"{worker_id} is {before.state} until {after and after.deadline} and not until {least}"
+        elif before.grace_until is not None:
+            left_s = (after.grace_until or 0.0) - after.deadline
+            if abs(left_s - (before.grace_until - before.deadline)) > EPSILON_S:
+                yield f"{worker_id} has {left_s:.1f} s left after its stop command"
 
 
 def no_limit_runs_while_the_daemon_does_not(world: World, step: Step) -> Iterator[str]:

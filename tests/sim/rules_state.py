@@ -267,7 +267,7 @@ def stopping_is_signalled(world: World, step: Step) -> Iterator[str]:
     for worker in step.after.workers.values():
         if worker.state is not State.STOPPING or worker.incarnation not in notes.spawned:
             continue
-        if worker.incarnation not in notes.signalled:
+        if worker.incarnation not in notes.signalled | notes.commands.keys():
             yield f"{worker.id}#{worker.incarnation} is stopping and was not asked to"
 
 

@@ -13,6 +13,7 @@ from supervisor.core.message import (
     KillTree,
     LivenessLost,
     Report,
+    RunStopCommand,
     ShimLost,
     ShutdownRequested,
     Signal,
@@ -153,8 +154,12 @@ def grace_is_given(world: World, step: Step) -> Iterator[str]:
             placement = after.target or before.target or after.held
             assert placement is not None
             expected = step.now + placement.wanted.policy.stop.timeout_s
+            if any(isinstance(one, RunStopCommand) and one.worker == change.id for one in step.actions):
+                if after.grace_until is None or abs(after.grace_until - expected) > EPSILON_S:
+                    yield f"{change.id} has {after.grace_until} and not {expected} with its stop command"
+                expected -= min(5.0, (expected - step.now) / 2)  # Of which the signal has the rest.
         elif after.state is State.KILLING and isinstance(step.event, Exited):
-            grace_until = before.deadline if before.state is State.STOPPING else None
+            grace_until = (before.grace_until or before.deadline) if before.state is State.STOPPING else None
             expected = max(step.now + CRASH_GRACE_S, grace_until or 0.0)
         else:
             continue
@@ -169,12 +174,15 @@ def kill_comes_after_the_grace(world: World, step: Step) -> Iterator[str]:
     for worker_id in killed:
         before = step.before.workers[worker_id]
         is_due = before.deadline is not None and before.deadline <= step.now and isinstance(step.event, TimePassed)
+        is_due &= before.incarnation not in world.checks.notes.commands
         if not is_hurried and not (is_due and before.state in {State.STOPPING, State.KILLING}):
             yield f"{worker_id} is killed while {before.state}, due {before.deadline}"
     if isinstance(step.event, TimePassed):
         for worker in step.before.workers.values():
             is_due = worker.deadline is not None and worker.deadline <= step.now and worker.id in step.event.workers
-            if is_due and worker.state in {State.STOPPING, State.KILLING} and worker.id not in killed:
+            has_command = worker.incarnation in world.checks.notes.commands  # The signal comes first.
+            is_due &= worker.state in {State.STOPPING, State.KILLING} and not has_command
+            if is_due and worker.id not in killed:
                 yield f"{worker.id} is past its grace in {worker.state} and not killed"
 
 
@@ -186,7 +194,7 @@ def what_outlives_is_asked_too(world: World, step: Step) -> Iterator[str]:
     before, after = step.before.workers.get(event.worker), step.after.workers.get(event.worker)
     if before is None or before.incarnation != event.incarnation or before.state is State.KILLING:
         return
-    asked = [action for action in step.actions if isinstance(action, Signal) and action.scope == "rest"]
+    asked = [action for action in step.actions if isinstance(action, Signal) and action.scope in {"rest", "outside"}]
     if [action.incarnation for action in asked] != [event.incarnation] or after is None:
         yield f"what is left of {event.worker}#{event.incarnation} is not asked to end"
 

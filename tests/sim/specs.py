@@ -194,7 +194,13 @@ class Writer:
         return {"alive": alive}
 
     def _stop(self) -> dict[str, Any]:
-        return {"timeout": self.rng.choice((0, 1, 3, 10, 20)), "signal": self.rng.choice(("SIGTERM", "SIGINT"))}
+        rng = self.rng
+        stop: dict[str, Any] = {"timeout": rng.choice((0, 1, 3, 10, 20)), "signal": rng.choice(("SIGTERM", "SIGINT"))}
+        if rng.random() < 0.3:
+            stop["group"] = True
+        if rng.random() < 0.3 and stop["timeout"]:
+            stop["exec"] = ["drain", "$(MAINPID)"]
+        return stop
 
     def _restart(self) -> dict[str, Any]:
         rng = self.rng

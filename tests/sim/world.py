@@ -18,7 +18,9 @@ from supervisor.core.message import (
     Action,
     Claim,
     Dismiss,
+    EndStopCommand,
     Event,
+    ExamineTree,
     Exit,
     Exited,
     FinishReload,
@@ -31,6 +33,7 @@ from supervisor.core.message import (
     ReadSpec,
     Redirect,
     Report,
+    RunStopCommand,
     Say,
     Signal,
     Spawn,
@@ -211,6 +214,12 @@ class World:
                 self.ram.watch(tree)
             case Signal():
                 self.processes.signal(action)
+            case RunStopCommand():
+                self.processes.run_stop_command(action)
+            case EndStopCommand():
+                self.processes.end_stop_command(action)
+            case ExamineTree():
+                self.processes.examine(action)
             case KillTree():
                 self.processes.kill_tree(action)
             case Probe():

@@ -18,7 +18,7 @@ from supervisor.core.file.command import split_command
 from supervisor.core.file.env_file import read_env_files
 from supervisor.core.file.gpu_keys import check_gpu_use, parse_gpu, parse_sharing, read_gpu_types, read_gpus
 from supervisor.core.file.names import reserved_hint
-from supervisor.core.file.probe_keys import READY_KINDS, read_alive, read_ready
+from supervisor.core.file.probe_keys import READY_KINDS, read_alive, read_argv, read_ready
 from supervisor.core.file.problems import (
     BadValueError,
     Place,
@@ -28,6 +28,7 @@ from supervisor.core.file.problems import (
     leaf,
     map_or_empty,
     nearest,
+    parse_bool,
     read_section,
     shown,
     whole_number,
@@ -173,8 +174,11 @@ def read_resources(place: Place) -> Resources:
 
 
 def read_stop(place: Place) -> Stop:
-    """How a worker is stopped."""
-    return Stop.model_validate(read_section(place, STOP))
+    """How a worker is stopped. A command before the signal needs a part of the grace."""
+    stop = Stop.model_validate(read_section(place, STOP))
+    if stop.exec and stop.timeout_s == 0:
+        place.refuse("expected more than 0: exec has a part of it", "leave it out for 30s", below=("timeout",))
+    return stop
 
 
 def read_restart(place: Place) -> Restart:
@@ -295,8 +299,12 @@ RESOURCES = Section(
     example="resources: {gpu: 1}",
 )
 STOP = Section(
-    keys={"signal": leaf(_parse_signal), "timeout": leaf(parse_duration_s)},
-    not_yet=frozenset({"group", "exec"}),
+    keys={
+        "signal": leaf(_parse_signal),
+        "timeout": leaf(parse_duration_s),
+        "group": leaf(parse_bool),
+        "exec": read_argv,
+    },
     example="stop: {signal: SIGTERM, timeout: 30s}",
 )
 _RESTART_KEYS = {

@@ -69,6 +69,9 @@ ACCOUNT_NAMES = frozenset({"HOME", "USER", "LOGNAME"})
 LATE_NAMES = ACCOUNT_NAMES | {"MASTER_PORT", "NOTIFY_SOCKET"}
 """Variables whose values are known only where the process is started."""
 
+MAIN_PID = "MAINPID"
+"""What a stop command finds beside its worker's variables, as under systemd: the pid of the main process."""
+
 NOTIFY_NAMES = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC"})
 """What a worker with `notify` finds, and nobody that it starts for a probe."""
 

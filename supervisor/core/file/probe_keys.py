@@ -89,7 +89,8 @@ def _parse_http(value: object) -> str:
     return text
 
 
-def _read_exec(place: Place) -> tuple[str, ...] | None:
+def read_argv(place: Place) -> tuple[str, ...] | None:
+    """A command that is run beside the worker; no shell is."""
     if isinstance(place.value, str):
         place.refuse("expected a list, no shell is run", "write exec: [sh, -c, '...']")
         return None
@@ -153,7 +154,7 @@ READY = Section(
     keys={
         "http": leaf(_parse_http),
         "tcp": leaf(_parse_true),
-        "exec": _read_exec,
+        "exec": read_argv,
         "notify": leaf(_parse_true),
         "after": leaf(parse_duration_s),
         "timeout": leaf(duration(SHORTEST_S)),
@@ -166,7 +167,7 @@ ALIVE = Section(
     keys={
         "http": leaf(_parse_http),
         "tcp": leaf(_parse_true),
-        "exec": _read_exec,
+        "exec": read_argv,
         "notify": leaf(_parse_true),
         "interval": leaf(duration(SHORTEST_S)),
         "timeout": leaf(duration(SHORTEST_S)),

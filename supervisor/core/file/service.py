@@ -122,10 +122,20 @@ class Alive(_Value):
 
 
 class Stop(_Value):
-    """How a worker is stopped: with a signal (its number), and SIGKILL after *timeout_s*."""
+    """
+    How a worker is stopped; CONTRACT section 1, Stop.
+
+    Args:
+        signal: Its number.
+        timeout_s: After which SIGKILL follows.
+        group: Its whole process group gets the signal, not its main process alone.
+        exec: A command that is run before the signal; ``$(NAME)`` not yet replaced. Empty for none.
+    """
 
     signal: int = 15
     timeout_s: float = Field(30.0, alias="timeout")
+    group: bool = False
+    exec: tuple[str, ...] = ()
 
 
 class Restart(_Value):
