@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from supervisor.core import claims, order
+from supervisor.core import claims, order, witnesses
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, name_of
@@ -329,6 +329,7 @@ def _start(turn: Turn, worker: Worker, launch: Launch) -> None:
     fleet = turn.fleet
     incarnation = fleet.incarnations + 1
     turn.set(incarnations=incarnation)
+    witnesses.note_start(turn, worker.id, launch)
     turn.tell(worker.id, Admitted(incarnation))
     _tell_unmeasured(turn, launch)
     policy = worker.policy

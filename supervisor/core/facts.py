@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from supervisor.core.evolve import evolve
 from supervisor.core.last_words import Words, find_words
 from supervisor.core.message import (
+    Action,
     BecameReady,
     BecameUnready,
     Cause,
@@ -45,7 +46,7 @@ from supervisor.core.moves import (
 )
 from supervisor.core.restart import GiveUp, RestartAt, Run, decide_restart, is_healthy
 from supervisor.core.spec import Ready
-from supervisor.core.worker import Admitted, DeadlinePassed, MemoryBack, Worker
+from supervisor.core.worker import Admitted, DeadlinePassed, MemoryBack, Release, Worker
 
 CRASH_GRACE_S = 5.0
 """What is left of a crashed worker's tree has this long to end by itself, as with kubelet and pebble."""
@@ -54,9 +55,6 @@ KILL_REPORT_S = 10.0
 """A tree that survives SIGKILL for this long hangs in the kernel; a person should know where."""
 
 RELEASE_WARN_S = 5.0
-
-RELEASE_DIRTY_S = 60.0
-"""Drivers have been seen to take more than 30 s to give a dead process' memory back."""
 
 SPAWN_RETRY_S = 2.0
 """When the system refuses a process for want of something of its own; not the worker's fault, so not charged."""
@@ -141,10 +139,14 @@ def became_ready(worker: Worker, _event: BecameReady | DeadlinePassed, now: floa
     after = evolve(enter(worker, State.READY, now), ready_at=now, was_ready=True, history=history)
     assert worker.held is not None
     alive = worker.held.wanted.policy.alive
-    # Once for each process, and never before this: a model that loads for minutes must not be taken for a dead one.
-    if worker.was_ready or alive.kind == "off":
+    if worker.was_ready:
         return after, ()
-    return after, (ProbeAlive(worker.id, worker.incarnation, worker.held.wanted.recipe.port, alive),)
+    # What the driver shows of it now is what its end will be measured by.
+    look = (ReadInventory(),) if worker.occupied else ()
+    # Once for each process, and never before this: a model that loads for minutes must not be taken for a dead one.
+    if alive.kind == "off":
+        return after, look
+    return after, (*look, ProbeAlive(worker.id, worker.incarnation, worker.held.wanted.recipe.port, alive))
 
 
 def not_ready_yet(worker: Worker, event: BecameUnready, _now: float) -> Step:
@@ -347,24 +349,20 @@ def look_again(worker: Worker, _event: DeadlinePassed, _now: float) -> Step:
 
 
 def release_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
-    """The memory is not back yet: look again, warn after a while, and at last go on without."""
+    """The memory is not back yet: look again, and warn after a while. When it is given up the fleet decides."""
     waited = now - worker.since
-    if waited >= RELEASE_DIRTY_S:
-        after, actions = follow(worker, now)
-        return after, (
-            *actions,
-            Say("worker.dirty", {"worker": str(worker.id), "waited_s": round(waited, 1)}, is_warning=True),
-        )
-    actions = (ReadInventory(),)
-    last_look = worker.since if worker.deadline is None else worker.deadline - LOOK_S
-    if last_look - worker.since < RELEASE_WARN_S <= waited:
-        actions += (Say("worker.releasing", {"worker": str(worker.id), "waited_s": round(waited, 1)}, is_warning=True),)
-    return evolve(worker, deadline=now + LOOK_S), actions
+    actions: tuple[Action, ...] = (ReadInventory(),)
+    is_late = waited >= RELEASE_WARN_S
+    if is_late and not worker.is_told:
+        fields = {"worker": str(worker.id), "waited_s": round(waited, 1), "reason": worker.reason}
+        actions += (Say("worker.memory_late", fields, is_warning=True),)
+    return evolve(worker, deadline=now + LOOK_S, is_told=is_late), actions
 
 
-def memory_back(worker: Worker, _event: MemoryBack, now: float) -> Step:
-    """The slice is free again."""
-    return follow(worker, now)
+def memory_back(worker: Worker, event: MemoryBack, now: float) -> Step:
+    """The slice is free again, or is given up."""
+    release = Release(now - worker.since, event.proof, event.is_dirty)
+    return follow(evolve(worker, release=release), now)
 
 
 def parole(worker: Worker, _event: DeadlinePassed, now: float) -> Step:

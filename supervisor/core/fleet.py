@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from supervisor.core import admission, claims, gpus, order, orders, rescale, stall
+from supervisor.core import admission, claims, gpus, order, orders, rescale, stall, witnesses
 from supervisor.core.message import (
     Action,
     BecameReady,
@@ -141,12 +141,13 @@ def _time(turn: Turn, workers: tuple[WorkerId, ...]) -> None:
         worker = turn.workers.get(worker_id)
         if worker is not None and worker.deadline is not None and worker.deadline <= turn.now:
             turn.tell(worker.id, DeadlinePassed())
+            witnesses.give_up_if_late(turn, worker.id)
     if turn.fleet.deadline is not None and turn.fleet.deadline <= turn.now:
         turn.set(deadline=None)
         if turn.fleet.state is DaemonState.STOPPING:
             _give_up(turn)
         else:
-            turn.do(ReadInventory(fresh=True))
+            turn.do(ReadInventory(fresh=turn.fleet.failures > 0))
 
 
 def _shut_down(turn: Turn) -> None:

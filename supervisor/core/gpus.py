@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from supervisor.core import witnesses
 from supervisor.core.inventory import Device, GpuState, Inventory, Reading
 from supervisor.core.ledger import foreign_bytes
-from supervisor.core.memory import is_memory_back
-from supervisor.core.message import InventoryRead, ReadInventory, Say, State
+from supervisor.core.message import InventoryRead, ReadInventory, Say
 from supervisor.core.slices import Supply
 from supervisor.core.turn import DaemonState, Fleet, Gpu, Turn
-from supervisor.core.worker import MemoryBack
 from supervisor.errors import CannotError
 
 RETRY_S = 5.0
@@ -45,9 +44,7 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
         turn.set(ask_again=False)
         turn.do(ReadInventory())
     schedule_retry(turn)
-    for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
-        if is_memory_back(turn.fleet, turn.workers, worker):
-            turn.tell(worker.id, MemoryBack())
+    witnesses.take_reading(turn)
 
 
 def _is_crowded_anew(before: Fleet, inventory: Inventory | None) -> bool:
@@ -217,7 +214,7 @@ def schedule_retry(turn: Turn) -> None:
     if fleet.state is DaemonState.STOPPING:
         return
     if not fleet.failures or not fleet.wants_gpu:
-        turn.set(deadline=None)
+        turn.set(deadline=turn.now + witnesses.DIRTY_LOOK_S if fleet.dirty else None)
         return
     delay = min(RETRY_MAX_S, RETRY_S * 2 ** min(fleet.failures - 1, 8))
     boot_over = fleet.started_at + _gpu_wait_s(fleet)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from supervisor.core.file.quantities import MIB
-from supervisor.core.inventory import Device, GpuState, Holder, name_of
+from supervisor.core.inventory import Device, Holder, name_of
 from supervisor.core.message import State
 from supervisor.core.slices import FREE_PERCENT, WHOLE, Placement, declared_bytes, headroom_bytes
 from supervisor.core.spec import WorkerId, amount_bytes
@@ -21,20 +21,6 @@ NAMED_MAX = 4
 """Holders that a reason names; the rest is a number."""
 
 Workers = Mapping[WorkerId, Worker]
-
-
-def is_memory_back(fleet: Fleet, workers: Workers, worker: Worker) -> bool:
-    """
-    Whether what a worker's dead process had on its GPUs is free again, by a reading asked for after its end.
-
-    So it is when the driver tells who holds memory and shows nothing of it, and when what it declared would fit
-    again. A device that is gone or tells no memory counts as back: what cannot be known is not waited for.
-    """
-    inventory = fleet.inventory
-    if fleet.gpu.state is not GpuState.OK or inventory is None or inventory.asked_at < worker.since:
-        return False
-    found = [inventory.by_uuid[share.uuid] for share in worker.occupied if share.uuid in inventory.by_uuid]
-    return all(_is_off(worker, device) or _fits_again(fleet, workers, worker, device) for device in found)
 
 
 def shortage(fleet: Fleet, workers: Workers, worker: Worker, uuid: str, books: HostBooks | None = None) -> str | None:
@@ -119,7 +105,7 @@ def _declared_shortage(
     if untaken > 0:
         text += f", {untaken // MIB} MiB of that are declared and not yet taken"
     foreign = [holder for holder in device.holders or () if not holder.worker]
-    return f"{text}; held by {_holders_in_words(foreign, worker)}" if foreign else text
+    return f"{text}; held by {holders_in_words(foreign, worker)}" if foreign else text
 
 
 def _crowded(worker: Worker, device: Device) -> str | None:
@@ -134,19 +120,34 @@ def _crowded(worker: Worker, device: Device) -> str | None:
         return None
     text = f"{name_of(device)} is not free, {free // MIB} of {total // MIB} MiB are; needs {FREE_PERCENT} %"
     if device.holders:
-        return f"{text}; held by {_holders_in_words(device.holders, worker.id)}"
+        return f"{text}; held by {holders_in_words(device.holders, worker.id)}"
     return f"{text}; " + ("who holds it is not told" if device.holders is None else "nobody is listed as holding it")
 
 
-def _fits_again(fleet: Fleet, workers: Workers, worker: Worker, device: Device) -> bool:
-    """Whether what the dead had declared is free. What the books say is the next start's business."""
+def fits_again(fleet: Fleet, workers: Workers, worker: Worker, device: Device) -> bool | None:
+    """
+    Whether what a dead worker had declared is free, or all that it needs of a device for itself.
+
+    What the books say is the next start's business. None where the device tells no memory, and for a part of a device
+    that declares nothing.
+    """
     assert worker.held is not None
-    books = HostBooks()
-    return _declared_shortage(fleet, workers, worker.id, worker.held, device, books=books, by_books=False) is None
+    if device.memory_total_bytes is None or device.memory_free_bytes is None:
+        return None
+    if worker.held.wanted.request.gpu_memory is not None:
+        books = HostBooks()
+        return _declared_shortage(fleet, workers, worker.id, worker.held, device, books=books, by_books=False) is None
+    return _crowded(worker, device) is None if has_whole_devices(worker.held) else None
 
 
-def _is_off(worker: Worker, device: Device) -> bool:
-    return device.holders is not None and all(holder.worker != str(worker.id) for holder in device.holders)
+def untaken_bytes(fleet: Fleet, workers: Workers, worker: WorkerId, device: Device) -> int:
+    """What others than a worker have declared on a device and will still take."""
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    if total is None or free is None:
+        return 0
+    return _untaken_bytes(
+        device, total, free, _headroom_bytes(fleet, total), _others(fleet, workers, worker, device.uuid)
+    )
 
 
 def _others(fleet: Fleet, workers: Workers, worker: WorkerId, uuid: str) -> list[Worker]:
@@ -302,7 +303,7 @@ def _untaken_of_host(hosted: Mapping[WorkerId, int], worker: Worker) -> int:
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def _holders_in_words(holders: Iterable[Holder], worker: WorkerId) -> str:
+def holders_in_words(holders: Iterable[Holder], worker: WorkerId) -> str:
     """Foreign ones first, the largest first; ours by their names."""
     ranked = sorted(holders, key=lambda one: (bool(one.worker), -(one.used_bytes or 0), one.pid))
     shown = ", ".join(_holder_in_words(one, worker) for one in ranked[:NAMED_MAX])

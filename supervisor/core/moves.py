@@ -21,6 +21,8 @@ SIGNAL_S = 5.0
 What a stop command leaves of the grace to the signal, or half of a shorter grace: one that hangs costs nobody his end.
 """
 
+RELEASING = "waiting for the memory of its ended process to come back"
+
 Step = tuple[Worker | None, tuple[Action, ...]]
 """The worker after a step, None when it is to be forgotten, and what is to be done."""
 
@@ -114,12 +116,11 @@ def _last_words(worker: Worker) -> str:
 
 
 def to_releasing(worker: Worker, now: float) -> Step:
-    """The tree is gone: wait for its memory where there is a declared amount to wait for."""
-    worker = evolve(worker, pid=None)
-    if not worker.occupied or worker.held is None or worker.held.wanted.request.gpu_memory is None:
+    """The tree is gone: wait for its memory where it had a GPU."""
+    worker = evolve(worker, pid=None, is_told=False)
+    if not worker.occupied:
         return follow(worker, now)
-    reason = "waiting for the memory of its ended process to come back"
-    return enter(worker, State.RELEASING, now, deadline=now + LOOK_S, reason=reason), (ReadInventory(),)
+    return enter(worker, State.RELEASING, now, deadline=now + LOOK_S, reason=RELEASING), (ReadInventory(),)
 
 
 def to_stopping(worker: Worker, now: float, cause: Cause, reason: str) -> Step:

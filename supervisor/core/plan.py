@@ -38,8 +38,8 @@ def make_plan(
     Give every worker of the file a place, or the reason why it has none.
 
     Those that have a place keep it; then the rest in file order. Who may choose leaves alone, as long as there are
-    others, what strangers have filled and what somebody further down the file names one by one. What cannot be placed
-    leaves the others untouched.
+    others, what strangers or the dead have filled and what somebody further down the file names one by one. What cannot
+    be placed leaves the others untouched.
 
     Args:
         wanted: Every worker that is to have a place, in file order.
@@ -86,6 +86,7 @@ class Planner:
         self._spared = 0
         self._crowds: dict[Request, int] = {}
         self._foreign = foreign_bytes(devices)
+        self._dirty = sum(1 << at for at, device in enumerate(devices) if device.uuid in supply.dirty)
         self._shares: dict[tuple[int, int], Share] = {}
         # A living worker stays where the last reading showed nothing, or something sick.
         is_seen = {one.uuid for one in supply.devices + supply.outside}
@@ -194,10 +195,10 @@ class Planner:
                 yield Group(self.ledger, request, named & ~avoided)
 
     def _crowded(self, request: Request) -> int:
-        """Devices on which foreign processes leave too little for such a worker to start at this moment."""
-        if request in self._crowds or not self._foreign:
+        """Devices where the dead, or foreign processes, leave too little for such a worker to start at this moment."""
+        if request in self._crowds or not (self._foreign or self._dirty):
             return self._crowds.get(request, 0)
-        mask = 0
+        mask = self._dirty
         for position, used in self._foreign.items():
             device = self.ledger.devices[position]
             total = device.memory_total_bytes or 0

@@ -235,7 +235,9 @@ def _is_sized(spec: Spec, name: str) -> bool:
 
 def supply_of(fleet: Fleet, spec: Spec) -> Supply:
     """What there is to hand out under a file."""
-    return replace(make_supply(fleet), headroom=spec.daemon.headroom)
+    # While the driver errs nobody is placed anew: who has a slice would lose the only one that it may start on.
+    dirty = frozenset(fleet.dirty) if fleet.trusted else frozenset()
+    return replace(make_supply(fleet), headroom=spec.daemon.headroom, dirty=dirty)
 
 
 def _gets_another_launch(worker: Worker | None, placement: Placement) -> bool:

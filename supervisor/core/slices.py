@@ -89,6 +89,7 @@ class Supply:
         outside: Devices of the machine that are not in the pool.
         elsewhere: UUID -> which other daemon has it, in words.
         links: Between devices, each pair once.
+        dirty: UUIDs of devices on which memory of the dead is left: the last choice for who has yet to start.
         headroom: Memory of each device that is never given away; None = the larger of 512MiB and 2 %.
     """
 
@@ -99,6 +100,7 @@ class Supply:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
     headroom: Amount | None = None
+    dirty: frozenset[str] = frozenset()
 
 
 def headroom_bytes(headroom: Amount | None, total: int) -> int:

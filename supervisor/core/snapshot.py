@@ -15,7 +15,7 @@ from supervisor.core.plan import Placement, Slice
 from supervisor.core.rescale import Plan, action_of
 from supervisor.core.spec import Recipe, WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
-from supervisor.core.worker import HOLDING, RUNNING, Worker
+from supervisor.core.worker import HOLDING, RUNNING, Release, Worker
 
 Json = dict[str, Any]
 
@@ -148,6 +148,7 @@ def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
         "status_text": worker.said or None,
         "ready_by": _ready_by(worker, view),
         "time_to_ready": worker.history.time_to_ready_s,
+        "release": _release(worker.release),
         "last_exit": _last_exit(worker.last_exit, view),
         "next_start": view.rfc3339(worker.deadline)
         if worker.state in {State.BACKOFF, State.FAILED} and worker.deadline is not None
@@ -199,6 +200,14 @@ def _gpus(fleet: Fleet, devices: Slice) -> list[Json]:
         }
         for share in devices
     ]
+
+
+def _release(release: Release | None) -> Json | None:
+    """How the memory of its last process with a GPU came back."""
+    if release is None:
+        return None
+    proof = "none" if release.is_dirty else release.proof.name.lower()
+    return {"seconds": round(release.took_s, 3), "proof": proof, "dirty": release.is_dirty}
 
 
 def _last_exit(record: ExitRecord | None, view: View) -> Json | None:
@@ -265,9 +274,11 @@ def _foreign(device: Device) -> list[Json] | None:
 
 
 def _health(fleet: Fleet, device: Device) -> Json:
-    """The driver's word on a device; `held` is ours: it is well, and another daemon has it."""
+    """The driver's word on a device; `held` is ours: it is well, and another daemon has it; and so is `dirty`."""
     if device.health is Health.OK and device.uuid in fleet.elsewhere:
         return {"health": "held", "reason": fleet.elsewhere[device.uuid]}
+    if device.health is Health.OK and device.uuid in fleet.dirty:
+        return {"health": "dirty", "reason": fleet.dirty[device.uuid].reason}
     return {"health": str(device.health), "reason": device.reason}
 
 

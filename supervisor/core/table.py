@@ -250,7 +250,7 @@ TABLE: Mapping[State, Row] = {
         stop_command_ended=IGNORE,
         tree_examined=IGNORE,
         memory_back=Cell(facts.memory_back, FOLLOWS),
-        deadline=Cell(facts.release_deadline, FOLLOWS),
+        deadline=Cell(facts.release_deadline),
         kill=IGNORE,
     ),
     State.BACKOFF: Row(

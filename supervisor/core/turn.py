@@ -15,6 +15,7 @@ from supervisor.core.evolve import evolve
 from supervisor.core.inventory import Device, GpuState, Health, Inventory
 from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
+from supervisor.core.release import Sight
 from supervisor.core.slices import FREE_PERCENT, WHOLE, Slice, declared_bytes, headroom_bytes
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.table import step
@@ -80,6 +81,26 @@ class Restarting:
     workers: frozenset[WorkerId]
 
 
+@dataclass(frozen=True, slots=True)
+class Dirt:
+    """
+    Memory of a device that did not come back in time.
+
+    Args:
+        worker: Whose process had it.
+        incarnation: Which process.
+        at: Monotonic second at which it was given up.
+        sight: What was seen of that process while it lived.
+        reason: What is known of it, with the numbers and with who holds the device.
+    """
+
+    worker: WorkerId
+    incarnation: int
+    at: float
+    sight: Sight
+    reason: str
+
+
 Holds = Mapping[WorkerId | str, bool]
 """Whether an operator holds a worker down, or a whole service; a worker's own entry counts before its service's."""
 
@@ -120,6 +141,9 @@ class Fleet:
         host_memory: As it was read last, None before the first.
         host_asked: A reading of it is on its way.
         unmeasured: Devices of which was said that they do not tell their memory.
+        sights: Workers that occupy GPUs -> device UUID -> what was seen of their newest process there.
+        has_listed: A list of the driver has shown a process of ours: its pids are those of this machine.
+        dirty: Device UUID -> memory there that has not come back.
         trusted: Whether it is still the driver's word: a failed reading leaves it in force for those who
             have a slice, and places nobody new.
         asked: When the driver was asked for a reading that is not in yet.
@@ -167,6 +191,9 @@ class Fleet:
     host_memory: HostMemory | None = None
     host_asked: bool = False
     unmeasured: frozenset[str] = frozenset()
+    sights: Mapping[WorkerId, Mapping[str, Sight]] = field(default_factory=dict)
+    has_listed: bool = False
+    dirty: Mapping[str, Dirt] = field(default_factory=dict)
     read_at: float = 0.0
     trusted: bool = False
     gpu: Gpu = field(default_factory=Gpu)
@@ -305,7 +332,8 @@ class Turn:
         backs_off = one.state is State.BACKOFF and (before is None or before.state is not State.BACKOFF)
         if (now == "waiting" and was != now) or (after is not None and backs_off):
             self.stale |= self._lost_its_place(one)
-        if self.fleet.unplaced and (after is None or after.state in FREED) and before and before.state not in FREED:
+        waits = self.fleet.unplaced or (self.fleet.dirty and self.fleet.waiting)
+        if waits and (after is None or after.state in FREED) and before and before.state not in FREED:
             self.stale = True
 
     def _lost_its_place(self, worker: Worker) -> bool:
@@ -313,7 +341,8 @@ class Turn:
         Whether what is reserved for a worker is of no use any more.
 
         The last good reading does not show a device of it, or shows it as sick or cut up, or those who live there leave
-        it too little memory; or it is none at all, and the file does not allow that any more.
+        it too little memory, or memory of the dead is still there; or it is none at all, and the file does not allow
+        that any more.
         """
         fleet = self.fleet
         if worker.target is None or worker.target.launch is None:
@@ -322,6 +351,8 @@ class Turn:
             return True
         if fleet.inventory is None:
             return False
+        if any(share.uuid in fleet.dirty for share in worker.target.launch.slice):
+            return True
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
         return any(
             one is None or one.health is not Health.OK or one.is_cut or self._is_full(worker, one) for one in devices
@@ -423,6 +454,8 @@ def _transition(before: Worker | None, after: Worker | None, cause: str, now: fl
             fields["uptime_s"] = round(now - before.spawned_at, 3)
     if after is not None and after.state is State.BACKOFF and after.deadline is not None:
         fields["retry_in_s"] = round(after.deadline - now, 3)
+    if before is not None and after is not None and after.release is not before.release and after.release is not None:
+        fields |= {"released_in_s": round(after.release.took_s, 3), "proof": after.release.proof.name.lower()}
     if one.occupied:
         fields["devices"] = [share.uuid for share in one.occupied]
     return Transition(

@@ -29,6 +29,7 @@ from supervisor.core.message import (
     TreeExamined,
     TreeGone,
 )
+from supervisor.core.release import Proof
 from supervisor.core.restart import NO_FAILURES, History, Verdict
 
 if TYPE_CHECKING:
@@ -60,7 +61,25 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBack:
-    """What its dead process held on its GPUs is free again, or cannot be known."""
+    """
+    What its dead process held on its GPUs is free again, as far as *proof* goes; or nobody waits for it any more.
+
+    Args:
+        proof: The weakest of its devices.
+        is_dirty: It is not back, and has been waited for long enough.
+    """
+
+    proof: Proof = Proof.NOTHING
+    is_dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """How long the memory of a worker's last process took to come back, and on whose word it is."""
+
+    took_s: float
+    proof: Proof
+    is_dirty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +171,8 @@ class Worker:
         said: By its process, in words, of how it is.
         is_extended: Its process has asked for more time to start than the file gives it.
         starved: In pending: it waits for memory, and nobody knows until when.
+        is_told: In releasing: it was warned of.
+        release: How the memory of its last process with a GPU came back, None before.
         reason: What a person should know about why it is where it is, or empty.
         reason_at: Monotonic second since which it has been so, whatever numbers are in it; None for as long as it is
             in its state.
@@ -185,6 +206,8 @@ class Worker:
     said: str = ""
     is_extended: bool = False
     starved: bool = False
+    is_told: bool = False
+    release: Release | None = None
     reason: str = ""
     reason_at: float | None = None
 

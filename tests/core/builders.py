@@ -146,7 +146,7 @@ def worker_in(state: State, *, since: float = 100.0, **changes: object) -> Worke
 
 # ---- a worker and its events ----------------------------------------------------------------------------------------
 
-FREE = placed(wanted(policy=TCP, port=8000), 0)
+FREE = placed(wanted(gpu=0, policy=TCP, port=8000))
 """A placement whose memory nobody waits for: what follows the end follows at once."""
 
 
@@ -170,8 +170,8 @@ def exit_of(code: int | None, *, number: int | None = None, alone: bool = True) 
 
 
 def with_policy(worker: Worker, policy: Policy) -> Worker:
-    """The same worker without declared memory, under another policy."""
-    placement = placed(wanted(policy=policy, port=8000), 0)
+    """The same worker without a GPU, under another policy."""
+    placement = placed(wanted(gpu=0, policy=policy, port=8000))
     return replace(worker, target=placement, held=placement if worker.held else None)
 
 

@@ -218,7 +218,11 @@ def test_a_dirty_slice_is_said_and_used() -> None:
 
     stage.pass_time(161.0).read(good(device(0, free=GIB)))
 
-    assert [say.event for say in of_type(Say, stage.history)] == ["inventory.read", "worker.releasing", "worker.dirty"]
+    assert [say.event for say in of_type(Say, stage.history)] == [
+        "inventory.read",
+        "worker.memory_late",
+        "worker.dirty",
+    ]
     assert stage.states() == {"llm/0": "pending"}
     assert stage["llm/0"].reason.startswith("needs 20480 MiB on GPU 0")
     assert stage.fleet.gpu.state is GpuState.OK
@@ -264,9 +268,11 @@ def test_a_worker_on_a_lost_device_waits_when_the_driver_errs_by_then() -> None:
     stage = running(spec_of(llm={**ONE_EACH, "workers": 1}), *devices(1))
 
     stage.at(10.0).read(good()).at(20.0).read(bad()).at(80.0).exited("llm/0")
+    assert stage.states() == {"llm/0": "releasing"}
+    stage.pass_time(140.5)
 
     assert stage.states() == {"llm/0": "pending"}
-    assert stage.at(90.0).read(good(device(0))).states() == {"llm/0": "starting"}
+    assert stage.at(150.0).read(good(device(0))).states() == {"llm/0": "starting"}
 
 
 # ---- late words -----------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def policy(alive: Alive = NOTIFY, restart: Restart | None = None) -> Policy:
 
 
 def worker(state: State, treated: Policy | None = None, **changes: object) -> Worker:
-    placement = placed(wanted(policy=treated or policy(), port=8000), 0)
+    placement = placed(wanted(gpu=0, policy=treated or policy(), port=8000))
     return replace(worker_in(state), target=placement, held=placement, **changes)  # type: ignore[arg-type]
 
 

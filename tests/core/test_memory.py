@@ -87,9 +87,10 @@ def test_memory_on_its_way_back_is_waited_for_at_a_restart() -> None:
     stage.driver = good(held(0, ours("llm/0", 40), free=39 * GIB))
     stage.exited("llm/0", 1)
 
-    assert (stage.state("llm/0"), stage["llm/0"].history.failures) == ("pending", 1)
+    assert (stage.state("llm/0"), stage["llm/0"].history.failures) == ("releasing", 1)
     assert stage["llm/0"].reason == (
-        "GPU 0 is not free, 39936 of 81920 MiB are; needs 90 %; held by its own last process (pid 1001): 40960 MiB"
+        "waiting for the memory of its ended process to come back: GPU 0: 39936 of 81920 MiB are free,"
+        " the driver still lists its process"
     )
     stage.driver = good(held(0, free=79 * GIB))
     assert stage.pass_time(10.5).state("llm/0") == "starting"

@@ -57,7 +57,7 @@ def test_the_status_has_the_contracts_keys() -> None:
     assert set(service) == {"name", "target", "ready", "scaled", "workers"}
     assert set(service["workers"][0]) == {
         *("worker", "index", "state", "pid", "incarnation", "since", "restarts", "reason", "fallback", "port"),
-        *("gpus", "env", "limits", "last_exit", "next_start", "status_text", "ready_by", "time_to_ready"),
+        *("gpus", "env", "limits", "release", "last_exit", "next_start", "status_text", "ready_by", "time_to_ready"),
     }
     assert set(service["workers"][0]["gpus"][0]) == {"uuid", "index", "share"}
     assert set(service["workers"][0]["last_exit"]) == {
@@ -149,6 +149,7 @@ def test_a_running_worker_is_shown_with_all_that_it_has() -> None:
         "status_text": None,
         "ready_by": None,
         "time_to_ready": 0.0,
+        "release": None,
         "last_exit": None,
         "next_start": None,
     }

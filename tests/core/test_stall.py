@@ -63,7 +63,8 @@ def test_a_slice_is_not_called_dirty_before_the_driver_was_asked() -> None:
     stage = running(spec, device(0))
     stage.exited("llm/0")
     assert stage.state("llm/0") == "releasing"
-    stage.fleet = stage.fleet if stage.fleet.asked is None else stage.read(good(device(0, free=2**30))).fleet
+    while stage.fleet.asked is not None:
+        stage.read(good(device(0, free=2**30)))
     stage.now = 100.0
 
     stage.meet(Stalled(95.0))

@@ -25,6 +25,7 @@ from supervisor.core.message import (
     TreeExamined,
     TreeGone,
 )
+from supervisor.core.release import Proof
 from supervisor.core.restart import Done, GiveUp, RestartAt
 from supervisor.core.spec import Restart
 from supervisor.core.table import COLUMNS, IGNORE, IMPOSSIBLE, TABLE, Cell, cell_of, column_names, step
@@ -54,7 +55,7 @@ SAME = placed(wanted(memory=20 * GIB, policy=TCP, port=8000), 0)
 OTHER = placed(wanted(memory=10 * GIB, policy=TCP, port=8000), 1)
 NOWHERE = replace(OTHER, launch=None, reason="needs 1 GPU, there is none")
 REFUSED = replace(NOWHERE, refused=True)
-NO_MEMORY = placed(wanted(policy=TCP, port=8000), 0)
+NO_MEMORY = placed(wanted(gpu=0, policy=TCP, port=8000))
 
 EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     Admitted: (Admitted(8),),
@@ -70,7 +71,7 @@ EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     ShimLost: (ShimLost(LLM, 7),),
     StopCommandEnded: (StopCommandEnded(LLM, 7, ""), StopCommandEnded(LLM, 7, "exited with 1")),
     TreeExamined: (TreeExamined(LLM, 7, "process 1 hangs"),),
-    MemoryBack: (MemoryBack(),),
+    MemoryBack: (MemoryBack(Proof.LIST), MemoryBack(is_dirty=True)),
     DeadlinePassed: (DeadlinePassed(),),
     Wanted: (Wanted(SAME), Wanted(OTHER), Wanted(NOWHERE), Wanted(REFUSED)),
     Unwanted: (Unwanted(),),
@@ -129,8 +130,7 @@ def variants(state: State) -> Iterator[Worker]:
 def _going(plain: Worker) -> Iterator[Worker]:
     """A worker that goes down: what is wanted of it, what follows, with and without memory to wait for."""
     after = VERDICTS if plain.state is not State.STOPPING else ()
-    late = replace(plain, since=60.0)  # Long enough for its memory to be given up.
-    for one in (plain, late, replace(plain, target=NO_MEMORY, held=NO_MEMORY)):
+    for one in (plain, replace(plain, target=NO_MEMORY, held=NO_MEMORY)):
         for changes in INTENTS:
             yield _changed(one, changes)
         for changes in after:
@@ -151,7 +151,7 @@ def unspawned(worker: Worker) -> Worker | None:
 
 def _treated(worker: Worker, restart: Restart) -> Worker:
     """The same worker under another restart policy, and with no memory to wait for."""
-    target = placed(wanted(policy=replace(TCP, restart=restart), port=8000), 0)
+    target = placed(wanted(gpu=0, policy=replace(TCP, restart=restart), port=8000))
     return replace(worker, target=target, held=target if worker.held else None)
 
 

@@ -261,7 +261,8 @@ def test_a_tree_that_survives_sigkill_is_reported_every_ten_seconds() -> None:
     at_twenty, second = meet(at_ten, DeadlinePassed(), 250.0)
 
     assert [at_ten.deadline, at_twenty.deadline] == [250.0, 260.0]
-    assert (at_twenty.state, at_twenty.occupied) == ("killing", FREE.launch.slice if FREE.launch else None)
+    assert (at_twenty.state, at_twenty.occupied) == ("killing", killing.occupied)
+    assert killing.occupied
     assert "still not gone after 20 s in spite of SIGKILL" in at_twenty.reason
     for actions in (first, second):
         assert actions == (KillTree(LLM, 7), ExamineTree(LLM, 7))

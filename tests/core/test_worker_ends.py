@@ -20,10 +20,13 @@ from supervisor.core.message import (
     State,
     TreeGone,
 )
+from supervisor.core.release import Proof
 from supervisor.core.restart import History, RestartAt, backoff_s
 from supervisor.core.spec import Policy, Ready, Restart
 from supervisor.core.worker import (
     DeadlinePassed,
+    MemoryBack,
+    Release,
     StopAsked,
 )
 from tests.core.builders import (
@@ -182,27 +185,31 @@ def test_a_stopped_worker_whose_shim_was_killed_stays_stopped() -> None:
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_memory_that_does_not_come_back_is_looked_for_told_and_at_last_given_up() -> None:
-    """Every half second; a warning at 5 s, once; at 60 s the worker goes on without."""
-    worker, said, looks, now = worker_in(State.RELEASING, since=100.0, verdict=RestartAt(0.0)), [], 0, 100.0
+def test_memory_that_does_not_come_back_is_looked_for_and_told_once() -> None:
+    """Every half second; a warning at 5 s, with what is known by then. When it is given up is the fleet's word."""
+    worker, said, looks, now = worker_in(State.RELEASING, since=100.0, reason="GPU 0: 1 MiB"), [], 0, 100.0
 
-    while worker.state is State.RELEASING:
+    while now < 160.0:
         assert worker.deadline is not None
         now = worker.deadline + 0.055  # So late that the tenth look is past 5.5 s.
         worker, actions = meet(worker, DeadlinePassed(), now)
         looks += len(of_type(ReadInventory, actions))
-        said += [(say.event, round(now - 100.0)) for say in of_type(Say, actions)]
+        said += [(say.event, round(now - 100.0), say.fields["reason"]) for say in of_type(Say, actions)]
 
-    assert said == [("worker.releasing", 6), ("worker.dirty", 60)]
-    assert looks == 108
-    assert worker.state is State.PENDING
+    assert said == [("worker.memory_late", 6, "GPU 0: 1 MiB")]
+    assert looks == 109
+    assert worker.state is State.RELEASING
 
 
-def test_a_worker_without_declared_memory_waits_for_none() -> None:
-    """There is no amount to wait for."""
-    after, actions = meet(with_policy(worker_in(State.STOPPING, down=True), TCP), exit_of(0), 101.0)
+def test_how_its_memory_came_back_is_kept() -> None:
+    """The time that it took, on whose word, and whether it did at all."""
+    releasing = worker_in(State.RELEASING, since=100.0, verdict=RestartAt(0.0))
 
-    assert (after.state, actions) == ("stopped", ())
+    back, _ = meet(releasing, MemoryBack(Proof.LIST), 101.5)
+    late, _ = meet(releasing, MemoryBack(is_dirty=True), 160.0)
+
+    assert (back.state, back.release) == (State.PENDING, Release(1.5, Proof.LIST))
+    assert (late.state, late.release) == (State.PENDING, Release(60.0, Proof.NOTHING, is_dirty=True))
 
 
 def test_a_worker_without_a_gpu_waits_for_none() -> None:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
 import subprocess
 from pathlib import Path
 
 from tests.e2e.conftest import StartDaemon
-from tests.e2e.harness import is_alive, wait_for
+from tests.e2e.harness import is_alive
 from tests.nvml.fake import FakeBox
 
 GIB = 1 << 30
-
-LOADER = """
-import os, pathlib, sys, time
-claims = pathlib.Path(os.environ["FAKE_NVML_CLAIMS"], str(os.getpid()))
-lines = [f"{uuid} {int(sys.argv[1])}" for uuid in os.environ["WORKER_GPU_UUIDS"].split(",")]
-claims.write_text("\\n".join(lines) + "\\n")
-time.sleep(1000)
-"""
-"""A worker that takes memory of its GPUs and keeps it."""
 
 
 def service(name: str, workers: int, resources: str, *, command: str = "sleep 1000", more: str = "") -> str:
@@ -34,28 +24,6 @@ def service(name: str, workers: int, resources: str, *, command: str = "sleep 10
     restart: {{delay: 50ms}}
     {more}
 """
-
-
-def test_memory_that_comes_back_late_is_waited_for_with_the_numbers(start: StartDaemon, tmp_path: Path) -> None:
-    """A killed model server is not restarted into memory that the driver has not freed yet; nothing is charged."""
-    box = FakeBox(tmp_path / "box", gpus=1)
-    loader = tmp_path / "loader.py"
-    loader.write_text(LOADER)
-    command = f"python3 {loader} {40 * GIB}"
-    daemon = start(f"services:{service('llm', 1, 'gpu: 1', command=command)}", box=box)
-    before = daemon.wait_states(llm="ready")["llm/0"]
-    wait_for(lambda: daemon.ask("/v1/devices")["devices"][0]["memory"]["free"] < 45 * GIB, "it has its memory")
-
-    box.release_after(-1)
-    os.kill(before["pid"], signal.SIGKILL)
-    waiting = daemon.wait(
-        lambda now: now["llm/0"]["state"] == "pending" and "needs 90 %" in now["llm/0"]["reason"], "the numbers"
-    )
-    box.release_after(0)
-
-    assert "GPU 0 is not free" in waiting["llm/0"]["reason"]
-    after = daemon.wait(lambda now: now["llm/0"]["state"] == "ready" and now["llm/0"]["restarts"] == 1, "it is back")
-    assert after["llm/0"]["gpus"] == before["gpus"]
 
 
 def test_a_foreign_holder_is_named_left_alone_and_waited_for(start: StartDaemon, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from tests.mutants.planted_order import ORDER
 from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
 from tests.mutants.planted_probes import PROBES
+from tests.mutants.planted_release import RELEASE
 from tests.mutants.planted_stops import STOPS
 from tests.mutants.planted_surroundings import SURROUNDINGS
 
 MUTANTS: tuple[Mutant, ...] = (
     *ADMISSION,
+    *RELEASE,
     *PROBES,
     *STOPS,
     *CAUSES,

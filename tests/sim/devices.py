@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,6 +51,8 @@ class Gpu:
     """Incarnation -> its worker, for those that have ever had memory of it."""
     used: dict[int, int] = field(default_factory=dict)
     """Incarnation -> bytes, from its allocation until the driver has noticed its end."""
+    dead: set[int] = field(default_factory=set)
+    """Incarnations of which nothing lives."""
     is_cut: bool = False
     parts: list[Gpu] = field(default_factory=list)
     parent: Gpu | None = None
@@ -82,6 +85,8 @@ class FakeDevices:
         self.detail = ""
         self.slow_s = 0.0
         self.has_lists = rng.random() < 0.5
+        self.drops_the_dead = False
+        """The list shows nobody who is dead, though its memory may not be back yet."""
         self.asked: list[tuple[float, bool]] = []
         self._post = post
         self._rng = rng
@@ -126,8 +131,13 @@ class FakeDevices:
         devices = []
         for index, gpu in enumerate(there):
             shown = (gpu, *(part for part in gpu.parts if gpu.is_cut and part.is_there))
-            devices += [_device(one, index, self.has_lists) for one in shown]
+            devices += [_device(one, index, self._list_of(one)) for one in shown]
         return Reading(GpuState.OK, self.detail, tuple(devices))
+
+    def _list_of(self, gpu: Gpu) -> tuple[Holder, ...] | None:
+        if not self.has_lists or gpu.is_cut:
+            return None
+        return _holders(gpu, gpu.dead if self.drops_the_dead else frozenset())
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -145,6 +155,7 @@ class FakeDevices:
     def release(self, tree: Tree) -> None:
         """A tree is gone: its memory comes back when the driver gets to it."""
         for gpu in self._on(tree):
+            gpu.dead |= {tree.order.incarnation}
             self.agenda.after(tree.nature.release_s, partial(_give_back, gpu, tree.order.incarnation))
 
     def _allocate(self, gpu: Gpu, tree: Tree, wanted: int) -> None:
@@ -173,14 +184,14 @@ def _give_back(gpu: Gpu, incarnation: int) -> None:
     gpu.used.pop(incarnation, None)
 
 
-def _holders(gpu: Gpu) -> tuple[Holder, ...]:
-    """The driver's list of a device: foreign processes, and ours until it has noticed their end."""
+def _holders(gpu: Gpu, dead: AbstractSet[int]) -> tuple[Holder, ...]:
+    """The driver's list of a device: foreign processes, and ours until it has noticed their end, less some."""
     foreign = (Holder(9_000_000, gpu.foreign, "python", "ann"),) if gpu.foreign else ()
-    ours = ((number, size) for number, size in gpu.used.items() if size)
+    ours = ((number, size) for number, size in gpu.used.items() if size and number not in dead)
     return (*foreign, *(Holder(number, size, "serve", "bob", gpu.owners[number]) for number, size in ours))
 
 
-def _device(gpu: Gpu, index: int, has_list: bool) -> Device:
+def _device(gpu: Gpu, index: int, holders: tuple[Holder, ...] | None) -> Device:
     free = None if gpu.total is None else max(0, gpu.total - gpu.taken - sum(part.taken for part in gpu.parts))
     if gpu.host is not None:
         free = gpu.host.available
@@ -198,6 +209,6 @@ def _device(gpu: Gpu, index: int, has_list: bool) -> Device:
         parent=gpu.parent.uuid if gpu.parent else None,
         is_cut=gpu.is_cut,
         is_unified=gpu.is_unified,
-        holders=_holders(gpu) if has_list and not gpu.is_cut else None,
+        holders=holders,
         instance=gpu.instance,
     )

@@ -11,6 +11,7 @@ from tests.sim import (
     rules_gpu,
     rules_order,
     rules_orders,
+    rules_release,
     rules_restart,
     rules_spot,
     rules_stall,
@@ -36,9 +37,13 @@ ACT_RULES = (
     *rules_surroundings.RULES,
     *rules_order.RULES,
     *rules_stop.RULES,
+    *rules_release.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
-STATE_RULES = (*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES, *rules_stop.STATE_RULES)
+STATE_RULES = (
+    *(*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES, *rules_stop.STATE_RULES),
+    *rules_release.STATE_RULES,
+)
 
 
 class Checks:
@@ -52,6 +57,7 @@ class Checks:
     def __init__(self, world: World) -> None:
         self.notes = Notes()
         self.starts = rules_admission.Starts()
+        self.releases = rules_release.Releases()
         self._world = world
 
     @property
@@ -68,6 +74,7 @@ class Checks:
         self.notes.hear(step)
         self.notes.hear_of_order(step, wanted_by_file(self._world, step.after))
         self.starts.hear(step)
+        self.releases.hear(step)
         self._ask(ACT_RULES, step)
         self._ask(ADMISSION_RULES, step)
 
@@ -75,6 +82,7 @@ class Checks:
         """What holds after it."""
         self.notes.take(step)
         self.starts.take(step)
+        self.releases.take(step)
         self._ask(STATE_RULES, step)
         if self.is_spot:
             self._ask(rules_spot.RULES, step)

@@ -8,6 +8,9 @@ from typing import Any
 
 PERMANENT = (1, 2, 7, 8, 13, 20, 21, 22, 36, 40)
 REFUSED = (0, 11, 12, 23, 24)
+NEVER_S = 1e6
+"""Memory that only a reset would bring back."""
+
 OTHER = (5, 16, 28)
 """EIO, EBUSY, ENOSPC: failures like any other."""
 
@@ -157,7 +160,7 @@ def draw_nature(rng: random.Random, odds: Odds) -> Nature:
         children=tuple(_draw_child(rng, odds) for _ in range(rng.randint(1, 3))) if happens(odds.children) else (),
         memory=rng.choice((1.0, 1.0, 0.5, 0.0)),
         memory_s=rng.uniform(0.0, 5.0),
-        release_s=rng.uniform(1.0, 100.0) if happens(odds.memory_late) else rng.uniform(0.0, 0.4),
+        release_s=_release_s(rng, odds),
         is_patient=happens(0.5),
         starves=happens(odds.starves),
         **_draw_stop(rng, odds),
@@ -172,6 +175,12 @@ def _draw_stop(rng: random.Random, odds: Odds) -> dict[str, Any]:
         "stop_fault": "exited with 1" if rng.random() < odds.stop_fails else "",
         "stop_ends_s": rng.uniform(0.0, 8.0) if rng.random() < 0.4 else None,
     }
+
+
+def _release_s(rng: random.Random, odds: Odds) -> float:
+    if rng.random() >= odds.memory_late:
+        return rng.uniform(0.0, 0.4)
+    return rng.choice((rng.uniform(1.0, 100.0), rng.uniform(1.0, 9.0), NEVER_S))
 
 
 def _term_s(rng: random.Random, odds: Odds) -> float | None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.inventory import GpuState, Health
-from supervisor.core.message import FinishReload, ReadInventory, State
+from supervisor.core.message import FinishReload, ReadInventory
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import RUNNING, Worker
-from tests.sim.rules_start import MIB, headroom
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
 RETRY_S = 5.0
-DIRTY_S = 60.0
 
 
 def running_workers_keep_their_place(world: World, step: Step) -> Iterator[str]:
@@ -50,43 +47,6 @@ def _are_as_before(step: Step, worker: Worker) -> bool:
     return step.before.elsewhere == step.after.elsewhere and [
         (one.uuid, one.index, one.pci, one.is_cut) for one in old.values()
     ] == [(one.uuid, one.index, one.pci, one.is_cut) for one in new.values()]
-
-
-def memory_comes_back_first(world: World, step: Step) -> Iterator[str]:
-    """A slice is given on when a reading asked for after the end shows its memory, or nobody can tell for a minute."""
-    fleet = step.after
-    if fleet.state is DaemonState.STOPPING or fleet.inventory is None:
-        return
-    for change in step.changes:
-        before, after = change.before, change.after
-        if before is None or before.state is not State.RELEASING:
-            continue
-        if after is not None and after.state is State.RELEASING:
-            continue
-        if step.now - before.since >= DIRTY_S:
-            continue
-        if fleet.gpu.state is not GpuState.OK or fleet.inventory.asked_at < before.since:
-            yield f"{change.id} gives its slice back on a reading from before its end"
-            continue
-        for uuid, free, need in _shortages(step, before):
-            holders = fleet.inventory.by_uuid[uuid].holders
-            if holders is not None and all(one.worker != str(before.id) for one in holders):
-                continue  # Who holds it is told, and it is not the dead.
-            yield f"{change.id} gives {uuid} back with {free // MIB} MiB free, it declared {need // MIB}"
-
-
-def _shortages(step: Step, worker: Worker) -> Iterator[tuple[str, int, int]]:
-    fleet = step.after
-    assert fleet.inventory is not None
-    declared = worker.held.wanted.request.gpu_memory if worker.held else None
-    for share in worker.occupied if declared is not None else ():
-        device = fleet.inventory.by_uuid.get(share.uuid)
-        if device is None or device.memory_total_bytes is None or device.memory_free_bytes is None:
-            continue
-        assert declared is not None
-        need = amount_bytes(declared, device.memory_total_bytes)
-        if device.memory_free_bytes - headroom(fleet, device.memory_total_bytes) < need:
-            yield share.uuid, device.memory_free_bytes, need
 
 
 def want_of_a_gpu_is_the_drivers_word(world: World, step: Step) -> Iterator[str]:
@@ -137,7 +97,6 @@ def starts_are_claimed(world: World, step: Step) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     starts_are_claimed,
     running_workers_keep_their_place,
-    memory_comes_back_first,
     want_of_a_gpu_is_the_drivers_word,
     reload_reads_the_devices,
     driver_in_trouble_is_left_alone,

@@ -91,6 +91,7 @@ class World:
         self.writer = Writer(self.rng, self.gpus)
         self.document = self.writer.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
+        self.devices.drops_the_dead = random.Random(f"lists {seed}").random() < 0.5
         self.ram = Ram(self.agenda, self.rng)
         lend(self.ram, self.gpus)
         self.locks = FakeLocks(self.agenda, self.post, self.rng)

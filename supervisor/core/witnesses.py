@@ -1,0 +1,267 @@
+"""
+Dead processes' memory on GPUs: what is seen of each process while it lives, when it is back, when it is given up.
+
+Gathers what the witnesses say and keeps the books of it; how they are weighed stands in `release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from supervisor.core.evolve import evolve
+from supervisor.core.file.quantities import MIB
+from supervisor.core.inventory import Device, GpuState, Health, name_of
+from supervisor.core.memory import fits_again, holders_in_words, untaken_bytes
+from supervisor.core.message import Say, State
+from supervisor.core.moves import RELEASING
+from supervisor.core.release import Evidence, Proof, Sight, Verdict, judge, lacking_bytes
+from supervisor.core.slices import Launch, declared_bytes
+from supervisor.core.spec import WorkerId
+from supervisor.core.turn import Dirt, Turn
+from supervisor.core.worker import HOLDING, LIVING, MemoryBack, Worker
+
+DIRTY_S = 60.0
+"""Drivers have been seen to take more than 30 s to give a dead process' memory back."""
+
+DIRTY_LOOK_S = 30.0
+"""As long as memory of a device is not back, the driver is asked so often whether it is."""
+
+FRESH_S = 5.0
+"""A reading says how much is free at a start for so long."""
+
+UNSEEN: Mapping[str, Sight] = {}
+
+
+def note_start(turn: Turn, worker: WorkerId, launch: Launch) -> None:
+    """A worker is let start: what is free now is to be free again at its end."""
+    fleet, inventory = turn.fleet, turn.fleet.inventory
+    if not launch.slice:
+        return
+    is_fresh = inventory is not None and fleet.gpu.state is GpuState.OK and turn.now - inventory.asked_at <= FRESH_S
+    known = inventory.by_uuid if inventory is not None and is_fresh else {}
+    seen: dict[str, Sight] = {}
+    for share in launch.slice:
+        device = known.get(share.uuid)
+        free = None
+        if device is not None and device.memory_free_bytes is not None and not device.is_unified:
+            free = device.memory_free_bytes - untaken_bytes(fleet, turn.workers, worker, device)
+        seen[share.uuid] = Sight(stray=stray_bytes(device) if device else None, free=free)
+    turn.set(sights={**fleet.sights, worker: seen})
+
+
+def take_reading(turn: Turn) -> None:
+    """A reading has come: who lives is looked at, and who waits for memory may have it back."""
+    fleet = turn.fleet
+    if fleet.gpu.state is not GpuState.OK or fleet.inventory is None:
+        return
+    _look_at_the_living(turn)
+    for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
+        if fleet.inventory.asked_at >= worker.since:
+            _settle(turn, worker)
+    if fleet.dirty:
+        _look_at_dirt(turn)
+
+
+# ---- while they live ------------------------------------------------------------------------------------------------
+
+
+def _look_at_the_living(turn: Turn) -> None:
+    """Whom the list shows it can be asked about when they are dead."""
+    fleet = turn.fleet
+    assert fleet.inventory is not None
+    sights = {one: seen for one, seen in fleet.sights.items() if _is_held(turn, one)}
+    has_listed = fleet.has_listed
+    for device in fleet.inventory.devices:
+        shown = _shown(device)
+        has_listed |= bool(shown)
+        stray = stray_bytes(device) if shown else None
+        for worker_id in fleet.occupied.get(device.uuid, ()):
+            name = str(worker_id)
+            if name not in shown or turn.workers[worker_id].state not in LIVING:
+                continue
+            before = sights.get(worker_id, UNSEEN).get(device.uuid, Sight())
+            fewest = stray if before.stray is None or stray is None else min(stray, before.stray)
+            most = max(shown[name], before.had or 0)
+            after = replace(before, listed=True, unlisted=False, had=most, stray=fewest)
+            sights[worker_id] = {**sights.get(worker_id, {}), device.uuid: after}
+    turn.set(sights=sights, has_listed=has_listed)
+
+
+def _is_held(turn: Turn, worker: WorkerId) -> bool:
+    return worker in turn.workers and turn.workers[worker].state in HOLDING
+
+
+def _shown(device: Device) -> dict[str, int]:
+    """Workers of which the list shows a process -> the bytes that it tells."""
+    shown: dict[str, int] = {}
+    for holder in device.holders or ():
+        if holder.worker:
+            shown[holder.worker] = shown.get(holder.worker, 0) + (holder.used_bytes or 0)
+    return shown
+
+
+def stray_bytes(device: Device) -> int | None:
+    """Bytes of a device that are used and that nobody on its list has; None where figures for that are missing."""
+    total, free, holders = device.memory_total_bytes, device.memory_free_bytes, device.holders
+    if total is None or free is None or holders is None or device.is_unified:
+        return None
+    listed = 0
+    for holder in holders:
+        if holder.used_bytes is None:
+            return None
+        listed += holder.used_bytes
+    return total - free - listed
+
+
+# ---- once they are dead ---------------------------------------------------------------------------------------------
+
+
+def _settle(turn: Turn, worker: Worker) -> None:
+    """Its memory is back on every device, or the reason says what is missing where."""
+    assert turn.fleet.inventory is not None
+    known = turn.fleet.inventory.by_uuid
+    found = [known[share.uuid] for share in worker.occupied if share.uuid in known]
+    verdicts = [judge(gather(turn, worker, one)) for one in found]
+    missing = [one.reason for one in verdicts if not one.is_back]
+    if not missing:
+        turn.tell(worker.id, MemoryBack(min((one.proof for one in verdicts), default=Proof.NONE_HELD)))
+    elif (reason := f"{RELEASING}: {'; '.join(missing)}") != worker.reason:
+        turn.change(evolve(worker, reason=reason))
+
+
+def gather(turn: Turn, worker: Worker, device: Device) -> Evidence:
+    """What the witnesses say of one device of a worker whose processes are gone."""
+    sight = turn.fleet.sights.get(worker.id, UNSEEN).get(device.uuid, Sight())
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    figures = "" if total is None or free is None else f"{free // MIB} of {total // MIB} MiB are free"
+    listed = _listed(turn, worker, device, sight)
+    return Evidence(
+        device=name_of(device),
+        listed=listed,
+        fits=fits_again(turn.fleet, turn.workers, worker, device),
+        lacking=_unowned(device, sight) if listed is False else _unexplained(turn, worker, device, sight),
+        figures=figures if not sight.had else f"{figures}, its last process had {sight.had // MIB} MiB",
+    )
+
+
+def _listed(turn: Turn, worker: Worker, device: Device, sight: Sight) -> bool | None:
+    """
+    Whether the list shows the dead; None where it cannot be believed when it does not.
+
+    In a container it may show pids of another world. So it has to have shown this very process when it lived, or
+    others of ours, unless this one had the device open all the same.
+    """
+    if device.holders is None:
+        return None
+    if str(worker.id) in _shown(device):
+        return True
+    if sight.listed or (turn.fleet.has_listed and not sight.unlisted):
+        return False
+    return None
+
+
+def _unowned(device: Device, sight: Sight) -> int | None:
+    """Bytes that are nobody's on the list, and were not when it lived."""
+    stray = stray_bytes(device)
+    if stray is None or sight.stray is None or device.memory_total_bytes is None:
+        return None
+    return lacking_bytes(stray, sight.stray, device.memory_total_bytes)
+
+
+def _unexplained(turn: Turn, worker: Worker, device: Device, sight: Sight) -> int | None:
+    """Bytes that were free before it, less what has been declared by those that came later; None if some do not say."""
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    if sight.free is None or total is None or free is None:
+        return None
+    later = 0
+    for other_id in turn.fleet.occupied.get(device.uuid, ()):
+        other = turn.workers[other_id]
+        if other_id != worker.id and other.incarnation > worker.incarnation and other.held is not None:
+            if other.held.wanted.request.gpu_memory is None:
+                return None
+            later += declared_bytes(other.held, total)
+    return lacking_bytes(sight.free - later, free, total)
+
+
+# ---- given up -------------------------------------------------------------------------------------------------------
+
+
+def give_up_if_late(turn: Turn, worker_id: WorkerId) -> None:
+    """A minute is over: its devices are dirty, and it goes on without them, or on what they have left."""
+    worker = turn.workers.get(worker_id)
+    if worker is None or worker.state is not State.RELEASING or turn.now - worker.since < DIRTY_S:
+        return
+    soiled = {share.uuid: _dirt(turn, worker, share.uuid) for share in worker.occupied}
+    dirty = {uuid: dirt for uuid, dirt in soiled.items() if dirt is not None}
+    turn.set(dirty={**turn.fleet.dirty, **dirty})
+    reason = "; ".join(dirt.reason for dirt in dirty.values())
+    fields = {
+        "worker": str(worker_id),
+        "waited_s": round(turn.now - worker.since, 1),
+        "devices": list(dirty),
+        "reason": reason,
+    }
+    turn.do(Say("worker.dirty", fields, is_warning=True))
+    turn.tell(worker_id, MemoryBack(Proof.NOTHING, is_dirty=True))
+    turn.stale = True
+    if turn.fleet.deadline is None:
+        turn.set(deadline=turn.now + DIRTY_LOOK_S)
+
+
+def _dirt(turn: Turn, worker: Worker, uuid: str) -> Dirt | None:
+    """What is left on a device, None for one whose memory is back or that is not there."""
+    fleet = turn.fleet
+    device = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
+    if device is None or fleet.inventory is None:
+        return None
+    verdict = Verdict(is_back=False, reason=f"{name_of(device)}: {_silence(turn, worker)}")
+    if fleet.gpu.state is GpuState.OK and fleet.inventory.asked_at >= worker.since:
+        verdict = judge(gather(turn, worker, device))
+    if verdict.is_back:
+        return None
+    reason = f"memory of a dead process of {worker.id} is not back. {verdict.reason}"
+    if device.holders and fleet.gpu.state is GpuState.OK:
+        reason += f"; held by {holders_in_words(device.holders, worker.id)}"
+    sight = fleet.sights.get(worker.id, UNSEEN).get(uuid, Sight())
+    return Dirt(worker.id, worker.incarnation, turn.now, sight, reason)
+
+
+def _silence(turn: Turn, worker: Worker) -> str:
+    gpu = turn.fleet.gpu
+    if gpu.state is not GpuState.OK:
+        return f"the driver cannot be asked: {gpu.detail or gpu.state}"
+    return f"the driver has not answered for {turn.now - worker.since:.0f} s"
+
+
+def _look_at_dirt(turn: Turn) -> None:
+    """Devices on which nothing of the dead is left any more are clean again."""
+    assert turn.fleet.inventory is not None
+    known = turn.fleet.inventory.by_uuid
+    clean = {uuid for uuid, dirt in turn.fleet.dirty.items() if uuid in known and _is_clean(turn, dirt, known[uuid])}
+    if not clean:
+        return
+    turn.set(dirty={uuid: dirt for uuid, dirt in turn.fleet.dirty.items() if uuid not in clean})
+    for uuid in sorted(clean):
+        dirt_s = round(turn.now - turn.before.dirty[uuid].at, 1) if uuid in turn.before.dirty else 0.0
+        turn.do(Say("device.clean", {"device": uuid, "dirty_for_s": dirt_s}))
+
+
+def _is_clean(turn: Turn, dirt: Dirt, device: Device) -> bool:
+    """By what can be told of it now. Where nothing can, it is well as soon as the driver says so."""
+    if device.health is not Health.OK:
+        return False
+    worker = turn.workers.get(dirt.worker)
+    is_there_again = worker is not None and worker.state in HOLDING and worker.incarnation != dirt.incarnation
+    if not is_there_again and str(dirt.worker) in _shown(device):
+        return False
+    if (unowned := _unowned(device, dirt.sight)) is not None:
+        return unowned == 0
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    if dirt.sight.free is None or total is None or free is None:
+        return True
+    others = [turn.workers[one] for one in turn.fleet.occupied.get(device.uuid, ())]
+    later = [one.held for one in others if one.incarnation > dirt.incarnation and one.held is not None]
+    if any(one.wanted.request.gpu_memory is None for one in later):
+        return True  # It found room there; how much of it is in use now is its own business.
+    return lacking_bytes(dirt.sight.free - sum(declared_bytes(one, total) for one in later), free, total) == 0
