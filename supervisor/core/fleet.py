@@ -147,7 +147,7 @@ def _time(turn: Turn, workers: tuple[WorkerId, ...]) -> None:
         if turn.fleet.state is DaemonState.STOPPING:
             _give_up(turn)
         else:
-            turn.do(ReadInventory(fresh=turn.fleet.failures > 0))
+            turn.do(ReadInventory(fresh=not turn.fleet.dirty or turn.fleet.failures > 0))
 
 
 def _shut_down(turn: Turn) -> None:

@@ -278,17 +278,14 @@ def test_of_those_that_fail_who_needs_no_reading_waits_for_one_a_second() -> Non
     assert stage.pass_time(101.0).state("c/0") == "starting"
 
 
-def neighbours(exit_code: int | None) -> Stage:
-    """One that ends as soon as it runs, or never does, and on its GPU one that declares its memory; at second 100."""
+def neighbours(exit_code: int, free: int = 79 * GIB) -> Stage:
+    """One that ends as soon as it runs, and on the same GPU one that declares its memory; at second 100."""
     restart = {"delay": "0s", "max_delay": "0s", "start_limit": 0, "limit": 0}
     spec = spec_of(
         a={"resources": {"gpu": 0.2}, "port": 8000, "restart": restart},
         b={"resources": {"gpu": 0.2, "gpu_memory": "10GiB"}, "port": 8100},
     )
-    stage = staged(spec, 1)
-    stage.driver = None
-    if exit_code is None:
-        return stage.at(100.0).spawn_failed("a/0", 5)
+    stage = Stage().load(spec).read(good(device(0, free=free)))
     return stage.spawned("a/0").at(100.0).exited("a/0", exit_code)
 
 
@@ -309,7 +306,8 @@ def test_one_that_comes_and_goes_starves_nobody_beside_it_who_waits_for_a_readin
 
 def test_one_that_has_let_a_reading_pass_starts_after_it() -> None:
     """Whatever it has shown for the other."""
-    stage = neighbours(None)
+    stage = neighbours(1, free=GIB)
+    stage.at(100.05).read(good(device(0, free=GIB)), asked_at=100.0)
     assert stage["a/0"].reason == "waiting until the memory of the same GPU has been read for b/0"
     asked = stage.fleet.asked
 
