@@ -34,7 +34,40 @@ def make_explanation(fleet: Fleet, view: View, worker_id: WorkerId) -> Json:
         **worker_json(fleet, view, worker),
         "asks": asked(request) if request.gpu != 0 else "no GPU",
         "waits": _waits(view, worker),
+        "timer": _timer(view, worker),
+        "failures": _failures(worker),
         "verdicts": [] if request.gpu == 0 else _verdicts(fleet, worker, request),
+    }
+
+
+def _timer(view: View, worker: Worker) -> Json | None:
+    """What happens to it if nothing else happens, and when."""
+    if worker.deadline is None:
+        return None
+    what = {
+        State.STARTING: "it is given up, not being ready" if _is_probed(worker) else "it counts as ready",
+        State.STOPPING: "SIGKILL" if worker.grace_until is None else "its stop command is killed and the signal sent",
+        State.KILLING: "it is looked at again" if worker.killed else "SIGKILL",
+        State.BACKOFF: "it is started again",
+        State.FAILED: "it gets one more try",
+    }.get(worker.state, "it is looked at again, sooner when something changes")
+    return {"at": view.rfc3339(worker.deadline), "what": what}
+
+
+def _is_probed(worker: Worker) -> bool:
+    return worker.spawned_at is None or worker.held is None or worker.held.wanted.policy.ready.kind != "after"
+
+
+def _failures(worker: Worker) -> Json | None:
+    """How often it has failed without a healthy run between, and when that is too often; None if it has not."""
+    history, restart = worker.history, worker.restart
+    if not history.failures:
+        return None
+    return {
+        "count": history.failures,
+        "limit": restart.limit,
+        "without_ready": history.start_failures,
+        "start_limit": restart.start_limit,
     }
 
 

@@ -100,11 +100,16 @@ def explain_page(worker: Json, now: datetime) -> Page:
         where = f"GPU {_gpus(worker, {})}", ", ".join(gpu["uuid"] for gpu in worker["gpus"])
         is_reserved = worker["state"] == "pending"
         parts.append(f"{where[0]} is reserved for it ({where[1]})" if is_reserved else f"has {where[0]} ({where[1]})")
-    waits = worker["waits"]
+    waits = None if worker["state"] == "backoff" else worker["waits"]
     if waits is not None and waits["for"]:
         parts.append(f"has waited {age_of(waits['since'], now)}: {waits['for']}")
     elif reason := _reason(worker, now):
         parts.append(reason)
+    parts += _failure_lines(worker.get("failures"))
+    is_told = waits is not None or worker.get("ready_by") or worker["next_start"]
+    if not is_told and (timer := worker.get("timer")) is not None:
+        left_s = max(0.0, (datetime.fromisoformat(timer["at"]) - now).total_seconds())
+        parts.append(f"in {_span(left_s)}: {timer['what']}")
     if waits is not None and waits["next_look"]:
         left_s = max(0.0, (datetime.fromisoformat(waits["next_look"]) - now).total_seconds())
         soon = left_s < 1
@@ -122,6 +127,20 @@ def doctor_page(findings: Sequence[Json]) -> Page:
     hints = [f"hint: {one['check']}: {one['hint']}" for one in rows if one["hint"]]
     table = Table(("LEVEL", "CHECK", "FOUND"), tuple((one["level"], one["check"], one["found"]) for one in rows))
     return (table, *hints)
+
+
+def _failure_lines(failures: Json | None) -> Iterator[str]:
+    """How near it is to be given up; a daemon of before does not tell."""
+    if failures is None:
+        return
+    kinds = (("count", "limit", "without a healthy run"), ("without_ready", "start_limit", "without being ready"))
+    counts = [
+        f"{failures[count]} of {failures[limit]} {words}"
+        for count, limit, words in kinds
+        if failures[count] and failures[limit]
+    ]
+    if counts:
+        yield f"failures in a row: {', '.join(counts)}; at a limit it has failed"
 
 
 def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:
@@ -345,6 +364,11 @@ def _reason(worker: Json, now: datetime) -> str:
     if last and not is_told and (worker["state"] == "failed" or not reason):
         is_down = worker["state"] in {"exited", "failed", "backoff"}
         reason = "; ".join(filter(None, (reason, _ended(last) if is_down else f"before: {_ended(last)}")))
+    if ready_by := worker.get("ready_by"):
+        left_s = max(0.0, (datetime.fromisoformat(ready_by) - now).total_seconds())
+        took_s = worker.get("time_to_ready")
+        last_time = "" if took_s is None else f", took {_span(took_s)} last time"
+        reason += ("; " if reason else "") + f"{_span(left_s)} left to get ready{last_time}"
     if worker["next_start"]:
         wait_s = (datetime.fromisoformat(worker["next_start"]) - now).total_seconds()
         reason += ("; " if reason else "") + (f"next start in {_span(wait_s)}" if wait_s > 0 else "next start is due")

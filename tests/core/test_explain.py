@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor.core.explain import make_explanation
+from supervisor.core.inventory import GpuState
 from supervisor.core.message import StopRequested
 from supervisor.core.snapshot import View
 from supervisor.core.spec import WorkerId
@@ -117,3 +118,25 @@ def test_twice_the_devices_are_twice_the_work(gpu: float) -> None:
     assert count_calls(lambda: refused(many)) < 5 * count_calls(lambda: refused(few))
     small, large = refused(few), refused(many)
     assert count_calls(lambda: verdicts(large, "llm/0")) < 5 * count_calls(lambda: verdicts(small, "llm/0"))
+
+
+def test_the_next_timer_and_the_failures_so_far_are_told() -> None:
+    """What happens if nothing else does, in each state that has a deadline."""
+    file = spec_of(llm={"ready": {"after": 1}, "stop": {"exec": ["drain"]}, "restart": {"limit": 7}})
+    stage = Stage().load(file).read(bad(GpuState.ABSENT)).spawned("llm/0")
+    seen = [explain(stage, "llm/0")]
+    seen.append(explain(stage.exited("llm/0"), "llm/0"))
+    stage.pass_time(2.0).spawned("llm/0").pass_time(4.0).meet(StopRequested(services=("llm",)))
+    seen.append(explain(stage, "llm/0"))
+    seen.append(explain(stage.pass_time(30.0), "llm/0"))
+    seen.append(explain(stage.pass_time(36.0), "llm/0"))
+
+    assert [(one["state"], one["timer"]["what"]) for one in seen] == [
+        ("starting", "it counts as ready"),
+        ("backoff", "it is started again"),
+        ("stopping", "its stop command is killed and the signal sent"),
+        ("stopping", "SIGKILL"),
+        ("killing", "it is looked at again"),
+    ]
+    assert seen[0]["failures"] is None
+    assert seen[1]["failures"] == {"count": 1, "limit": 7, "without_ready": 1, "start_limit": 5}

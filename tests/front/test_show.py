@@ -445,3 +445,33 @@ def test_an_explanation_of_one_that_waits_tells_what_is_kept_for_it_and_that_it_
 
 def told(asks: str, waits: object, verdicts: object) -> dict[str, object]:
     return {"asks": asks, "waits": waits, "verdicts": verdicts}
+
+
+def test_a_start_says_what_is_left_of_its_time_and_how_long_the_last_one_took() -> None:
+    """Beside what the worker says of itself."""
+    loading = a_worker("a/0", "starting", reason="loading shard 3 of 8", ready_by="2026-11-20T10:06:30Z")
+
+    first = plain(explain_page({**loading, **told("no GPU", None, [])}, NOW))
+    again = plain(explain_page({**loading, "time_to_ready": 95.2, **told("no GPU", None, [])}, NOW))
+
+    assert "loading shard 3 of 8; 90s left to get ready" in first
+    assert "loading shard 3 of 8; 90s left to get ready, took 95s last time" in again
+
+
+def test_an_explanation_has_the_next_timer_and_how_many_failures_are_left() -> None:
+    """One that waits for its next start says so once."""
+    timer = {"at": "2026-11-20T10:05:20Z", "what": "SIGKILL"}
+    failures = {"count": 3, "limit": 10, "without_ready": 0, "start_limit": 5}
+    more = {"timer": timer, "failures": failures, **told("no GPU", None, [])}
+
+    stopping = plain(explain_page({**a_worker("a/0", "stopping", reason="stopped by the operator"), **more}, NOW))
+    waits = {"for": "exited with 1", "since": "2026-11-20T10:04:00Z", "next_look": "2026-11-20T10:05:20Z"}
+    backoff = a_worker("a/0", "backoff", reason="exited with 1", next_start="2026-11-20T10:05:20Z")
+    later = plain(explain_page({**backoff, **more, "waits": waits}, NOW))
+
+    assert stopping[2:] == [
+        "stopped by the operator",
+        "failures in a row: 3 of 10 without a healthy run; at a limit it has failed",
+        "in 20s: SIGKILL",
+    ]
+    assert later[2:] == ["exited with 1; next start in 20s", stopping[3]]
