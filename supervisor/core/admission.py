@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from supervisor.core import claims, order, witnesses
+from supervisor.core import claims, order, sockets, witnesses
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, name_of
@@ -57,6 +57,8 @@ def admit(turn: Turn) -> None:
         assert launch is not None, "only workers with a place wait for admission"
         if (missing := order.wait_of(turn.fleet, worker)) is not None:
             _wait(turn, worker_id, missing, None)
+        elif (wait := sockets.wait_of(turn, worker)) is not None:
+            _wait(turn, worker_id, *wait)
         elif launch.slice and (_free_at(turn) is not None or _is_next_but(turn, worker, reading)):
             in_line.append(worker_id)
         elif (wait := _find_wait(turn, worker, launch) or _yield(turn, worker, launch, readers)) is not None:
@@ -101,7 +103,20 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
     return (fleet.waiting - in_line) | touched
 
 
-_STIRS = ("spec", "counts", "occupied", "hosted", "claimed", "elsewhere", "starting", "inventory", "gpu", "awaited")
+_STIRS = (
+    "spec",
+    "counts",
+    "occupied",
+    "hosted",
+    "claimed",
+    "elsewhere",
+    "starting",
+    "inventory",
+    "gpu",
+    "awaited",
+    "bound",
+    "refused",
+)
 
 
 def _is_stirred(turn: Turn) -> bool:

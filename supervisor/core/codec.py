@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
+from supervisor.core.file.listen import Address
 from supervisor.core.file.service import WorkerId
 
 Hook = Callable[[Any], Any]
@@ -98,7 +99,7 @@ class Codec:
             self._structures[cls] = _Structure(self, cls)
         return self._structures[cls]
 
-    def _make(self, hint: Any) -> Coder:  # noqa: C901 - One case for each kind of type.
+    def _make(self, hint: Any) -> Coder:  # noqa: C901, PLR0912 - One case for each kind of type.
         origin, arguments = get_origin(hint), get_args(hint)
         if hint is object or hint is Any:
             return Coder(_same, _same, _always)
@@ -110,6 +111,8 @@ class Codec:
             return Coder(_same, _number, lambda value: type(value) in {float, int})
         if hint is WorkerId:
             return Coder(str, _worker_id, lambda value: isinstance(value, WorkerId))
+        if hint is Address:
+            return Coder(str, _address, lambda value: isinstance(value, Address))
         if origin is Literal:
             return Coder(_same, _one_of(arguments), lambda value: value in arguments)
         if origin in {Union, types.UnionType}:
@@ -278,6 +281,13 @@ def _worker_id(raw: Any) -> WorkerId:
         raise CodecError(f"expected SERVICE/N, got {raw!r:.60}") from None
 
 
+def _address(raw: Any) -> Address:
+    try:
+        return Address.parse(raw)
+    except (TypeError, ValueError):
+        raise CodecError(f"expected an address, got {raw!r:.60}") from None
+
+
 def _one_of(values: tuple[Any, ...]) -> Callable[[Any], Any]:
     def decode(raw: Any) -> Any:
         if raw not in values:
@@ -378,7 +388,7 @@ def _union(codec: Codec, members: tuple[Any, ...]) -> Coder:
 
 
 def _is_tagged(hint: Any) -> bool:
-    return isinstance(hint, type) and hint is not WorkerId and _is_structure(hint)
+    return isinstance(hint, type) and hint not in {WorkerId, Address} and _is_structure(hint)
 
 
 def _only_item(raw: Any) -> tuple[str, Any]:

@@ -100,6 +100,7 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
     """
     account = {name: late(name) for name in ACCOUNT_NAMES if launch.recipe.setup.user is not None}
     named = {**_worker_rows(launch, moment), **_port_rows(launch, host), **_notify_rows(moment)}
+    named |= _listen_rows(launch)
     table = {**_gpu_row(launch, moment, host), **named}
     # The file's own `cpu` says more of this worker than what the daemon happens to have of threads.
     base = {"PYTHONUNBUFFERED": "1", **host.inherited, **account, **_thread_rows(launch), **table}
@@ -222,6 +223,14 @@ def _notify_rows(moment: Moment) -> dict[str, str]:
         return {}
     watchdog = {} if moment.watchdog_s is None else {"WATCHDOG_USEC": str(round(moment.watchdog_s * 1e6))}
     return {NOTIFY_SOCKET: late(NOTIFY_SOCKET), **watchdog}
+
+
+def _listen_rows(launch: Launch) -> dict[str, str]:
+    """`LISTEN_PID` is its own doing: nobody knows it before."""
+    sockets = launch.recipe.listen
+    if not sockets:
+        return {}
+    return {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(socket.name for socket in sockets)}
 
 
 def _thread_rows(launch: Launch) -> dict[str, str]:

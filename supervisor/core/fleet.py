@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from supervisor.core import admission, claims, gpus, order, orders, rescale, stall, witnesses
+from supervisor.core import admission, claims, gpus, order, orders, rescale, sockets, stall, witnesses
 from supervisor.core.message import (
     Action,
     BecameReady,
@@ -29,6 +29,7 @@ from supervisor.core.message import (
     ScaleRequested,
     ShimLost,
     ShutdownRequested,
+    SocketsBound,
     Spawned,
     SpawnFailed,
     SpecLoaded,
@@ -87,6 +88,7 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             admission.admit(turn)  # Who waits says so in today's numbers.
         _end_if_all_failed(turn)
     claims.settle(turn)
+    sockets.settle(turn)
     return turn.done()
 
 
@@ -109,6 +111,8 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
             claims.take_answer(turn, event)
         case DevicesFreed():
             claims.take_freed(turn, event)
+        case SocketsBound():
+            sockets.take_answer(turn, event)
         case SpecLoaded():
             rescale.take_spec(turn, event)
         case SpecRejected(problems=problems):
@@ -118,8 +122,10 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
         case StopRequested():
             orders.stop(turn, event)
         case StartRequested():
+            sockets.retry(turn)
             orders.start(turn, event)
         case RestartRequested():
+            sockets.retry(turn)
             orders.restart(turn, event)
         case ScaleRequested():
             orders.scale(turn, event)

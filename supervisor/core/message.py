@@ -15,6 +15,7 @@ from supervisor.core.file.service import INHERIT, Alive, Logs
 from supervisor.core.file.setup import NO_SETUP, Setup
 
 if TYPE_CHECKING:
+    from supervisor.core.file.listen import Address
     from supervisor.core.inventory import Reading
     from supervisor.core.plan import Launch
     from supervisor.core.spec import Spec, WorkerId
@@ -244,6 +245,20 @@ class DevicesFreed:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketsBound:
+    """
+    What came of a Bind.
+
+    Args:
+        bound: Where we listen now.
+        refused: Address -> why we cannot, in words.
+    """
+
+    bound: tuple[Address, ...] = ()
+    refused: Mapping[Address, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadRequested:
     """Somebody wants the file and the devices read again."""
 
@@ -317,6 +332,7 @@ Event = (
     | HostRead
     | DevicesClaimed
     | DevicesFreed
+    | SocketsBound
     | Stalled
     | ReloadRequested
     | StopRequested
@@ -500,6 +516,20 @@ class LetGo:
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """Listen at addresses at which we do not yet; SocketsBound comes back."""
+
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """Listen there no more: no worker has these sockets."""
+
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Tell the world of a transition."""
 
@@ -562,6 +592,8 @@ Action = (
     | ReadHost
     | Claim
     | LetGo
+    | Bind
+    | Unbind
     | Report
     | Say
     | FinishReload

@@ -15,8 +15,9 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
-from supervisor.core import environment, inventory, message, plan, restart, spec, turn, worker
+from supervisor.core import environment, inventory, message, plan, restart, sockets, spec, turn, worker
 from supervisor.core.codec import Codec, CodecError, Hook, Pool
+from supervisor.core.file import listen
 from supervisor.core.file.service import ServiceSpec, WorkerEntry
 from supervisor.core.message import Action, Event, Spawn
 from supervisor.core.mishap import take
@@ -35,7 +36,7 @@ SHARED = (Recipe, Request, Policy, WorkerSpec, Launch, Placement)
 
 NAMES: Mapping[str, Any] = {
     name: value
-    for module in (environment, inventory, message, plan, restart, spec, turn, worker)
+    for module in (environment, inventory, listen, message, plan, restart, sockets, spec, turn, worker)
     for name, value in vars(module).items()
     if not name.startswith("_")
 }

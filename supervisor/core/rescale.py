@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor.core import order
+from supervisor.core import order, sockets
 from supervisor.core.counts import count_workers, with_ports
 from supervisor.core.evolve import evolve
 from supervisor.core.gpus import make_supply, schedule_retry
@@ -115,6 +115,7 @@ def _apply(turn: Turn, spec: Spec, cpu_count: int) -> dict[WorkerId, str]:
         sizes=with_ports(spec.scale(scaled), cpu_count, sizes),
         sizes_due=True,
     )
+    sockets.retry(turn)
     return replan(turn, reloaded=True, floors=floors)
 
 
@@ -383,9 +384,12 @@ def roll(turn: Turn) -> None:
         if not outdated:
             _end_roll(turn, service)
         elif failed:
-            _halt(turn, service, failed[0], running)
-        elif any(order.wait_of(turn.fleet, worker) for worker in outdated):
-            continue  # Whoever were taken down now would wait for those it comes after.
+            why = "failed with its new launch" if is_rolling else "failed"
+            _halt(turn, failed[0], f"{failed[0].id} {why} ({failed[0].reason})", running)
+        elif refusals := [text for worker in outdated if (text := sockets.refusal_of(turn.fleet, worker))]:
+            _halt(turn, outdated[0], f"{service} {refusals[0]}", running)
+        elif any(order.wait_of(turn.fleet, one) or sockets.is_missing(turn.fleet, one) for one in outdated):
+            continue  # Whoever were taken down now would wait for those it comes after, or for what it listens to.
         elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):
             # Whoever serves nobody goes first, so that there is never a second one beside it that does not.
             running.sort(key=lambda one: (one.state is not State.STARTING, one.is_outdated, one.id))
@@ -399,6 +403,7 @@ def unsettled(fleet: Fleet) -> tuple[WorkerId, ...]:
         worker.id
         for worker in fleet.workers.values()
         if not order.is_hopeless(fleet, fleet.workers, worker)
+        and not _lacks_sockets(fleet, worker)
         and (not _is_settled(worker) or (worker.is_outdated and worker.id.service in fleet.rolling))
     )
 
@@ -410,7 +415,18 @@ def failures_since_reload(fleet: Fleet) -> tuple[str, ...]:
     failed = [one for one in fleet.workers.values() if _failed_since(one, last.at if last else None)]
     # Who has halted its service is named there already.
     unnamed = [one for one in failed if not any(problem.startswith(f"{one.id} failed ") for problem in problems)]
-    return problems + tuple(f"{one.id} failed: {one.reason}" for one in sorted(unnamed, key=lambda one: one.id))
+    unnamed.sort(key=lambda one: one.id)
+    mute = sorted((one for one in fleet.workers.values() if _lacks_sockets(fleet, one)), key=lambda one: one.id)
+    return (
+        *problems,
+        *(f"{one.id} failed: {one.reason}" for one in unnamed),
+        *(f"{one.id} waits: {sockets.refusal_of(fleet, one)}" for one in mute),
+    )
+
+
+def _lacks_sockets(fleet: Fleet, worker: Worker) -> bool:
+    """Whether a worker waits for an address that somebody else has: nothing will come of it by itself."""
+    return worker.state is State.PENDING and sockets.refusal_of(fleet, worker) is not None
 
 
 def _is_settled(worker: Worker) -> bool:
@@ -437,15 +453,16 @@ def _end_roll(turn: Turn, service: str) -> None:
     turn.set(rolling=turn.fleet.rolling - {service}, restarting=restarting)
 
 
-def _halt(turn: Turn, service: str, failed: Worker, others: list[Worker]) -> None:
+def _halt(turn: Turn, first: Worker, why: str, others: list[Worker]) -> None:
     """The next process does not work: the rest of the service stays as it is, and a reload has failed."""
+    service = first.id.service
     is_reload = service in turn.fleet.rolling
-    what = ("failed with its new launch", "keep the old one") if is_reload else ("failed", "were not restarted")
-    problem = f"{failed.id} {what[0]} ({failed.reason}); {len(others)} of {service} {what[1]}"
+    kept = "keep the old one" if is_reload else "were not restarted"
+    problem = f"{why}; {len(others)} of {service} {kept}"
     for worker in others:
         if worker.renew:
             turn.change(evolve(worker, renew=False))  # Asked for again, it is another restart.
     _end_roll(turn, service)
     if is_reload:
         turn.set(last_reload=LastReload(turn.now, ok=False, problems=(problem,)))
-    turn.do(Say("plan.halted", {"service": service, "worker": str(failed.id), "problem": problem}, is_warning=True))
+    turn.do(Say("plan.halted", {"service": service, "worker": str(first.id), "problem": problem}, is_warning=True))

@@ -96,6 +96,13 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
         {"type": "array", "items": TEXT},
         "Services whose workers must have been ready before one of this starts; it is stopped before them.",
     ),
+    "service.listen": (
+        {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": "string", "pattern": "^(tcp://.+:[0-9]{1,5}|unix:.+)$"},
+        },
+        "Sockets by name, tcp://ADDRESS:PORT or unix:PATH: bound once by the daemon, shared by all its workers.",
+    ),
     "service.env_file": (
         {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
         "Files of NAME=VALUE lines, as docker's; below env.",

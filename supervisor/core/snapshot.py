@@ -13,6 +13,7 @@ from supervisor.core.memory import hopeless
 from supervisor.core.message import ExitRecord, State
 from supervisor.core.plan import Placement, Slice
 from supervisor.core.rescale import Plan, action_of
+from supervisor.core.sockets import refusal_for, sockets_of
 from supervisor.core.spec import Recipe, WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import HOLDING, RUNNING, Release, Worker
@@ -122,8 +123,26 @@ def _service(fleet: Fleet, view: View, name: str) -> Json:
         "target": fleet.counts.get(name, 0),
         "ready": sum(worker.state is State.READY for worker in workers),
         "scaled": name in fleet.scaled,
+        "listen": _sockets(fleet, workers),
         "workers": [worker_json(fleet, view, worker) for worker in workers],
     }
+
+
+def _sockets(fleet: Fleet, workers: list[Worker]) -> list[Json]:
+    """
+    Where a service listens: `bound`, `binding`, or `refused`, with the reason.
+
+    Of a changed address the old one is there too, as long as a process has it.
+    """
+    found = dict.fromkeys(socket for worker in workers for sockets in sockets_of(worker) for socket in sockets)
+    rows = []
+    for socket in found:
+        refusal = fleet.refused.get(socket.address)
+        is_bound = socket.address in fleet.bound
+        state = "bound" if is_bound else "binding" if refusal is None else "refused"
+        reason = "" if is_bound or refusal is None else refusal.reason
+        rows.append({"name": socket.name, "address": str(socket.address), "state": state, "reason": reason})
+    return rows
 
 
 def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
@@ -142,6 +161,7 @@ def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
         "reason": worker.reason or _progress(worker) or _turn_reason(worker) or _fallback_reason(shown),
         "fallback": "cpu" if shown is not None and shown.fallback else None,
         "port": recipe.port if recipe else None,
+        "listen": [{"name": one.name, "address": str(one.address)} for one in recipe.listen] if recipe else [],
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "env": dict(view.envs.get(worker.id, {})),
         "limits": _limits(recipe, view.lacks.get(worker.id)),
@@ -301,6 +321,8 @@ def _plan_row(fleet: Fleet, worker_id: WorkerId, placement: Placement) -> Json:
     if (action == "start" and never) or (action == "keep" and is_waiting):
         action = "wait"
     reason = placement.reason or never or (worker.reason if worker is not None and action == "wait" else "")
+    listen = placement.wanted.recipe.listen
+    reason = reason or refusal_for(fleet, listen) or ""
     return {
         "worker": str(worker_id),
         "wanted": True,
@@ -308,6 +330,7 @@ def _plan_row(fleet: Fleet, worker_id: WorkerId, placement: Placement) -> Json:
         "placed": launch is not None and never is None,
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "fallback": "cpu" if placement.fallback else None,
+        "listen": [str(one.address) for one in listen],
         "reason": reason,
         "action": action,
     }

@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from supervisor.core.file.after import order_problems
 from supervisor.core.file.gpu_keys import GPU_KEYS_OF_A_WISH, read_gpus
 from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_service
+from supervisor.core.file.listen import listen_problems
 from supervisor.core.file.names import (
     ACCOUNT_NAMES,
+    LISTEN_NAMES,
     MAIN_PID,
     NOTIFY_NAMES,
     TABLE_NAMES,
@@ -193,7 +195,12 @@ def parse_spec(document: object, *, base_dir: str) -> Spec:
         top.refuse("a file needs services", "write services: {NAME: {command: ...}}", below=("services",))
     services = dict(_read_services(top, base_dir))
     after = order_problems(services, _names(top.value))
-    for problem in (*_count_problems(services), *_port_problems(services, cpu_count=1), *after):
+    for problem in (
+        *_count_problems(services),
+        *_port_problems(services, cpu_count=1),
+        *listen_problems(services),
+        *after,
+    ):
         top.problems.append(problem)
     if top.problems:
         raise SpecError(tuple(dict.fromkeys(_at_home(problem, document) for problem in top.problems)))
@@ -390,6 +397,8 @@ def _provided(service: ServiceSpec, entry: WorkerEntry) -> frozenset[str]:
         absent.update(NOTIFY_NAMES)
     elif service.alive.kind != "notify":
         absent.add("WATCHDOG_USEC")
+    # The number of a process is known to itself alone, when its arguments are there already.
+    absent |= {"LISTEN_PID"} if service.listen else LISTEN_NAMES
     return TABLE_NAMES - absent
 
 
@@ -413,6 +422,8 @@ def _texts(service: ServiceSpec, entry: WorkerEntry, index: int) -> Iterator[tup
 
 
 def _unknown_name(path: Path, name: str) -> Problem:
+    if name == "LISTEN_PID":
+        return Problem(path, "$(LISTEN_PID) has no value before the process is there", "read it from the environment")
     return Problem(path, f"$({name}) has no value", f"write $$({name}) for the shell, or set {name} under env")
 
 

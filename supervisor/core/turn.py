@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from supervisor.core.environment import Host
 from supervisor.core.evolve import evolve
@@ -17,9 +18,13 @@ from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
 from supervisor.core.release import Sight
 from supervisor.core.slices import FREE_PERCENT, WHOLE, Slice, declared_bytes, headroom_bytes
+from supervisor.core.sockets import Refusal, sockets_of
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.table import step
 from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, WorkerEvent, date_reason, is_on_its_way, reach
+
+if TYPE_CHECKING:
+    from supervisor.core.file.listen import Address
 
 START_S = 120.0
 """After which a start that is not ready holds up nobody else; most of what a model takes of memory is taken by then."""
@@ -130,6 +135,9 @@ class Fleet:
         claimed: Devices that are ours machine-wide: nobody is started on any other.
         claiming: Devices that were asked for, without an answer yet.
         elsewhere: Device UUID -> which other daemon has it, in words.
+        bound: Where we listen for services.
+        binding: Where we have asked to, without an answer yet.
+        refused: Where we cannot, and when that is tried again.
         hosted: Worker -> bytes of the host's memory that it has declared, as long as it occupies anything.
         starting: Workers with a GPU that have been let start and were never ready, and until when that counts.
         in_line: Those of the waiting that wait for nothing but their turn to start.
@@ -181,6 +189,9 @@ class Fleet:
     claimed: frozenset[str] = frozenset()
     claiming: frozenset[str] = frozenset()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    bound: frozenset[Address] = frozenset()
+    binding: frozenset[Address] = frozenset()
+    refused: Mapping[Address, Refusal] = field(default_factory=dict)
     hosted: Mapping[WorkerId, int] = field(default_factory=dict)
     starting: Mapping[WorkerId, float] = field(default_factory=dict)
     in_line: frozenset[WorkerId] = frozenset()
@@ -232,6 +243,7 @@ class Turn:
     Attributes:
         stale: The plan does not hold any more: a worker has no place that may now have one, or lost the one it had.
         has_moved: Somebody is placed on other devices than before, so what is claimed may have to change.
+        has_other_sockets: Somebody has or wants others than before, so what is bound may have to change.
         before: The fleet that the event came to.
         has_read: The event is what the driver says of its devices.
         has_read_host: The event is what the host says of its memory.
@@ -243,6 +255,7 @@ class Turn:
         self.actions: list[Action] = []
         self.stale = False
         self.has_moved = False
+        self.has_other_sockets = False
         self.before = fleet
         self.has_read = False
         self.has_read_host = False
@@ -293,6 +306,7 @@ class Turn:
         self._book_host(before, after)
         self._queue(before, after)
         self.has_moved |= reach(before) != reach(after)
+        self.has_other_sockets |= sockets_of(before) != sockets_of(after)
         if after is None:
             self.actions.append(Dismiss(one.id))
         if (before.state if before else None) is not (after.state if after else None):

@@ -26,6 +26,7 @@ from supervisor import __version__, rendezvous
 from supervisor.core.environment import NOTIFY_SOCKET, Host, Rendered, device_env, fill, lacks
 from supervisor.core.message import (
     Action,
+    Bind,
     Claim,
     Dismiss,
     EndStopCommand,
@@ -58,6 +59,7 @@ from supervisor.core.message import (
     TimePassed,
     TreeExamined,
     TreeGone,
+    Unbind,
 )
 from supervisor.core.mishap import take
 from supervisor.core.snapshot import View
@@ -80,6 +82,7 @@ from supervisor.daemon.telling import Telling
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
 from supervisor.host import limits
+from supervisor.host.activation import Inherited, take_sockets
 from supervisor.host.cgroups import NO_LEAVES, find_leaves
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
@@ -94,11 +97,13 @@ from supervisor.host.machine import installed_vendors, read_memory
 from supervisor.host.notices import Notices
 from supervisor.host.probes import Probes, needs_start
 from supervisor.host.process import Processes
+from supervisor.host.service_sockets import ServiceSockets
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import bind_control
 from supervisor.host.stop_commands import StopCommands
 from supervisor.host.stuck import where_it_hangs
 from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
+from supervisor.host.wire import close_all
 
 log = structlog.get_logger()
 
@@ -123,6 +128,7 @@ def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool)
         SpecRefused: The file is bad (exit 78).
         CannotError: It cannot start; 75 when another daemon has the socket.
     """
+    inherited = take_sockets(os.environ, os.getpid())
     manager = find_manager(os.environ, os.getpid())
     reader = SpecReader(file, os.environ)
     first = reader.read()
@@ -134,7 +140,9 @@ def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool)
     try:
         limits.raise_descriptor_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(reader, first, door, pool=pool, instance=instance or "", manager=manager))
+            return runner.run(
+                _run(reader, first, door, pool=pool, instance=instance or "", manager=manager, inherited=inherited)
+            )
     finally:
         door.close()
 
@@ -147,6 +155,7 @@ async def _run(
     pool: tuple[str, ...] | None,
     instance: str,
     manager: Manager | None,
+    inherited: tuple[Inherited, ...],
 ) -> int:
     if manager is not None and manager.watchdog_s is not None:
         faulthandler.enable()  # The watchdog's SIGABRT then leaves in the journal where the loop was stuck.
@@ -159,7 +168,7 @@ async def _run(
         colour=wants_colour(os.environ, is_terminal=is_terminal),
         is_journal=is_journal(os.environ, 2),
     )
-    daemon = Daemon(reader, Clock(), sink, pool=pool, instance=instance, manager=manager)
+    daemon = Daemon(reader, Clock(), sink, pool=pool, instance=instance, manager=manager, inherited=inherited)
     try:
         return await daemon.run(first, door)
     finally:
@@ -177,6 +186,7 @@ class Daemon:
         pool: What an inherited restriction leaves to us, None for every GPU.
         instance: Name of this daemon, or empty.
         manager: The service manager that started us, None without one.
+        inherited: Sockets that it has bound for our services.
     """
 
     def __init__(
@@ -188,6 +198,7 @@ class Daemon:
         pool: tuple[str, ...] | None,
         instance: str,
         manager: Manager | None = None,
+        inherited: tuple[Inherited, ...] = (),
     ) -> None:
         self.clock = clock
         self.fleet = Fleet(
@@ -217,6 +228,8 @@ class Daemon:
         self._processes.tell_user = self._notices.own
         self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
         self._locks = Locks(self.post, self._processes)
+        self._sockets = ServiceSockets(self.post, {one.address: one.socket for one in inherited if one.address})
+        self._inherited = inherited
         self._tasks: set[asyncio.Task[None]] = set()
         self._ledger: Ledger | None = None
         self._crashes: Crashes | None = None
@@ -252,6 +265,7 @@ class Daemon:
         await door.open(server)
         log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(door.path))
         self.post(HostRead(*read_memory()))  # For what can be told before anybody asks for memory.
+        self._tell_of_inherited(first.spec)
         self.post(first)
         try:
             return await self.supervise()
@@ -260,6 +274,22 @@ class Daemon:
             log.info("daemon.stopped", status=self._status)
             if self._herald is not None:
                 self._herald.close("stopped" if self._status == 0 else "ended with workers that could not be killed")
+
+    def _tell_of_inherited(self, spec: Spec) -> None:
+        """Sockets that were bound for us and that no service of the file has: the two do not say the same."""
+        wanted = {
+            one.address: f"{name}.{one.name}" for name, service in spec.services.items() for one in service.listen
+        }
+        for one in self._inherited:
+            if one.address in wanted:
+                log.info("socket.inherited", name=one.name, address=str(one.address), socket=wanted[one.address])
+                continue
+            meant = next((str(at) for at, name in wanted.items() if name == one.name), None)
+            reason = "no service of the file listens there" if meant is None else f"the file says {meant}"
+            if one.address is None:
+                reason = "it is no stream socket that listens at an IP address or a path"
+                one.socket.close()
+            log.warning("socket.unclaimed", name=one.name, address=one.address and str(one.address), reason=reason)
 
     def _use_cgroups(self, spec: Spec) -> None:
         """Cgroups of their own for workers, where that was stated; what earlier daemons left is removed."""
@@ -400,7 +430,7 @@ class Daemon:
                 pass
         return event
 
-    def _perform(self, action: Action) -> None:  # noqa: C901, PLR0912 - One case for each action.
+    def _perform(self, action: Action) -> None:  # noqa: C901, PLR0912, PLR0915 - One case for each action.
         match action:
             case Spawn():
                 self._spawn(action)
@@ -438,6 +468,10 @@ class Daemon:
                 self._locks.claim(uuids)
             case LetGo(uuids=uuids):
                 self._locks.let_go(uuids)
+            case Bind(addresses=addresses):
+                self._sockets.bind(addresses)
+            case Unbind(addresses=addresses):
+                self._sockets.unbind(addresses)
             case Report(transition=transition):
                 log_transition(transition)
             case Say(event=name, fields=fields, is_warning=is_warning):
@@ -454,15 +488,19 @@ class Daemon:
 
     def _spawn(self, action: Spawn) -> None:
         lack = "pipe for its output"
+        handed: dict[int, int] = {}
         try:
             limits.check_room()
             lack = "port to meet at"
             action, given = self._surroundings.prepare(action, self._ports_of_workers)
             lack = "socket for its notices"
             action = self._give_voice(action)
+            lack = "socket to listen on"
+            handed = self._sockets.copies(action.launch.recipe.listen)
             lack = "pipe for its output"
             output = self._outputs.open(action.worker, action.incarnation, action.logs, action.env)
         except OSError as error:
+            close_all(tuple(handed.values()))
             words = f"no {lack}: {os.strerror(error.errno or 0)}"
             self.post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
             return
@@ -471,7 +509,7 @@ class Daemon:
             self._probes.equip(action)
         if self.fleet.workers[action.worker].policy.stop.exec:
             self._stop_commands.equip(action)
-        self._processes.spawn(action, {1: output, 2: output}, given)
+        self._processes.spawn(action, {1: output, 2: output, **handed}, given)
 
     async def _examine(self, order: ExamineTree) -> None:
         """In a thread: a tree may be large."""
@@ -559,6 +597,7 @@ class Daemon:
             self._recorder.close(self.fleet)
         if self._crashes is not None:
             await self._crashes.close()
+        self._sockets.close()
         self._surroundings.close()
         if self._ledger is not None and self._status == 0:
             self._ledger.close()

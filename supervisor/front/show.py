@@ -25,8 +25,8 @@ GPU_WORDS = {
 }
 
 STYLES = {
-    **dict.fromkeys(("ready", "running", "ok", "yes", "keep"), "green"),
-    **dict.fromkeys(("failed", "lost", "no", "problem"), "red"),
+    **dict.fromkeys(("ready", "running", "ok", "yes", "keep", "bound"), "green"),
+    **dict.fromkeys(("failed", "lost", "no", "problem", "refused"), "red"),
     **dict.fromkeys(
         ("starting", "unready", "backoff", "pending", "reloading", "wait", "replace", "stop", "warning"), "yellow"
     ),
@@ -71,6 +71,8 @@ def status_page(status: Json, now: datetime) -> Page:
     parts: list[str | Table] = list(_daemon_lines(status["daemon"], now))
     if services:
         parts.append(_services_table(services))
+    if sockets := tuple(_socket_rows(services)):
+        parts.append(Table(("SERVICE", "SOCKET", "ADDRESS", "STATE", "REASON"), sockets))
     workers = [worker for service in services for worker in service["workers"]]
     if workers:
         parts.append(_workers_table(workers, now, _device_numbers(status["devices"])))
@@ -100,6 +102,8 @@ def explain_page(worker: Json, now: datetime) -> Page:
         where = f"GPU {_gpus(worker, {})}", ", ".join(gpu["uuid"] for gpu in worker["gpus"])
         is_reserved = worker["state"] == "pending"
         parts.append(f"{where[0]} is reserved for it ({where[1]})" if is_reserved else f"has {where[0]} ({where[1]})")
+    if sockets := worker.get("listen"):
+        parts.append("shares " + ", ".join(f"{one['address']} ({one['name']})" for one in sockets))
     waits = None if worker["state"] == "backoff" else worker["waits"]
     if waits is not None and waits["for"]:
         parts.append(f"has waited {age_of(waits['since'], now)}: {waits['for']}")
@@ -201,7 +205,14 @@ def plan_page(plan: Json) -> Page:
         for row in plan["workers"]
     ]
     parts.append(Table(columns, tuple(rows)) if rows else "no workers")
+    parts += _listen_lines(plan["workers"])
     return tuple(parts)
+
+
+def _listen_lines(workers: Iterable[Json]) -> list[str]:
+    """Where services would listen."""
+    found = {row["worker"].partition("/")[0]: row["listen"] for row in workers if row["wanted"] and row.get("listen")}
+    return [f"{service} listens on {', '.join(addresses)}" for service, addresses in found.items()]
 
 
 def difference_page(difference: Mapping[str, str]) -> Page:
@@ -233,6 +244,13 @@ def _gpu_lines(gpu: Json) -> Iterator[str]:
 def _services_table(services: Iterable[Json]) -> Table:
     rows = [(service["name"], _target(service), str(service["ready"])) for service in services]
     return Table(("SERVICE", "WORKERS", "READY"), tuple(rows))
+
+
+def _socket_rows(services: Iterable[Json]) -> Iterator[tuple[str, ...]]:
+    """Where services listen; a daemon of before tells none."""
+    for service in services:
+        for one in service.get("listen", ()):
+            yield service["name"], one["name"], one["address"], one["state"], one["reason"]
 
 
 def _limit_lines(workers: Iterable[Json]) -> list[str]:

@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from supervisor.core.file.names import NOTIFY_NAMES, expand_names
+from supervisor.core.file.names import LISTEN_NAMES, NOTIFY_NAMES, expand_names
 from supervisor.core.message import Exited, KillTree, ShimLost, SpawnFailed, TreeGone
 from supervisor.core.spec import INHERIT, WorkerId
 
@@ -42,7 +42,7 @@ class Command:
     def __init__(self, spawner: Spawner, start: Spawn, argv: tuple[str, ...], purpose: str) -> None:
         self._spawner = spawner
         self._loop = asyncio.get_running_loop()
-        env = {name: value for name, value in start.env.items() if name not in NOTIFY_NAMES}
+        env = {name: value for name, value in start.env.items() if name not in NOTIFY_NAMES | LISTEN_NAMES}
         self._order = replace(
             start,
             worker=WorkerId(f"({start.worker.service} {purpose})", start.worker.index),

@@ -15,7 +15,8 @@ _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 # Bare names: without these files a limit still holds, but for swap, and one process dies instead of all.
 _OPTIONAL = ("memory.swap.max", "memory.oom.group")
 
-ENTER = '{ echo 0 >&0; } 2>/dev/null; exec "$@" </dev/null'
+ENTER_STEP = "{ echo 0 >&0; } 2>/dev/null; "
+"""Of a shell that then becomes the worker."""
 
 
 class Leaf:
@@ -44,7 +45,7 @@ class Leaf:
             limits: Files of it, such as ``memory.max``, and what to write there.
         """
         for name in env:
-            if not name or name[0].isdigit() or not _NAME_CHARACTERS.issuperset(name):
+            if not is_shell_name(name):
                 self.lacks = f"a shell would drop its variable {name}, so it is in no cgroup of its own"
                 return None
         try:
@@ -118,3 +119,8 @@ class Leaf:
         except OSError:
             return 0
         return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
+
+
+def is_shell_name(name: str) -> bool:
+    """Whether a shell passes on a variable of this name."""
+    return bool(name) and not name[0].isdigit() and _NAME_CHARACTERS.issuperset(name)

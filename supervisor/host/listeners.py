@@ -54,6 +54,13 @@ def stranger_on(port: int, root: int, *, proc: Path = PROC) -> str:
     return _name_stranger(inodes, proc)
 
 
+def holder_of(port: int, *, proc: Path = PROC) -> str:
+    """Who listens on a port at whatever address, in words; empty if that cannot be told."""
+    rows = (row for name in ("tcp", "tcp6") for row in _rows(proc / "net" / name))
+    inodes = {inode for _, at, _, inode in rows if at == port}
+    return _name_stranger(inodes, proc) if inodes else ""
+
+
 def find_listeners(port: int, proc: Path = PROC) -> list[Listener]:
     """The sockets that take a connection to this port on 127.0.0.1, or else on ::1; the most particular ones."""
     rows = [row for name in ("tcp", "tcp6") for row in _rows(proc / "net" / name) if row[1] == port]
@@ -125,11 +132,18 @@ def _name_stranger(inodes: set[int], proc: Path) -> str:
     for name in os.listdir(proc):  # noqa: PTH208
         if not name.isdecimal() or not (_sockets(int(name), proc) or set()) & inodes:
             continue
-        command = ""
         with contextlib.suppress(OSError):
             command = (proc / name / "comm").read_text(errors="replace").strip()
             if command in GO_BETWEENS or (proc / name / "ns" / "pid").readlink() != (proc / "self/ns/pid").readlink():
                 return ""
-        shown = "".join(filter(str.isprintable, command))
-        return f"pid {name}" + (f" ({shown})" if shown else "")
+        return name_process(int(name), proc=proc)
     return ""
+
+
+def name_process(pid: int, *, proc: Path = PROC) -> str:
+    """``pid 4711 (python3)``; empty for 0, who is nobody that we see."""
+    command = ""
+    with contextlib.suppress(OSError):
+        command = (proc / str(pid) / "comm").read_text(errors="replace").strip()
+    shown = "".join(filter(str.isprintable, command))
+    return (f"pid {pid}" + (f" ({shown})" if shown else "")) if pid else ""

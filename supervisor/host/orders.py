@@ -37,6 +37,9 @@ class Given:
 
 NOTHING = Given()
 
+STDERR = 2
+"""Descriptors above it are sockets that somebody listens on."""
+
 
 def spawn_message(
     order: Spawn, targets: Iterable[int], account: Account | None, leaf: str | None = None, given: Given = NOTHING
@@ -54,13 +57,15 @@ def spawn_message(
     rendered = Rendered(order.argv, order.env, order.working_dir)
     if account is not None:
         rendered = fill(rendered, account.env)
+    numbers = tuple(targets)
     return {
         "do": "spawn",
         "incarnation": order.incarnation,
         "argv": rendered.argv,
         "env": dict(rendered.env),
         "working_dir": rendered.working_dir,
-        "fds": tuple(targets),
+        "fds": numbers,
+        "sockets": max(numbers, default=0) > STDERR,
         "leaf": leaf,
         "cgroup": dict(given.limits),
         **_attributes(order.setup, account, given),

@@ -134,7 +134,14 @@ class Shim:
         leaf = self.leaf.open(message["env"], message["cgroup"]) if self.leaf else None
         try:
             with self.oom.at(message["oom"]), Attributes(attributes, fds):
-                return spawn.spawn(message["argv"], message["env"], message["working_dir"], targets, leaf=leaf)
+                return spawn.spawn(
+                    message["argv"],
+                    message["env"],
+                    message["working_dir"],
+                    targets,
+                    leaf=leaf,
+                    has_sockets=message["sockets"],
+                )
         except spawn.SpawnError as error:
             if "user" in attributes and error.errno == errno.EACCES:
                 error.detail += f" (as {attributes['user']})"

@@ -14,7 +14,7 @@ import fcntl
 import os
 import signal
 
-from supervisor.host.leaf import ENTER
+from supervisor.host.leaf import ENTER_STEP, is_shell_name
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"  # For a worker without PATH; what dash and bash take then.
 STDIN = 0
@@ -43,7 +43,13 @@ class SpawnError(Exception):
 
 
 def spawn(
-    argv: list[str], env: dict[str, str], working_dir: str, fds: dict[int, int], *, leaf: int | None = None
+    argv: list[str],
+    env: dict[str, str],
+    working_dir: str,
+    fds: dict[int, int],
+    *,
+    leaf: int | None = None,
+    has_sockets: bool = False,
 ) -> int:
     """
     Start a process in a session of its own, with default signals and no descriptor but 0, 1, 2 and the given ones.
@@ -54,6 +60,7 @@ def spawn(
         working_dir: Absolute.
         fds: Target in the worker -> descriptor of ours. Standard streams that are not named are /dev/null.
         leaf: Descriptor of the cgroup.procs that the worker enters by itself, through a shell; None = it stays in ours.
+        has_sockets: It finds its own pid in LISTEN_PID, through the same shell: nobody knows it before.
 
     Returns:
         Its pid.
@@ -66,13 +73,19 @@ def spawn(
     moved: dict[int, int] = {}
     try:
         path = _find(path, env)
-        if leaf is not None and STDIN not in fds:
+        words, names, program = argv, env, path
+        enters = leaf is not None and STDIN not in fds
+        if enters or has_sockets:
             _check_program(path, argv, env, working_dir)
+            words, names = _through_shell(argv, env, enters=enters, has_sockets=has_sockets)
+            program = SHELL
+        if enters and leaf is not None:
             fds = {STDIN: leaf, **fds}
         _move_above(fds, moved)
         return os.posix_spawn(
-            *((SHELL, ["sh", "-c", ENTER, "sh", *argv]) if fds.get(STDIN) == leaf is not None else (path, argv)),
-            env,
+            program,
+            words,
+            names,
             file_actions=_file_actions(moved),
             setsid=True,
             setsigmask=(),
@@ -86,6 +99,22 @@ def spawn(
         for fd in moved.values():
             os.close(fd)
         os.chdir("/")  # A shim must not keep a file system from being unmounted.
+
+
+def _through_shell(
+    argv: list[str], env: dict[str, str], *, enters: bool, has_sockets: bool
+) -> tuple[list[str], dict[str, str]]:
+    """
+    The words by which a shell becomes the worker, and what it is given of the environment.
+
+    A shell drops names that are none of its own, such as functions that bash exports: these are put back by env.
+    """
+    odd = [f"{name}={value}" for name, value in env.items() if not is_shell_name(name)]
+    steps = ENTER_STEP if enters else ""
+    steps += "export LISTEN_PID=$$; " if has_sockets else ""
+    last = 'exec env -- "$@"' if odd else 'exec "$@"'
+    script = steps + last + (" </dev/null" if enters else "")
+    return ["sh", "-c", script, "sh", *odd, *argv], {name: env[name] for name in env if is_shell_name(name)}
 
 
 def _check_program(path: str, argv: list[str], env: dict[str, str], working_dir: str) -> None:

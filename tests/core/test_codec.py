@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from supervisor.core.codec import Codec, CodecError, Pool
+from supervisor.core.file.listen import Address
 from supervisor.core.file.service import Recipe, Restart, WorkerId
 from supervisor.core.message import Action, Event, Exited
 from supervisor.core.recording import NAMES, SHARED
@@ -24,6 +25,9 @@ from supervisor.core.worker import Worker
 CLASSES = [*get_args(Event), *get_args(Action), Worker, Fleet]
 TEXT = st.text(max_size=5)
 WORKER_IDS = st.builds(WorkerId, st.from_regex(r"[a-z0-9][a-z0-9_-]{0,5}", fullmatch=True), st.integers(0, 9999))
+ADDRESSES = st.builds(lambda port: Address("tcp", "::1", port), st.integers(1, 65535)) | st.builds(
+    lambda path: Address("unix", f"/{path}"), TEXT
+)
 SCALARS: Mapping[Any, st.SearchStrategy[Any]] = {
     object: st.recursive(st.none() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=2), max_leaves=3),
     type(None): st.none(),
@@ -32,6 +36,7 @@ SCALARS: Mapping[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     float: st.floats(allow_nan=False),
     WorkerId: WORKER_IDS,
+    Address: ADDRESSES,
 }
 
 

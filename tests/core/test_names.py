@@ -79,10 +79,11 @@ def test_what_is_the_daemons_own_is_not_inherited() -> None:
     assert is_inherited("RANKING")
 
 
-def test_names_not_provided_yet_are_not_in_the_table() -> None:
-    """A command that counts on them would be started with the bare text."""
-    assert not TABLE_NAMES & {"LISTEN_FDS", "LISTEN_FDNAMES"}
+def test_the_table_has_every_name_that_a_worker_may_find() -> None:
+    """A command that counts on another would be started with the bare text."""
     assert {
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
         "PORT",
         "MASTER_PORT",
         "NOTIFY_SOCKET",

@@ -54,10 +54,21 @@ def test_the_status_has_the_contracts_keys() -> None:
     assert set(found["daemon"]["reload"]) == {"at", "ok", "problems"}
     assert set(found["daemon"]["gpu"]) == {"state", "detail", "since"}
     (service,) = found["services"]
-    assert set(service) == {"name", "target", "ready", "scaled", "workers"}
+    assert set(service) == {"name", "target", "ready", "scaled", "listen", "workers"}
     assert set(service["workers"][0]) == {
         *("worker", "index", "state", "pid", "incarnation", "since", "restarts", "reason", "fallback", "port"),
-        *("gpus", "env", "limits", "release", "last_exit", "next_start", "status_text", "ready_by", "time_to_ready"),
+        *(
+            "listen",
+            "gpus",
+            "env",
+            "limits",
+            "release",
+            "last_exit",
+            "next_start",
+            "status_text",
+            "ready_by",
+            "time_to_ready",
+        ),
     }
     assert set(service["workers"][0]["gpus"][0]) == {"uuid", "index", "share"}
     assert set(service["workers"][0]["last_exit"]) == {
@@ -119,7 +130,7 @@ def test_a_plan_has_the_contracts_keys() -> None:
     found = plan(Stage().read(good(*devices(1))), SPEC)
 
     assert set(found) == {"gpu", "devices", "workers"}
-    assert set(found["workers"][0]) == {"worker", "wanted", "placed", "gpus", "fallback", "reason", "action"}
+    assert set(found["workers"][0]) == {"worker", "wanted", "placed", "gpus", "fallback", "listen", "reason", "action"}
     assert found["devices"][0]["workers"] == ["llm/0"]
 
 
@@ -144,6 +155,7 @@ def test_a_running_worker_is_shown_with_all_that_it_has() -> None:
         "reason": "",
         "fallback": None,
         "port": 8001,
+        "listen": [],
         "gpus": [{"uuid": uuid_of(1), "index": 1, "share": 1.0}],
         "limits": None,
         "status_text": None,

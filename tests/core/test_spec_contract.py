@@ -66,7 +66,7 @@ WORKING = (
     {"env_file", "user", "group", "umask", "limits", "nice", "oom_score_adj"}
     | {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart", "logs"}
     | {"sharing", "placement", "resources.gpu", "resources.gpus", "resources.gpu_memory", "resources.gpu_type"}
-    | {"after"}
+    | {"after", "listen"}
     | {"alive", "ready.http", "ready.exec", "ready.notify"}
     | {f"alive.{key}" for key in SECTION_KEYS["alive"]}
     | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval"}

@@ -51,6 +51,28 @@ def test_a_count_that_an_operator_asked_for_is_marked() -> None:
     assert line_of(status_page(status, NOW), "llm") == ["llm", "1", "(scaled)", "1"]
 
 
+def test_the_sockets_of_a_service_are_shown_with_what_is_wrong_with_them() -> None:
+    """Only where there are some."""
+    status = a_status(a_worker("web/0", "pending"))
+    assert "ADDRESS" not in "\n".join(plain(status_page(status, NOW)))
+
+    socket = {"name": "http", "address": "tcp://127.0.0.1:80", "state": "refused", "reason": "permission denied"}
+    status["services"][0]["listen"] = [socket]
+
+    page = status_page(status, NOW)
+    assert "web      http    tcp://127.0.0.1:80  refused  permission denied" in plain(page)
+
+
+def test_a_plan_and_an_explanation_say_where_a_worker_listens() -> None:
+    """Once for each service, and with the name under which the worker finds it."""
+    rows = [a_row("web/0", listen=["tcp://127.0.0.1:80", "unix:/run/a"]), a_row("web/1", listen=["tcp://127.0.0.1:80"])]
+    shown = [{"name": "http", "address": "tcp://127.0.0.1:80"}]
+    explained = a_worker("web/0", "ready", asks="no GPU", waits=None, verdicts=[], listen=shown)
+
+    assert "web listens on tcp://127.0.0.1:80" in plain(plan_page({"devices": [], "workers": rows}))
+    assert "shares tcp://127.0.0.1:80 (http)" in plain(explain_page(explained, NOW))
+
+
 def test_a_workers_line_has_state_pid_gpus_restarts_age_and_reason() -> None:
     """One line for one worker, with the columns in their order."""
     gpus = [{"uuid": "GPU-a", "index": 0, "share": 1.0}, {"uuid": "GPU-b", "index": 3, "share": 1.0}]

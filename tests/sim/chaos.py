@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from supervisor.core.file.listen import parse_address
 from supervisor.core.inventory import GpuState
 from supervisor.core.message import (
     BecameReady,
@@ -18,6 +20,7 @@ from supervisor.core.message import (
     StopRequested,
 )
 from supervisor.core.spec import WorkerId
+from tests.sim.addresses import CHOICES
 from tests.sim.cuts import is_in_use, recut
 from tests.sim.devices import GIB, Gpu
 from tests.sim.specs import NAMES
@@ -63,6 +66,8 @@ class Chaos:
             self.kinds.append(self.edit)
         if any(gpu.parts for gpu in world.gpus):
             self.kinds.append(self.recut)
+        if world.addresses.rng.random() < 0.5:
+            self.kinds.append(self.squat)
         self.mean_s = rng.choice((2.0, 5.0, 20.0))
         self.is_over = False
 
@@ -84,7 +89,7 @@ class Chaos:
 
     def edit(self) -> None:
         """Somebody works on the file and reloads."""
-        self.world.document = self.world.writer.edit(self.world.document)
+        self.world.edit()
         self.world.post(ReloadRequested())
 
     def reload(self) -> None:
@@ -194,6 +199,16 @@ class Chaos:
         """Another daemon wants a device, and lets it go after a while."""
         locks = self.world.locks
         self._for_a_while(120.0, lambda gpu: locks.come(gpu.uuid), lambda gpu: locks.leave(gpu.uuid))
+
+    def squat(self) -> None:
+        """Somebody else listens where a service might, for a while."""
+        addresses = self.world.addresses
+        for choice in addresses.rng.sample(CHOICES, 3):
+            address = parse_address(choice)
+            if address.kind == "unix":
+                address = replace(address, host=f"/srv/{address.host}")
+            addresses.come(address)
+        self._later(addresses.rng.uniform(0.1, 60.0), addresses.heal)
 
     def trouble(self) -> None:
         """The driver fails, in any of its ways."""

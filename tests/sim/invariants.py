@@ -13,6 +13,7 @@ from tests.sim import (
     rules_orders,
     rules_release,
     rules_restart,
+    rules_sockets,
     rules_spot,
     rules_stall,
     rules_start,
@@ -38,11 +39,13 @@ ACT_RULES = (
     *rules_order.RULES,
     *rules_stop.RULES,
     *rules_release.RULES,
+    *rules_sockets.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
 STATE_RULES = (
     *(*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES, *rules_stop.STATE_RULES),
     *rules_release.STATE_RULES,
+    *rules_sockets.STATE_RULES,
 )
 
 

@@ -113,7 +113,8 @@ def heal(world: World) -> None:
     world.processes.heal()
     world.devices.forget({tree.order.incarnation for tree in world.processes.living()})
     while not isinstance(read(world.document, world.cpu_count), SpecLoaded):
-        world.document = world.writer.edit(world.document)
+        world.edit()
+    world.addresses.heal()
     world.post(ReloadRequested())
 
 

@@ -16,6 +16,7 @@ from supervisor.core.environment import Host
 from supervisor.core.fleet import handle
 from supervisor.core.message import (
     Action,
+    Bind,
     Claim,
     Dismiss,
     EndStopCommand,
@@ -43,12 +44,14 @@ from supervisor.core.message import (
     Stalled,
     TimePassed,
     TreeGone,
+    Unbind,
 )
 from supervisor.core.stall import is_counted
 from supervisor.core.trace import describe, describe_action
 from supervisor.core.turn import Fleet
 from supervisor.daemon.inbox import Deadlines
 from supervisor.daemon.pulse import Pulse
+from tests.sim.addresses import FakeAddresses, put_sockets
 from tests.sim.agenda import Agenda
 from tests.sim.cuts import furnish, lend, old_name
 from tests.sim.devices import GIB, FakeDevices, Gpu
@@ -57,7 +60,7 @@ from tests.sim.locks import FakeLocks
 from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
 from tests.sim.processes import FakeProcesses, Tree
 from tests.sim.ram import Ram
-from tests.sim.specs import Writer, read
+from tests.sim.specs import Document, Writer, read
 from tests.sim.trouble import Step, TroubleError
 
 ENVIRON = {"PATH": "/usr/bin", "CUDA_VISIBLE_DEVICES": "7", "NVIDIA_VISIBLE_DEVICES": "all", "RANK": "3"}
@@ -89,7 +92,8 @@ class World:
         self.gpus = self._draw_gpus()
         furnish(self.gpus, random.Random(f"hardware {seed}"))
         self.writer = Writer(self.rng, self.gpus)
-        self.document = self.writer.write()
+        self.addresses = FakeAddresses(self.agenda, self.post, random.Random(f"sockets {seed}"))
+        self.document = self.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
         self.devices.drops_the_dead = random.Random(f"lists {seed}").random() < 0.5
         self.ram = Ram(self.agenda, self.rng)
@@ -123,8 +127,16 @@ class World:
     def load_first(self) -> None:
         """The daemon starts with a good file."""
         while not isinstance(event := read(self.document, self.cpu_count), SpecLoaded):
-            self.document = self.writer.write()
+            self.document = self.write()
         self.post(event)
+
+    def write(self) -> Document:
+        """A whole file."""
+        return put_sockets(self.writer.write(), self.addresses.rng, 0.3)
+
+    def edit(self) -> None:
+        """Somebody works on the file."""
+        self.document = put_sockets(self.writer.edit(self.document), self.addresses.rng, 0.15)
 
     def freeze(self, seconds: float) -> None:
         """The daemon does not run for so long."""
@@ -237,6 +249,10 @@ class World:
                 self.locks.claim(uuids)
             case LetGo(uuids=uuids):
                 self.locks.let_go(uuids)
+            case Bind(addresses=addresses):
+                self.addresses.bind(addresses)
+            case Unbind(addresses=addresses):
+                self.addresses.unbind(addresses)
             case Exit():
                 self.exit = action
             case Dismiss() | Redirect() | Report() | Say() | FinishReload():

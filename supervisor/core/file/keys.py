@@ -17,7 +17,8 @@ from supervisor.core.file.after import read_after
 from supervisor.core.file.command import split_command
 from supervisor.core.file.env_file import read_env_files
 from supervisor.core.file.gpu_keys import check_gpu_use, parse_gpu, parse_sharing, read_gpu_types, read_gpus
-from supervisor.core.file.names import reserved_hint
+from supervisor.core.file.listen import read_listen, settle_paths
+from supervisor.core.file.names import LISTEN_NAMES, reserved_hint
 from supervisor.core.file.probe_keys import READY_KINDS, read_alive, read_argv, read_ready
 from supervisor.core.file.problems import (
     BadValueError,
@@ -76,10 +77,14 @@ def read_service(place: Place, base_dir: str) -> ServiceSpec:
         good["logs"] = logs.model_copy(update={"base_dir": base_dir})
     if isinstance(files := good.get("env_file"), tuple):
         good["env_file"] = tuple(str(PurePosixPath(base_dir, file)) for file in files)
+    if sockets := good.get("listen"):
+        assert isinstance(sockets, tuple)
+        good["listen"] = settle_paths(place, sockets, base_dir)
     good["probe_by_port"] = not {*READY_KINDS} & map_or_empty(written.get("ready")).keys()
     service = ServiceSpec.model_validate(good)
     _check_ready(place, service, written)
     _check_port_variable(place, written)
+    _check_listen_variables(place, written)
     check_gpu_use(place, service, written)
     return service if service.port is None else _with_tcp_by_default(service)
 
@@ -99,8 +104,11 @@ def _check_ready(place: Place, service: ServiceSpec, written: Mapping[str, objec
         return
     for key, probe in (("ready", service.ready), ("alive", service.alive)):
         if probe.kind == "tcp" or probe.http.startswith("/"):
-            message = f"{probe.kind} needs a port, and not every worker has one"
-            place.refuse(message, "write port: 8000", below=(key, probe.kind))
+            message, hint = f"{probe.kind} needs a port, and not every worker has one", "write port: 8000"
+            if service.listen:  # Who asked there would hear from any of them, or from the kernel alone.
+                message += "; the sockets of listen are those of all its workers"
+                hint = "write port: 8000, or one of after, exec and notify"
+            place.refuse(message, hint, below=(key, probe.kind))
     if service.probe_by_port and service.ready.after_s >= service.ready.timeout_s:
         message = "expected more than the 1s after which a worker without a port counts as ready"
         place.refuse(message, "write after: too", below=("ready", "timeout"))
@@ -116,6 +124,20 @@ def _check_port_variable(place: Place, written: Mapping[str, object]) -> None:
         if "PORT" in map_or_empty(entry.get("env")) and ("port" in written or "port" in entry):
             below = ("workers", index, "env", "PORT")
             place.refuse("PORT cannot be set beside port", hint, below=below, at_key=True)
+
+
+def _check_listen_variables(place: Place, written: Mapping[str, object]) -> None:
+    """What tells a worker of its sockets is the supervisor's wherever it gives some."""
+    if not map_or_empty(written.get("listen")):
+        return
+    hint = "leave it out; it is set from listen"
+    for name in sorted(LISTEN_NAMES):
+        if name in map_or_empty(written.get("env")):
+            place.refuse(f"{name} cannot be set beside listen", hint, below=("env", name), at_key=True)
+        for index, entry in enumerate(_written_entries(written)):
+            if name in map_or_empty(entry.get("env")):
+                below = ("workers", index, "env", name)
+                place.refuse(f"{name} cannot be set beside listen", hint, below=below, at_key=True)
 
 
 def _written_entries(written: Mapping[str, object]) -> list[Mapping[str, object]]:
@@ -352,9 +374,10 @@ SERVICE = Section(
         "pin": leaf(choice("auto", "index", "uuid")),
         "numa": leaf(choice("any", "near")),
         "after": read_after,
+        "listen": read_listen,
         **SETUP_KEYS,
     },
-    not_yet=frozenset({"python", "preload"} | {"listen", "recycle", "update"}),
+    not_yet=frozenset({"python", "preload"} | {"recycle", "update"}),
     elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
     example="{command: ...}",
 )

@@ -59,7 +59,7 @@ TABLE_NAMES = (
     VENDOR_NAMES
     | _WORKER_NAMES
     | {*THREAD_NAMES, "CUDA_VISIBLE_DEVICES", "PORT", "MASTER_PORT", "PYTHONUNBUFFERED"}
-    | {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
+    | {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"}
 )
 """The variables of the contract's table (its section 2) that this version provides or takes away."""
 
@@ -71,6 +71,9 @@ LATE_NAMES = ACCOUNT_NAMES | {"MASTER_PORT", "NOTIFY_SOCKET"}
 
 MAIN_PID = "MAINPID"
 """What a stop command finds beside its worker's variables, as under systemd: the pid of the main process."""
+
+LISTEN_NAMES = frozenset({"LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"})
+"""What a worker with `listen` finds, and nobody that is started for a probe; the last is its own doing."""
 
 NOTIFY_NAMES = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC"})
 """What a worker with `notify` finds, and nobody that it starts for a probe."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from supervisor.core.file.listen import Socket
 from supervisor.core.file.names import expand_names
 from supervisor.core.file.problems import Path
 from supervisor.core.file.quantities import Amount
@@ -223,6 +224,7 @@ class ServiceSpec(_Value):
         pin: How a slice is named in `CUDA_VISIBLE_DEVICES`.
         numa: ``near``: on the CPUs beside its devices.
         after: Services whose workers must have been ready before one of this starts.
+        listen: Sockets that the daemon binds and every worker finds open.
     """
 
     command: tuple[str, ...]
@@ -251,6 +253,7 @@ class ServiceSpec(_Value):
     pin: Pin = "auto"
     numa: Literal["any", "near"] = "any"
     after: tuple[str, ...] = ()
+    listen: tuple[Socket, ...] = ()
 
     def entries(self, cpu_count: int) -> tuple[WorkerEntry, ...]:
         """One entry per worker; *cpu_count* is how many ``cpu_count`` means here."""
@@ -303,6 +306,7 @@ class ServiceSpec(_Value):
                     near=self.numa == "near" and request.gpu != 0,
                     cpu=self.resources.cpu if entry.cpu is None else entry.cpu,
                     memory=self.resources.memory if entry.memory is None else entry.memory,
+                    listen=self.listen,
                 ),
                 request=request,
                 policy=Policy(
@@ -365,6 +369,7 @@ class Recipe:
         near: It runs on the CPUs beside its devices.
         cpu: Thousandths of a core; None = not declared.
         memory: Bytes of the host's; None = not declared.
+        listen: Sockets that it finds open, from descriptor 3 on.
     """
 
     command: tuple[str, ...]
@@ -377,6 +382,7 @@ class Recipe:
     near: bool = False
     cpu: int | None = None
     memory: int | None = None
+    listen: tuple[Socket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,234 @@
+"""Sockets of services: bound before anybody starts, kept while workers come and go, one service's trouble alone."""
+
+from __future__ import annotations
+
+from supervisor.core.environment import Moment, render
+from supervisor.core.explain import make_explanation
+from supervisor.core.file.listen import Address
+from supervisor.core.message import Bind, Say, SocketsBound, StopRequested, Unbind
+from supervisor.core.rescale import failures_since_reload, preview, unsettled
+from supervisor.core.snapshot import View, make_plan_json, make_status
+from supervisor.core.sockets import RETRY_S
+from supervisor.core.spec import WorkerId
+from tests.core.builders import good, of_type, spec_of
+from tests.core.stage import Stage
+
+HTTP = Address("tcp", "127.0.0.1", 9000)
+OTHER = Address("tcp", "127.0.0.1", 9001)
+WEB = {"workers": 2, "listen": {"http": str(HTTP)}}
+IN_USE = "address already in use by pid 7 (nginx)"
+VIEW = View(lambda at: f"{at:g}")
+
+
+def refused(address: Address = HTTP) -> SocketsBound:
+    return SocketsBound(refused={address: IN_USE})
+
+
+def serving(stage: Stage | None = None) -> Stage:
+    """Both workers are ready behind one socket."""
+    stage = stage or Stage()
+    stage.load(spec_of(web=WEB)).read(good()).meet(SocketsBound((HTTP,)))
+    stage.spawned("web/0", "web/1")
+    stage.pass_time(2.0)
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+    return stage
+
+
+def moved(stage: Stage) -> Stage:
+    """The file has another address by now."""
+    stage.reload(spec_of(web={**WEB, "listen": {"http": str(OTHER)}}), good())
+    return stage
+
+
+def replaced(stage: Stage, worker: str) -> None:
+    """It ends, and its next process gets ready."""
+    stage.exited(worker, signal=15).spawned(worker).pass_time(stage.now + 2.0)
+
+
+def test_nobody_starts_before_his_sockets_are_bound() -> None:
+    """They are asked for once for all workers; who has none does not wait."""
+    stage = Stage()
+
+    stage.load(spec_of(web=WEB, plain={}))
+
+    assert of_type(Bind, stage.actions) == [Bind((HTTP,))]
+    assert stage.spawns() == ("plain/0",)
+    assert stage["web/0"].reason == "binding tcp://127.0.0.1:9000"
+    stage.meet(SocketsBound((HTTP,)))
+    assert stage.spawns() == ("web/0", "web/1")
+
+
+def test_a_worker_is_told_of_its_sockets_in_the_order_of_the_file() -> None:
+    """Which is that of the descriptors from 3 on."""
+    spec = spec_of(web={"listen": {"http": str(HTTP), "admin": "unix:/run/a.sock"}})
+    (worker,) = spec.expand(1)
+    launch = preview(Stage().fleet, spec, 1)[worker.id].launch
+    assert launch is not None
+
+    env = render(launch, Moment(worker.id, 1, 0, 1, {}), Stage().fleet.host).env
+
+    assert {name: value for name, value in env.items() if name.startswith("LISTEN_")} == {
+        "LISTEN_FDS": "2",
+        "LISTEN_FDNAMES": "http:admin",
+    }
+
+
+def test_sockets_stay_through_crashes_stops_and_failures() -> None:
+    """Nothing is closed and nothing bound anew while the file has a worker for them."""
+    stage = serving()
+    asked = len(of_type(Bind, stage.history))
+
+    stage.exited("web/0").pass_time(5.0).meet(StopRequested((WorkerId("web", 1),)))
+    stage.exited("web/1", signal=15)
+
+    assert asked == len(of_type(Bind, stage.history))
+    assert not of_type(Unbind, stage.history)
+    assert frozenset({HTTP}) == stage.fleet.bound
+
+
+def test_a_reload_that_changes_nothing_leaves_the_sockets_alone() -> None:
+    """Nor does one that changes something else."""
+    stage = serving()
+    asked = len(of_type(Bind, stage.history))
+
+    stage.reload(spec_of(web={**WEB, "env": {"A": "b"}}), good())
+
+    assert asked == len(of_type(Bind, stage.history))
+    assert not of_type(Unbind, stage.history)
+
+
+def test_a_changed_address_is_bound_before_anybody_goes_down_and_the_old_one_closed_at_last() -> None:
+    """In between both are open."""
+    stage = moved(serving())
+    assert of_type(Bind, stage.history)[-1] == Bind((OTHER,))
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+
+    stage.meet(SocketsBound((OTHER,)))
+
+    assert stage.states() == {"web/0": "stopping", "web/1": "ready"}
+    replaced(stage, "web/0")
+    assert frozenset({HTTP, OTHER}) == stage.fleet.bound
+    replaced(stage, "web/1")
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+    assert frozenset({OTHER}) == stage.fleet.bound
+    assert [Unbind((HTTP,))] == of_type(Unbind, stage.history)
+
+
+def test_a_new_address_that_is_taken_stops_the_roll_out_and_nobody_else() -> None:
+    """The workers go on with the old one; the reload has failed with the reason."""
+    stage = moved(serving())
+
+    stage.meet(refused(OTHER))
+
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+    assert stage.fleet.last_reload is not None
+    problem = f"web cannot listen on {OTHER}: {IN_USE}; 2 of web keep the old one"
+    assert stage.fleet.last_reload.problems == (problem,)
+    assert unsettled(stage.fleet) == ()
+    assert frozenset({HTTP}) == stage.fleet.bound
+
+
+def test_the_next_reload_asks_again_for_an_address_that_was_taken() -> None:
+    """However soon it comes."""
+    stage = moved(serving())
+    stage.meet(refused(OTHER))
+
+    moved(stage).meet(SocketsBound((OTHER,)))
+
+    assert stage.states() == {"web/0": "stopping", "web/1": "ready"}
+
+
+def test_an_address_in_use_is_the_trouble_of_its_service_alone() -> None:
+    """Its workers wait with the reason, which is logged once; others start."""
+    stage = Stage()
+    stage.load(spec_of(web=WEB, api={"listen": {"http": str(OTHER)}}))
+
+    stage.meet(SocketsBound((OTHER,), {HTTP: IN_USE}))
+
+    assert stage.spawns() == ("api/0",)
+    reason = f"cannot listen on {HTTP}: {IN_USE}"
+    assert {stage["web/0"].reason, stage["web/1"].reason} == {reason}
+    (said,) = [one for one in of_type(Say, stage.actions) if one.event == "socket.refused"]
+    assert said.fields == {"address": str(HTTP), "services": ["web"], "reason": IN_USE, "retry_in_s": RETRY_S}
+
+
+def test_what_was_refused_is_tried_again_until_it_is_free() -> None:
+    """Every few seconds, in silence while the reason is the same."""
+    stage = Stage()
+    stage.load(spec_of(web=WEB)).meet(refused())
+
+    stage.pass_time(RETRY_S)
+
+    assert [Bind((HTTP,))] * 2 == of_type(Bind, stage.history)
+    assert stage["web/0"].reason == f"cannot listen on {HTTP}: {IN_USE}"
+    stage.meet(refused())
+    assert not [one for one in of_type(Say, stage.actions) if one.event == "socket.refused"]
+    stage.pass_time(RETRY_S)
+    stage.meet(SocketsBound((HTTP,)))
+    assert stage.spawns() == ("web/0", "web/1")
+    assert stage.fleet.refused == {}
+
+
+def test_a_reload_does_not_wait_for_an_address_that_somebody_else_has() -> None:
+    """It is over, and says who waits for what."""
+    stage = Stage()
+    stage.load(spec_of(plain={})).read(good())
+    stage.spawned("plain/0")
+    stage.pass_time(2.0)
+    stage.reload(spec_of(plain={}, web={**WEB, "workers": 1}), good())
+
+    stage.meet(refused())
+
+    assert unsettled(stage.fleet) == ()
+    assert failures_since_reload(stage.fleet) == (f"web/0 waits: cannot listen on {HTTP}: {IN_USE}",)
+
+
+def test_the_sockets_of_a_service_that_is_gone_are_closed_with_its_last_worker() -> None:
+    """Not before: who was let in is served."""
+    stage = serving()
+    stage.reload(spec_of(), good())
+    stage.exited("web/0", signal=15)
+    assert frozenset({HTTP}) == stage.fleet.bound
+
+    stage.exited("web/1", signal=15)
+
+    assert of_type(Unbind, stage.actions) == [Unbind((HTTP,))]
+    assert frozenset() == stage.fleet.bound
+
+
+def test_a_socket_that_comes_when_nobody_wants_it_any_more_is_closed() -> None:
+    """The file has changed while it was bound."""
+    stage = Stage()
+    stage.load(spec_of(web=WEB)).reload(spec_of(), good())
+
+    stage.meet(SocketsBound((HTTP,)))
+
+    assert of_type(Unbind, stage.actions) == [Unbind((HTTP,))]
+
+
+def test_status_and_plan_show_the_sockets_and_what_is_wrong_with_them() -> None:
+    """By service with the reason, and for each worker what it has."""
+    stage = Stage()
+    spec = spec_of(web=WEB)
+    stage.load(spec).meet(refused())
+
+    (service,) = make_status(stage.fleet, VIEW)["services"]
+    explained = make_explanation(stage.fleet, VIEW, WorkerId("web", 0))
+    row = make_plan_json(stage.fleet, preview(stage.fleet, spec, 1), VIEW)["workers"][0]
+
+    shown = {"name": "http", "address": str(HTTP)}
+    assert service["listen"] == [{**shown, "state": "refused", "reason": IN_USE}]
+    assert explained["listen"] == [shown]
+    assert explained["waits"]["for"] == row["reason"] == f"cannot listen on {HTTP}: {IN_USE}"
+    assert row["listen"] == [str(HTTP)]
+
+
+def test_what_a_process_is_told_of_its_sockets_is_no_difference() -> None:
+    """Its pid and their count are values of the moment; what the file says of them is not."""
+    stage = serving()
+
+    answer = stage.reload(spec_of(web=WEB), good())
+    changed = stage.reload(spec_of(web={**WEB, "listen": {"web": str(HTTP)}}), good())
+
+    assert answer.difference == {}
+    assert changed.difference == {WorkerId("web", 0): "replace", WorkerId("web", 1): "replace"}

@@ -1,0 +1,92 @@
+"""Faults in the sockets that workers are handed."""
+
+from __future__ import annotations
+
+from tests.mutants.graft import Mutant
+
+_TESTS = "tests/core/test_sockets.py"
+
+SOCKETS = (
+    Mutant(
+        "a start without its sockets",
+        "admission.py",
+        "        elif (wait := sockets.wait_of(turn, worker)) is not None:\n",
+        "        elif (wait := sockets.wait_of(turn, worker)) is not None and not worker.starts:\n",
+    ),
+    Mutant(
+        "a socket closed that an old process has",
+        "sockets.py",
+        "    left = fleet.bound - wanted\n",
+        "    left = fleet.bound - meant\n",
+    ),
+    Mutant(
+        "the socket of one without a place closed",
+        "sockets.py",
+        "worker.target.wanted.recipe.listen if worker.target else ()",
+        "worker.target.wanted.recipe.listen if worker.target and worker.target.launch else ()",
+    ),
+    Mutant(
+        "sockets open for nobody",
+        "sockets.py",
+        "    if left:\n",
+        "    if left and not meant:\n",
+    ),
+    Mutant(
+        "an address asked for twice",
+        "sockets.py",
+        "fleet.bound - fleet.binding - later",
+        "fleet.bound - later",
+    ),
+    Mutant(
+        "a refused address asked for all the time",
+        "sockets.py",
+        "fleet.bound - fleet.binding - later",
+        "fleet.bound - fleet.binding",
+    ),
+    Mutant(
+        "a refused address never tried again",
+        "sockets.py",
+        "None if is_asked else refusal.retry_at",
+        "None",
+    ),
+    Mutant(
+        "taken down before its new socket is there",
+        "rescale.py",
+        "order.wait_of(turn.fleet, one) or sockets.is_missing(turn.fleet, one)",
+        "order.wait_of(turn.fleet, one)",
+    ),
+    Mutant(
+        "told of its sockets in another order",
+        "environment.py",
+        '":".join(socket.name for socket in sockets)',
+        '":".join(sorted(socket.name for socket in sockets))',
+    ),
+    Mutant(
+        "a roll-out waits for ever for an address that somebody else has",
+        "rescale.py",
+        "if (text := sockets.refusal_of(turn.fleet, worker))]:",
+        "if (text := sockets.refusal_of(turn.fleet, worker)) and not is_rolling]:",
+        by=_TESTS,
+    ),
+    Mutant(
+        "a reload does not try a refused address again",
+        "rescale.py",
+        "    sockets.retry(turn)\n",
+        "",
+        by=_TESTS,
+    ),
+    Mutant(
+        "a reload waits for ever for who has no socket",
+        "rescale.py",
+        "        and not _lacks_sockets(fleet, worker)\n",
+        "",
+        by=_TESTS,
+    ),
+    Mutant(
+        "every address is another one",
+        "file/listen.py",
+        "return self.host == other.host or self._covers(other) or other._covers(self)",
+        "return self.host == other.host",
+        by="tests/core/test_listen.py",
+    ),
+)
