@@ -143,7 +143,7 @@ STOPS = (
     Case(
         "B14",
         "Stop of a worker that is stopped (SIGSTOP): it is continued and may end itself",
-        but="not yet: it is killed when its grace is over",
+        _here("stops", "a_stopped_process_is_continued_to_end_itself"),
     ),
     Case(
         "B15",
@@ -153,27 +153,30 @@ STOPS = (
     Case(
         "B16",
         "The stop command hangs: bounded, the stop goes on",
-        but="`stop.exec` is not supported yet",
+        _here("stops", "a_hook_that_hangs_is_bounded"),
     ),
     Case(
         "B17",
         "Other signals in other steps: INT, TERM, KILL",
         _here("stops", "the_signal_of_a_stop_may_be_chosen"),
-        but="one signal of your choice and SIGKILL",
+        but="one signal of your choice and SIGKILL; what needs more steps has `stop.exec`",
     ),
     Case(
         "B18",
         "Cannot be killed (uninterruptible): said so, others unaffected, the supervisor ends in bounded time",
         _core("worker", "a_tree_that_survives_sigkill_is_reported_every_ten_seconds")
         + _core("shutdown", "a_daemon_does_not_end_later_than_its_longest_grace_and_six_seconds")
-        + _host("hung_exec", "hung_start_is_given_up_when_asked_and_delays_nobody"),
-        but="a real process that SIGKILL does not end takes a broken disk or driver; the simulator has such ones",
+        + _host("hung_exec", "hung_start_is_given_up_when_asked_and_delays_nobody")
+        + _e2e(
+            "stop",
+            "who_hangs_in_the_kernel_says_where_and_keeps_its_gpu",
+            "a_daemon_that_cannot_end_a_worker_ends_with_1_and_says_where_it_hangs",
+        ),
     ),
     Case(
         "B19",
         "Signal the main process only, or its group",
-        _here("stops", "only_the_main_process_is_signalled"),
-        but="`stop.group` is not supported yet",
+        _here("stops", "only_the_main_process_is_signalled", "the_whole_group_is_signalled"),
     ),
     Case(
         "B20",

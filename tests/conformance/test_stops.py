@@ -170,6 +170,43 @@ def test_only_the_main_process_is_signalled(supervise: Supervise) -> None:
     assert len(one.diary("member-usr1")) == 1
 
 
+def test_a_stopped_process_is_continued_to_end_itself(supervise: Supervise) -> None:
+    """B14: SIGSTOP, then a stop: its own handler of SIGTERM runs."""
+    one = supervise(job=Program("on(signal.SIGTERM, 'term', leave()); say('ready'); forever()", stop_s=2.0))
+    pid = up(one, "ready")
+
+    os.kill(pid, signal.SIGSTOP)
+    one.stop("job/0")
+    one.wait_state("stopped")
+
+    assert len(one.diary("term")) == 1, "is killed without a chance to end itself"
+
+
+def test_a_hook_that_hangs_is_bounded(supervise: Supervise) -> None:
+    """B16: the stop goes on without it, and nothing of it is left."""
+    one = supervise(
+        job=Program("on(signal.SIGTERM, 'term'); say('ready'); forever()", stop_exec=("sleep", "1000"), stop_s=SHORT_S)
+    )
+    pid = up(one, "ready")
+
+    one.stop("job/0")
+    one.wait_state("stopped")
+
+    assert not is_alive(pid)
+
+
+def test_the_whole_group_is_signalled(supervise: Supervise) -> None:
+    """B19: where the file says so."""
+    one = supervise(job=Program(GROUP, stop_group=True))
+    up(one, "ready")
+
+    one.stop("job/0")
+    one.wait_state("stopped")
+
+    assert len(one.diary("member-term")) == 1, "signals the main process only"
+    assert len(one.diary("member-usr1")) == 1
+
+
 def test_stops_go_backwards_through_dependencies(supervise: Supervise) -> None:
     """B20: web needs db, so web is gone before db is asked."""
     life = "on(signal.SIGTERM, 'term', lambda: (time.sleep(0.2), say('gone'), os._exit(0))); say('ready'); forever()"
