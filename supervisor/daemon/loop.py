@@ -537,7 +537,8 @@ class Daemon:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
         reading, asked_at = await self._devices.read(fresh=fresh)
         self.tally.read(self.clock.monotonic() - asked_at)
-        self.decide(InventoryRead(reading, asked_at))
+        if self._status is None:  # A reading that the end cut short is no news.
+            self.decide(InventoryRead(reading, asked_at))
 
     def _finish_reload(self, action: FinishReload) -> None:
         difference = {str(worker): what for worker, what in (action.difference or {}).items()}

@@ -66,7 +66,7 @@ def test_a_life_comes_out_the_same(lived: RunningDaemon) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     *lines, last = shown.stdout.splitlines()
     assert last == f"{len(lines)} events, all with the same actions"
-    assert any("Exited(llm/1#2 signal=9" in line and "[llm/1 ready>backoff Exited]" in line for line in lines)
+    assert any("Exited(llm/1#2 signal=9" in line and "[llm/1 ready>releasing Exited]" in line for line in lines)
     assert any("StopRequested(llm/0) -> [llm/0 ready>stopping" in line for line in lines)
     assert lines[-1].endswith("Exit(0)")
     objects = [json.loads(line) for line in listed.stdout.splitlines()]
