@@ -24,6 +24,7 @@ BOOT_RETRY_S = 1.0
 def take_reading(turn: Turn, event: InventoryRead) -> None:
     """Take what the driver answered; nobody's living process is touched by it."""
     before = turn.fleet
+    witnesses.take_openers(turn, event)
     if before.asked is None or event.asked_at >= before.asked:
         turn.set(asked=None)
     turn.has_read = event.reading.state is GpuState.OK

@@ -48,6 +48,22 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Opener:
+    """
+    A process that has files of the driver open.
+
+    Args:
+        holder: Who it is; the bytes are not known.
+        minors: Numbers of the devices whose files it has open.
+        computes: It has opened what only who computes does: it surely has a context, if it has a device open.
+    """
+
+    holder: Holder
+    minors: tuple[int, ...] = ()
+    computes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """
     How two devices are connected.
@@ -85,6 +101,7 @@ class Device:
         is_cut: MIG is on: nothing is placed on the GPU itself, only on its instances, of which it may have none.
         is_unified: It has the host's memory; the figures are the host's.
         holders: Who has memory of it; None where the driver does not tell.
+        minor: Number of its file, ``/dev/nvidia3``; of an instance that of its GPU. None if unknown.
         instance: Numbers of a MIG instance's GPU instance and compute instance, by which older drivers name it.
     """
 
@@ -102,6 +119,7 @@ class Device:
     is_unified: bool = False
     holders: tuple[Holder, ...] | None = None
     instance: tuple[int, int] | None = None
+    minor: int | None = None
 
 
 def name_of(device: Device) -> str:
@@ -120,12 +138,16 @@ class Reading:
         devices: In the driver's index order, which is PCI order, each followed by its MIG instances. Empty unless
             the state is ok.
         links: Between GPUs, each pair once; those that the driver does not tell are left out.
+        openers: Who has the driver's files open, whatever the state; None where that was not looked at.
+        hidden: Processes that could not be looked at for that.
     """
 
     state: GpuState
     detail: str = ""
     devices: tuple[Device, ...] = ()
     links: tuple[Link, ...] = ()
+    openers: tuple[Opener, ...] | None = None
+    hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)

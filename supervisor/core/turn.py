@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.core.environment import Host
 from supervisor.core.evolve import evolve
-from supervisor.core.inventory import Device, GpuState, Health, Inventory
+from supervisor.core.inventory import Device, GpuState, Health, Inventory, Opener
 from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
 from supervisor.core.release import Sight
@@ -151,6 +151,9 @@ class Fleet:
         unmeasured: Devices of which was said that they do not tell their memory.
         sights: Workers that occupy GPUs -> device UUID -> what was seen of their newest process there.
         has_listed: A list of the driver has shown a process of ours: its pids are those of this machine.
+        openers: Who has the driver's files open, by the newest reading that looked.
+        openers_at: When that was asked for.
+        hidden: Processes that could not be looked at.
         dirty: Device UUID -> memory there that has not come back.
         trusted: Whether it is still the driver's word: a failed reading leaves it in force for those who
             have a slice, and places nobody new.
@@ -204,6 +207,9 @@ class Fleet:
     unmeasured: frozenset[str] = frozenset()
     sights: Mapping[WorkerId, Mapping[str, Sight]] = field(default_factory=dict)
     has_listed: bool = False
+    openers: tuple[Opener, ...] = ()
+    openers_at: float | None = None
+    hidden: int = 0
     dirty: Mapping[str, Dirt] = field(default_factory=dict)
     read_at: float = 0.0
     trusted: bool = False

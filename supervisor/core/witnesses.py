@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from supervisor.core.evolve import evolve
 from supervisor.core.file.quantities import MIB
-from supervisor.core.inventory import Device, GpuState, Health, name_of
-from supervisor.core.memory import fits_again, holders_in_words, untaken_bytes
-from supervisor.core.message import Say, State
-from supervisor.core.moves import RELEASING
+from supervisor.core.inventory import Device, GpuState, Health, Opener, name_of
+from supervisor.core.memory import NAMED_MAX, fits_again, holders_in_words, untaken_bytes
+from supervisor.core.message import InventoryRead, Say, State
+from supervisor.core.moves import LOOK_S, RELEASING
 from supervisor.core.release import Evidence, Proof, Sight, Verdict, judge, lacking_bytes
 from supervisor.core.slices import Launch, declared_bytes
 from supervisor.core.spec import WorkerId
-from supervisor.core.turn import Dirt, Turn
+from supervisor.core.turn import Dirt, Fleet, Turn
 from supervisor.core.worker import HOLDING, LIVING, MemoryBack, Worker
 
 DIRTY_S = 60.0
@@ -54,6 +54,8 @@ def take_reading(turn: Turn) -> None:
     """A reading has come: who lives is looked at, and who waits for memory may have it back."""
     fleet = turn.fleet
     if fleet.gpu.state is not GpuState.OK or fleet.inventory is None:
+        for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
+            turn.change(evolve(worker, reason=f"{RELEASING}: {_silence(turn, worker)}"))
         return
     _look_at_the_living(turn)
     for worker in [one for one in turn.workers.values() if one.state is State.RELEASING]:
@@ -61,6 +63,31 @@ def take_reading(turn: Turn) -> None:
             _settle(turn, worker)
     if fleet.dirty:
         _look_at_dirt(turn)
+
+
+def take_openers(turn: Turn, event: InventoryRead) -> None:
+    """Who has the driver's files open is seen also where the driver itself does not answer."""
+    if event.reading.openers is not None:
+        turn.set(openers=event.reading.openers, openers_at=event.asked_at, hidden=event.reading.hidden)
+
+
+def wants_openers(fleet: Fleet, now: float) -> bool:
+    """
+    Whether the next reading is to look at all processes for open files, which takes a while where there are thousands.
+
+    So it is when memory is not back at the first look or no list tells of it, and when somebody who has just got ready
+    is not on the list: then the list may be of no use.
+    """
+    known = fleet.inventory.by_uuid if fleet.inventory else {}
+    for worker in fleet.workers.values():
+        if worker.state is State.RELEASING:
+            if now - worker.since >= LOOK_S / 2:
+                return True
+            if any(share.uuid in known and known[share.uuid].holders is None for share in worker.occupied):
+                return True
+        elif worker.state is State.READY and worker.since == fleet.asked:
+            return True
+    return False
 
 
 # ---- while they live ------------------------------------------------------------------------------------------------
@@ -78,14 +105,31 @@ def _look_at_the_living(turn: Turn) -> None:
         stray = stray_bytes(device) if shown else None
         for worker_id in fleet.occupied.get(device.uuid, ()):
             name = str(worker_id)
-            if name not in shown or turn.workers[worker_id].state not in LIVING:
-                continue
             before = sights.get(worker_id, UNSEEN).get(device.uuid, Sight())
+            if turn.workers[worker_id].state not in LIVING:
+                continue
+            if name not in shown:
+                if not before.listed and device.holders is not None and _computes(turn, name, device):
+                    unlisted = replace(before, unlisted=True)
+                    sights[worker_id] = {**sights.get(worker_id, {}), device.uuid: unlisted}
+                continue
             fewest = stray if before.stray is None or stray is None else min(stray, before.stray)
             most = max(shown[name], before.had or 0)
             after = replace(before, listed=True, unlisted=False, had=most, stray=fewest)
             sights[worker_id] = {**sights.get(worker_id, {}), device.uuid: after}
     turn.set(sights=sights, has_listed=has_listed)
+
+
+def _computes(turn: Turn, worker: str, device: Device) -> bool:
+    """Whether a worker surely had a context on a device when the newest reading was asked for."""
+    fleet = turn.fleet
+    if fleet.inventory is None or fleet.openers_at != fleet.inventory.asked_at:
+        return False
+    return any(one.computes and one.holder.worker == worker and _has_open(one, device) for one in fleet.openers)
+
+
+def _has_open(opener: Opener, device: Device) -> bool:
+    return device.minor in opener.minors if device.minor is not None else bool(opener.minors)
 
 
 def _is_held(turn: Turn, worker: WorkerId) -> bool:
@@ -139,6 +183,8 @@ def gather(turn: Turn, worker: Worker, device: Device) -> Evidence:
     return Evidence(
         device=name_of(device),
         listed=listed,
+        opened=_opened(turn, worker, device),
+        may_be_asked=turn.now - worker.since < 2 * LOOK_S,
         fits=fits_again(turn.fleet, turn.workers, worker, device),
         lacking=_unowned(device, sight) if listed is False else _unexplained(turn, worker, device, sight),
         figures=figures if not sight.had else f"{figures}, its last process had {sight.had // MIB} MiB",
@@ -159,6 +205,16 @@ def _listed(turn: Turn, worker: Worker, device: Device, sight: Sight) -> bool | 
     if sight.listed or (turn.fleet.has_listed and not sight.unlisted):
         return False
     return None
+
+
+def _opened(turn: Turn, worker: Worker, device: Device) -> bool | None:
+    """Whether a process of the dead has the device open; None where nobody has looked since, or not at everybody."""
+    fleet = turn.fleet
+    if fleet.openers_at is None or fleet.openers_at < worker.since:
+        return None
+    if any(one.holder.worker == str(worker.id) and _has_open(one, device) for one in fleet.openers):
+        return True
+    return None if fleet.hidden else False
 
 
 def _unowned(device: Device, sight: Sight) -> int | None:
@@ -223,8 +279,22 @@ def _dirt(turn: Turn, worker: Worker, uuid: str) -> Dirt | None:
     reason = f"memory of a dead process of {worker.id} is not back. {verdict.reason}"
     if device.holders and fleet.gpu.state is GpuState.OK:
         reason += f"; held by {holders_in_words(device.holders, worker.id)}"
+    if others := _open_by(turn, device):
+        reason += f"; opened by {others}"
     sight = fleet.sights.get(worker.id, UNSEEN).get(uuid, Sight())
     return Dirt(worker.id, worker.incarnation, turn.now, sight, reason)
+
+
+def _open_by(turn: Turn, device: Device) -> str:
+    """Who computes on a device and is on no list of it."""
+    fleet = turn.fleet
+    listed = {holder.pid for holder in device.holders or () if fleet.gpu.state is GpuState.OK}
+    found = [one.holder for one in fleet.openers if one.computes and _has_open(one, device)]
+    unlisted = [holder for holder in found if holder.pid not in listed]
+    return ", ".join(
+        f"pid {one.pid} ({', '.join(part for part in (one.worker or one.name, one.user) if part)})"
+        for one in unlisted[:NAMED_MAX]
+    )
 
 
 def _silence(turn: Turn, worker: Worker) -> str:

@@ -66,6 +66,7 @@ from supervisor.core.snapshot import View
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.stall import is_counted
 from supervisor.core.turn import Fleet
+from supervisor.core.witnesses import wants_openers
 from supervisor.daemon import survey
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.door import Door
@@ -535,7 +536,8 @@ class Daemon:
 
     async def read_inventory(self, *, fresh: bool = False) -> None:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
-        reading, asked_at = await self._devices.read(fresh=fresh)
+        closely = wants_openers(self.fleet, self.clock.monotonic())
+        reading, asked_at = await self._devices.read(fresh=fresh, closely=closely)
         self.tally.read(self.clock.monotonic() - asked_at)
         if self._status is None:  # A reading that the end cut short is no news.
             self.decide(InventoryRead(reading, asked_at))

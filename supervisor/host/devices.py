@@ -10,10 +10,11 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Reading
+from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Opener, Reading
 from supervisor.core.spec import WorkerId
 from supervisor.host.holders import Describer
 from supervisor.host.prober_client import Prober, Spawner, wait_event
@@ -73,10 +74,12 @@ class Devices:
         self._serving: asyncio.Future[tuple[Reading, float]] | None = None
         self._waiting: asyncio.Future[tuple[Reading, float]] | None = None
         self._wants_fresh = asyncio.Event()
+        self._wants_openers = False
+        self._openers: tuple[tuple[Opener, ...], int] | None = None  # Of the reading under way.
         self._runner: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def read(self, *, fresh: bool = False) -> tuple[Reading, float]:
+    async def read(self, *, fresh: bool = False, closely: bool = False) -> tuple[Reading, float]:
         """
         Ask the driver for its devices.
 
@@ -85,6 +88,7 @@ class Devices:
 
         Args:
             fresh: Through a new prober, since NVML sees only the devices of its initialisation; never held back.
+            closely: With all processes that have the driver's files open, which takes looking at everybody.
 
         Returns:
             The reading, never an exception, and the monotonic second at which it was asked for.
@@ -96,6 +100,7 @@ class Devices:
             self._waiting = loop.create_future()
         if fresh:
             self._wants_fresh.set()
+        self._wants_openers |= closely
         waiting = self._waiting
         if self._runner is None:
             self._runner = loop.create_task(self._run())
@@ -168,15 +173,21 @@ class Devices:
             place = min({*range(_ABANDONED_MAX + 1)} - {prober.place for prober in self._retired})
             self._prober = Prober(self._processes, place=place, number=self._number, environ=self._environ)
         prober = self._prober
-        prober.ask(self._number)
+        prober.ask(self._number, closely=self._wants_openers)
+        self._wants_openers, self._openers = False, None
         try:
             reading = await self._await_reading(prober)
         except _ProberFailedError as error:
             self._retire()
             self._note_failure()
-            return Reading(error.state, str(error))
+            return self._with_openers(Reading(error.state, str(error)))
         self._failures = 0
-        return reading
+        return self._with_openers(reading)
+
+    def _with_openers(self, reading: Reading) -> Reading:
+        if self._openers is None:
+            return reading
+        return replace(reading, openers=self._openers[0], hidden=self._openers[1])
 
     async def _await_reading(self, prober: Prober) -> Reading:
         """Follow the prober from call to call."""
@@ -190,12 +201,15 @@ class Devices:
                 raise _ProberFailedError(GpuState.ERROR, await prober.describe_end(self._gone_deadline_s))
             try:
                 message = json.loads(line)
-                if "calling" not in message:
+                if "openers" in message:
+                    self._openers = _parse_openers(message, Describer(self._owners(), self._holders).describe)
+                elif "calling" not in message:
                     describer = Describer(self._owners(), self._holders)
                     reading = parse_reading(message["reading"], describer.describe)
                     self._holders = {one.pid: one for device in reading.devices for one in device.holders or ()}
                     return reading
-                prober.calling = str(message["calling"])
+                else:
+                    prober.calling = str(message["calling"])
             except (ValueError, TypeError, KeyError, AttributeError):
                 words = f"the prober answered what is no reading: {line[:200].decode(errors='replace')}"
                 raise _ProberFailedError(GpuState.ERROR, words) from None
@@ -256,6 +270,7 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
             is_cut=device["is_cut"],
             is_unified=device["is_unified"],
             holders=None if device["holders"] is None else tuple(describe(*holder) for holder in device["holders"]),
+            minor=device.get("minor"),
             instance=None if device["instance"] is None else tuple(device["instance"]),
         )
         for device in answer["devices"]
@@ -265,6 +280,13 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
     broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ())]
     detail = answer["detail"] or "; ".join(broken)
     return Reading(GpuState(answer["state"]), detail, devices, links)
+
+
+def _parse_openers(
+    answer: Mapping[str, Any], describe: Callable[[int, int | None], Holder]
+) -> tuple[tuple[Opener, ...], int]:
+    found = (Opener(describe(pid, None), tuple(minors), computes) for pid, minors, computes in answer["openers"])
+    return tuple(found), int(answer["hidden"])
 
 
 def _add_driver_count(words: str) -> str:

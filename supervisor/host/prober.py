@@ -17,6 +17,7 @@ import pynvml
 
 from supervisor.host.links import Topology
 from supervisor.host.nvml import NOTHING_THERE, TRY_OLDER, CallError, Library, sysfs_pci
+from supervisor.host.openers import find_openers
 
 TYPE_CHECKING = False  # The import of typing would cost a tenth of the start; type checkers know this name, too.
 if TYPE_CHECKING:
@@ -112,7 +113,16 @@ def _read_device(library: Library, index: int) -> tuple[dict[str, object], objec
         device.update(health="lost", reason=fault)
     # Who has memory of a cut GPU is told by its instances.
     device["holders"] = None if is_cut else _read_holders(library, index, handle)
+    device["minor"] = _read_minor(library, index, handle)
     return device, handle
+
+
+def _read_minor(library: Library, index: int, handle: object) -> int | None:
+    """Number of its file, ``/dev/nvidia3``."""
+    try:
+        return int(library.call("nvmlDeviceGetMinorNumber", index, pynvml.nvmlDeviceGetMinorNumber, handle))
+    except CallError:
+        return None
 
 
 def _read_mig_mode(library: Library, index: int, handle: object) -> tuple[bool, str]:
@@ -322,6 +332,12 @@ def _answer(request: dict[str, Any], library: Library, topology: Topology) -> di
     return {"reading": read_inventory(library, topology)}
 
 
+def _look_around() -> dict[str, object]:
+    """Who has the driver's files open; said before NVML is asked, which may never answer."""
+    found, hidden = find_openers()
+    return {"openers": found, "hidden": hidden}
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the daemon's to handle.
@@ -344,6 +360,8 @@ def main() -> None:
             except (ValueError, TypeError, KeyError):
                 say({"error": "not a request"})
                 continue
+            if request.get("closely"):
+                say(_look_around())
             say(_answer(request, library, topology))
     except BrokenPipeError:
         pass  # Nobody listens any more, which is the same as the end of input.

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core.file.quantities import MIB
-from supervisor.core.inventory import Device, Holder
+from supervisor.core.inventory import Device, Holder, Opener, Reading
 from supervisor.core.message import ReadInventory, Report, Say
 from supervisor.core.release import Evidence, Proof, judge, lacking_bytes
 from supervisor.core.snapshot import View, make_devices, make_status
 from supervisor.core.spec import Spec
+from supervisor.core.witnesses import wants_openers
 from tests.core.builders import GIB, bad, device, good, of_type, spec_of
 from tests.core.stage import Stage
 
@@ -179,11 +180,13 @@ def test_a_device_that_tells_nothing_is_not_waited_for_and_that_is_said() -> Non
     stage = died(PART, mute, mute)
 
     stage.read(good(mute))
+    assert stage.state("llm/0") == "releasing"  # Who has it open may still be told.
+    stage.at(11.0).read(good(mute))
 
     assert stage["llm/0"].release is not None
-    assert (stage["llm/0"].release.proof, stage["llm/0"].release.took_s) == (Proof.NOTHING, 0.0)
+    assert (stage["llm/0"].release.proof, stage["llm/0"].release.took_s) == (Proof.NOTHING, 1.0)
     (worker,) = make_status(stage.fleet, VIEW)["services"][0]["workers"]
-    assert worker["release"] == {"seconds": 0.0, "proof": "nothing", "dirty": False}
+    assert worker["release"] == {"seconds": 1.0, "proof": "nothing", "dirty": False}
 
 
 def test_a_reading_from_before_the_end_proves_nothing() -> None:
@@ -277,6 +280,7 @@ def test_a_silent_driver_is_waited_for_a_minute_and_then_it_starts_where_it_was(
     stage = died(WHOLE, shown(used=0), shown(used=20, llm=20))
     stage.read(bad()).pass_time(69.0)
     assert stage.state("llm/0") == "releasing"
+    assert "the driver cannot be asked: no answer within 10 s" in stage["llm/0"].reason
 
     stage.pass_time(71.0)
 
@@ -291,3 +295,69 @@ def test_whoever_gets_ready_on_a_gpu_is_looked_at() -> None:
     stage.ready("llm/0")
 
     assert ReadInventory() in stage.actions
+
+
+# ---- open files -----------------------------------------------------------------------------------------------------
+
+
+def opened(*found: Device, by: str = "llm/0", hidden: int = 0, computes: bool = True) -> Reading:
+    """What the driver shows, and one process that has GPU 0 open."""
+    openers = (Opener(Holder(SERVE, None, "serve", "bob", by), (0,), computes),) if by else ()
+    return replace(good(*(replace(one, minor=one.index) for one in found)), openers=openers, hidden=hidden)
+
+
+def mute_and_dead() -> Stage:
+    """A worker that has died on a GPU of which the driver tells nothing."""
+    mute = device(0, free=None, total=None)
+    return died(PART, mute, mute)
+
+
+@pytest.mark.parametrize(
+    ("by", "hidden", "expected"),
+    [("llm/0", 0, None), ("", 0, Proof.FILES), ("web/0", 0, Proof.FILES), ("", 3, None)],
+    ids=["still open", "closed", "another's", "some are hidden"],
+)
+def test_open_files_are_the_word_where_nothing_else_is(by: str, hidden: int, expected: Proof | None) -> None:
+    """Of everybody, or of nobody: who cannot look at all processes cannot tell."""
+    stage = mute_and_dead()
+
+    stage.at(10.1).read(opened(device(0, free=None, total=None), by=by, hidden=hidden))
+
+    release = stage["llm/0"].release
+    assert (release.proof if release else None) == expected
+
+
+def test_who_surely_computes_and_is_not_listed_makes_the_list_a_liar() -> None:
+    """Though it has shown others: its silence proves nothing for this one."""
+    living = shown(used=20)
+    stage = Stage().load(llm(PART)).read(good(shown(used=0))).ready("llm/0")
+    while stage.fleet.asked is not None:
+        stage.read(opened(living))
+    stage.fleet = replace(stage.fleet, has_listed=True)
+
+    stage.at(10.0).exited("llm/0").read(opened(shown(used=20), by=""))
+
+    assert "who has the rest is not told" in stage["llm/0"].reason
+    assert stage.at(11.0).read(good(shown(used=0)))["llm/0"].release is not None
+
+
+def test_openers_are_named_where_no_list_names_them() -> None:
+    """Also when the driver does not answer at all."""
+    stage = died(WHOLE, shown(used=0), shown(used=20, llm=20))
+    stage.read(replace(bad(), openers=opened(by="").openers)).pass_time(69.0)
+    stage.read(replace(bad(), openers=(Opener(Holder(ANN, None, "python", "ann"), (0,), computes=True),)))
+
+    stage.pass_time(71.0)
+
+    assert "opened by pid 99 (python, ann)" in make_devices(stage.fleet, VIEW)["devices"][0]["reason"]
+
+
+def test_everybody_is_looked_at_only_where_that_may_tell_more() -> None:
+    """At the second look, at once without a list, and for one that has just got ready."""
+    with_list = died(PART, shown(used=0), shown(used=20, llm=20)).fleet
+
+    assert [wants_openers(with_list, now) for now in (10.0, 10.5)] == [False, True]
+    assert wants_openers(mute_and_dead().fleet, 10.0)
+    ready = Stage().load(llm(PART)).read(good(shown(used=0))).ready("llm/0")
+    assert wants_openers(ready.fleet, 0.0)
+    assert not wants_openers(ready.at(1.0).read(good(shown(used=0))).fleet, 1.0)

@@ -95,3 +95,19 @@ def test_memory_that_never_comes_back_makes_the_device_dirty_and_the_worker_goes
     box.release_after(0)
 
     wait_for(lambda: daemon.ask("/v1/devices")["devices"][0]["health"] == "ok", "it is clean again")
+
+
+def test_without_a_list_free_memory_is_the_word(start: StartDaemon, tmp_path: Path) -> None:
+    """Less proof, and that is said."""
+    box = FakeBox(tmp_path / "box", gpus=1)
+    for version in ("_v3", "_v2"):
+        box.fail(f"nvmlDeviceGetComputeRunningProcesses{version}", "*", 3)
+    daemon, before = loaded(start, tmp_path, box, "gpu: 0.5")
+
+    box.release_after(-1)
+    os.kill(before["pid"], signal.SIGKILL)
+    daemon.wait(lambda now: "who has the rest is not told" in now["llm/0"]["reason"], "the numbers")
+    box.release_after(0)
+
+    after = daemon.wait(lambda now: now["llm/0"]["state"] == "ready" and now["llm/0"]["restarts"] == 1, "it is back")
+    assert after["llm/0"]["release"]["proof"] == "memory"

@@ -74,4 +74,25 @@ RELEASE: tuple[Mutant, ...] = (
         "lacking=_unowned(device, sight) if listed is False else",
         "lacking=0 if listed is False else",
     ),
+    Mutant(
+        "open files are not asked about",
+        "witnesses.py",
+        "    return None if fleet.hidden else False\n",
+        "    return None\n",
+        by="tests/core/test_release.py",
+    ),
+    Mutant(
+        "who cannot look at everybody has seen everybody",
+        "witnesses.py",
+        "    return None if fleet.hidden else False\n",
+        "    return False\n",
+        by="tests/core/test_release.py",
+    ),
+    Mutant(
+        "a list that leaves out who computes is believed",
+        "witnesses.py",
+        "turn.fleet.has_listed and not sight.unlisted",
+        "turn.fleet.has_listed",
+        by="tests/core/test_release.py",
+    ),
 )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
-from supervisor.core.inventory import Device, GpuState, Health, Holder, Reading
+from supervisor.core.inventory import Device, GpuState, Health, Holder, Opener, Reading
 from supervisor.core.message import Event, InventoryRead
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
@@ -87,6 +87,10 @@ class FakeDevices:
         self.has_lists = rng.random() < 0.5
         self.drops_the_dead = False
         """The list shows nobody who is dead, though its memory may not be back yet."""
+        self.shows_files = False
+        """Everybody's open files can be looked at."""
+        self.omits = 0
+        """Of so many incarnations the list leaves out one; 0 = none."""
         self.asked: list[tuple[float, bool]] = []
         self._post = post
         self._rng = rng
@@ -124,7 +128,19 @@ class FakeDevices:
         self.agenda.after(HANG_S if hangs else took_s, answer)
 
     def look(self) -> Reading:
-        """The machine as it is now, as far as the driver tells."""
+        """The machine as it is now, as far as the driver and the kernel tell."""
+        reading = self._look()
+        return replace(reading, openers=self._openers()) if self.shows_files else reading
+
+    def _openers(self) -> tuple[Opener, ...]:
+        return tuple(
+            Opener(Holder(number, None, "serve", "bob", gpu.owners[number]), (_minor(gpu),), computes=True)
+            for gpu in self.every
+            for number in gpu.used
+            if number not in gpu.dead
+        )
+
+    def _look(self) -> Reading:
         if self.state is not GpuState.OK:
             return Reading(self.state, self.detail or f"the driver says {self.state}")
         there = sorted((gpu for gpu in self.gpus if gpu.is_there), key=lambda gpu: gpu.slot)
@@ -137,7 +153,8 @@ class FakeDevices:
     def _list_of(self, gpu: Gpu) -> tuple[Holder, ...] | None:
         if not self.has_lists or gpu.is_cut:
             return None
-        return _holders(gpu, gpu.dead if self.drops_the_dead else frozenset())
+        hidden = {number for number in gpu.used if self.omits and number % self.omits == 0}
+        return _holders(gpu, hidden | gpu.dead if self.drops_the_dead else hidden)
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -180,6 +197,11 @@ class FakeDevices:
             gpu.used = {one: amount for one, amount in gpu.used.items() if one in incarnations}
 
 
+def _minor(gpu: Gpu) -> int:
+    """Number of its file; instances are reached through that of their GPU. Not its place: that may change."""
+    return int((gpu.parent or gpu).uuid.rpartition("-")[2])
+
+
 def _give_back(gpu: Gpu, incarnation: int) -> None:
     gpu.used.pop(incarnation, None)
 
@@ -210,5 +232,6 @@ def _device(gpu: Gpu, index: int, holders: tuple[Holder, ...] | None) -> Device:
         is_cut=gpu.is_cut,
         is_unified=gpu.is_unified,
         holders=holders,
+        minor=_minor(gpu),
         instance=gpu.instance,
     )

@@ -95,7 +95,10 @@ class World:
         self.addresses = FakeAddresses(self.agenda, self.post, random.Random(f"sockets {seed}"))
         self.document = self.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
-        self.devices.drops_the_dead = random.Random(f"lists {seed}").random() < 0.5
+        manners = random.Random(f"lists {seed}")
+        self.devices.drops_the_dead = manners.random() < 0.5
+        self.devices.shows_files = manners.random() < 0.5
+        self.devices.omits = manners.choice((0, 0, 0, 2, 3))
         self.ram = Ram(self.agenda, self.rng)
         lend(self.ram, self.gpus)
         self.locks = FakeLocks(self.agenda, self.post, self.rng)
