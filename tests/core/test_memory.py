@@ -314,6 +314,8 @@ def test_a_device_that_tells_no_memory_keeps_nobody_waiting_and_is_said_once() -
     """There is no number to keep a rule by."""
     spec = llm(2, restart={"delay": "0s", "max_delay": "0s"})
     stage = running(spec, device(0, free=None), device(1))
+    assert stage.driver is not None
+    stage.driver = replace(stage.driver, openers=())  # Nobody has its files open.
     stage.at(100.0).exited("llm/0", 0)
 
     said = [say for say in of_type(Say, stage.history) if say.event == "device.unmeasured"]
