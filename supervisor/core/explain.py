@@ -5,8 +5,8 @@ from __future__ import annotations
 from supervisor.core.inventory import Device, name_of
 from supervisor.core.message import State
 from supervisor.core.plan import Planner, Slice
+from supervisor.core.preview import current_of, supply_of
 from supervisor.core.refusal import Case, asked, make_case, verdict
-from supervisor.core.rescale import current_of, supply_of
 from supervisor.core.snapshot import Json, View, worker_json
 from supervisor.core.spec import Request, Spec, WorkerId
 from supervisor.core.turn import Fleet

@@ -38,6 +38,7 @@ from supervisor.core.moves import (
     Step,
     enter,
     follow,
+    recycle_at,
     signalled,
     to_killing,
     to_pending,
@@ -87,6 +88,7 @@ def start(worker: Worker, event: Admitted, now: float) -> Step:
         fault="",
         stop_fault="",
         said="",
+        worn="",
         is_extended=False,
         spawned_at=None,
         pid=None,
@@ -136,7 +138,8 @@ def became_ready(worker: Worker, _event: BecameReady | DeadlinePassed, now: floa
     """Ready, by its probe or by having lived long enough."""
     took = now - (worker.spawned_at if worker.spawned_at is not None else now)
     history = worker.history if worker.was_ready else evolve(worker.history, time_to_ready_s=took)
-    after = evolve(enter(worker, State.READY, now), ready_at=now, was_ready=True, history=history)
+    ready = enter(worker, State.READY, now, deadline=recycle_at(worker))
+    after = evolve(ready, ready_at=now, was_ready=True, history=history)
     assert worker.held is not None
     alive = worker.held.wanted.policy.alive
     if worker.was_ready:
@@ -171,15 +174,15 @@ def start_extended(worker: Worker, event: StartExtended, now: float) -> Step:
 
 def liveness_lost(worker: Worker, event: LivenessLost, now: float) -> Step:
     """It hangs: another process takes its place, and this one is charged with it."""
-    healthy = worker.was_healthy or _is_healthy(worker, now)
+    healthy = worker.was_healthy or is_healthy_now(worker, now)
     cause = Cause.WATCHDOG if event.is_watchdog else Cause.LIVENESS
     return to_stopping(evolve(worker, was_healthy=healthy, fault=event.detail), now, cause, event.detail)
 
 
 def became_unready(worker: Worker, event: BecameUnready, now: float) -> Step:
     """Readiness lost makes `unready`, never a restart."""
-    healthy = worker.was_healthy or _is_healthy(worker, now)
-    after = enter(worker, State.UNREADY, now, reason=event.detail)
+    healthy = worker.was_healthy or is_healthy_now(worker, now)
+    after = enter(worker, State.UNREADY, now, deadline=recycle_at(worker), reason=event.detail)
     return evolve(after, was_healthy=healthy, ready_at=None), ()
 
 
@@ -189,7 +192,7 @@ def _ready_of(worker: Worker) -> Ready:
     return worker.held.wanted.policy.ready
 
 
-def _is_healthy(worker: Worker, now: float) -> bool:
+def is_healthy_now(worker: Worker, now: float) -> bool:
     """Contract, Restarts: with `after` as the only probe, readiness says nothing, so a long life must do."""
     ready = _ready_of(worker)
     if ready.kind == "after":
@@ -207,7 +210,7 @@ def _charged(worker: Worker, run: Run, now: float) -> Worker:
 def exited(worker: Worker, event: Exited, now: float) -> Step:
     """The main process ended by itself, or was ended by somebody else."""
     worker = _recorded(worker, event, now)
-    run = Run(event.code, was_ready=worker.was_ready, was_healthy=worker.was_healthy or _is_healthy(worker, now))
+    run = Run(event.code, was_ready=worker.was_ready, was_healthy=worker.was_healthy or is_healthy_now(worker, now))
     return _bury(_charged(worker, run, now), event, now, grace_until=now)
 
 
@@ -341,6 +344,12 @@ def start_deadline(worker: Worker, event: DeadlinePassed, now: float) -> Step:
         reason = f"not ready within {now - worker.since:.0f} s, more time that it asked for included"
         worker = evolve(worker, fault=reason)
     return to_stopping(worker, now, Cause.START_TIMEOUT, reason)
+
+
+def worn_out(worker: Worker, _event: DeadlinePassed, _now: float) -> Step:
+    """It is so old that another process is to take its place, when its turn comes."""
+    age_s = worker.policy.recycle.after_s
+    return evolve(worker, deadline=None, worn=f"older than recycle.after, {age_s:g} s" if age_s else ""), ()
 
 
 def look_again(worker: Worker, _event: DeadlinePassed, _now: float) -> Step:

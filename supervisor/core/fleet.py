@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from supervisor.core import admission, claims, gpus, order, orders, rescale, sockets, stall, witnesses
+from supervisor.core import (
+    admission,
+    claims,
+    gpus,
+    order,
+    orders,
+    recycle,
+    reload,
+    rescale,
+    rollout,
+    sockets,
+    stall,
+    witnesses,
+)
 from supervisor.core.message import (
     Action,
     BecameReady,
@@ -43,6 +56,7 @@ from supervisor.core.message import (
     TimePassed,
     TreeExamined,
     TreeGone,
+    UsageRead,
 )
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import DaemonState, Fleet, Turn
@@ -82,8 +96,10 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         if turn.stale:
             rescale.replan(turn)
         order.settle(turn)
+        rollout.roll(turn)
+        recycle.settle(turn)
+        order.settle(turn)
         admission.admit(turn)
-        rescale.roll(turn)
         if order.settle(turn):
             admission.admit(turn)  # Who waits says so in today's numbers.
         _end_if_all_failed(turn)
@@ -104,9 +120,12 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
             stall.put_off(turn, lost_s)
         case InventoryRead():
             gpus.take_reading(turn, event)
-            rescale.devices_read(turn, event.asked_at)
+            recycle.take_reading(turn)
+            reload.devices_read(turn, event.asked_at)
         case HostRead():
             admission.take_host(turn, event)
+        case UsageRead():
+            recycle.take_usage(turn, event)
         case DevicesClaimed():
             claims.take_answer(turn, event)
         case DevicesFreed():
@@ -114,11 +133,11 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
         case SocketsBound():
             sockets.take_answer(turn, event)
         case SpecLoaded():
-            rescale.take_spec(turn, event)
+            reload.take_spec(turn, event)
         case SpecRejected(problems=problems):
-            rescale.reject(turn, problems)
+            reload.reject(turn, problems)
         case ReloadRequested():
-            rescale.request(turn)
+            reload.request(turn)
         case StopRequested():
             orders.stop(turn, event)
         case StartRequested():
@@ -164,7 +183,7 @@ def _shut_down(turn: Turn) -> None:
         if turn.fleet.deadline is not None:
             turn.set(deadline=min(turn.fleet.deadline, turn.now + STOP_MARGIN_S))
         return
-    rescale.abandon(turn)
+    reload.abandon(turn)
     graces = [worker.policy.stop.timeout_s for worker in turn.workers.values() if worker.state in LIVING - RUNNING]
     turn.set(state=DaemonState.STOPPING, deadline=turn.now + max(graces, default=0.0) + STOP_MARGIN_S)
 

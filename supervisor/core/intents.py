@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from supervisor.core.evolve import evolve
 from supervisor.core.message import Cause, Redirect, State
-from supervisor.core.moves import Step, renewed, to_pending, to_stopped, to_stopping
+from supervisor.core.moves import Step, recycle_at, renewed, to_pending, to_stopped, to_stopping
 from supervisor.core.restart import parole_at
 from supervisor.core.worker import Relaunched, RestartAsked, StartAsked, StopAsked, Unwanted, Wanted, Worker
 
@@ -29,7 +29,12 @@ def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
 
 def retarget(worker: Worker, event: Wanted, _now: float) -> Step:
     """A living worker only learns what is wanted; whether and when it is replaced is the fleet's word."""
-    return evolve(worker, target=event.placement), _redirect(worker, event)
+    after, actions = evolve(worker, target=event.placement), _redirect(worker, event)
+    before = worker.target.wanted.policy.recycle if worker.target else None
+    if worker.state is State.STARTING or before == event.placement.wanted.policy.recycle:
+        return after, actions
+    after = evolve(after, worn="")
+    return evolve(after, deadline=recycle_at(after)), actions
 
 
 def retarget_going(worker: Worker, event: Wanted, _now: float) -> Step:
@@ -97,7 +102,9 @@ def unwant(worker: Worker, _event: Unwanted, _now: float) -> Step:
 def stop_outdated(worker: Worker, _event: Relaunched, now: float) -> Step:
     """It goes down in order to come back with its new launch, or because an operator restarts it."""
     cause, reason = Cause.ROLLOUT, "making way for its new launch"
-    if not worker.is_outdated:
+    if not worker.is_outdated and worker.worn:
+        cause, reason = Cause.RECYCLE, worker.worn
+    elif not worker.is_outdated:
         cause, reason = Cause.OPERATOR, "restarted by the operator"
     after, actions = to_stopping(worker, now, cause, reason)
     assert after is not None

@@ -50,6 +50,7 @@ class Cause(StrEnum):
     LIVENESS = "liveness"
     WATCHDOG = "watchdog"
     OPERATOR = "operator"
+    RECYCLE = "recycle"
     ROLLOUT = "rollout"
     LOST = "lost"
     HOST_OOM = "host_oom"
@@ -224,6 +225,20 @@ class HostRead:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageRead:
+    """
+    What was measured of workers that the file has recycled by it; comes every `daemon.poll`.
+
+    Args:
+        host_bytes: Worker -> its incarnation, and what its whole tree has of the host's memory.
+        reads_devices: It is time to ask the driver too.
+    """
+
+    host_bytes: Mapping[WorkerId, tuple[Incarnation, int]] = field(default_factory=dict)
+    reads_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DevicesClaimed:
     """
     What came of a Claim.
@@ -330,6 +345,7 @@ Event = (
     | SpecRejected
     | InventoryRead
     | HostRead
+    | UsageRead
     | DevicesClaimed
     | DevicesFreed
     | SocketsBound

@@ -9,7 +9,7 @@ from __future__ import annotations
 from supervisor.core.evolve import evolve
 from supervisor.core.message import Action, Cause, ReadInventory, RunStopCommand, Signal, State
 from supervisor.core.plan import Placement
-from supervisor.core.restart import Done, GiveUp, History, RestartAt, parole_at
+from supervisor.core.restart import Done, GiveUp, History, RestartAt, parole_at, spread_s
 from supervisor.core.spec import WorkerId
 from supervisor.core.worker import Worker
 
@@ -38,6 +38,14 @@ def new_worker(worker: WorkerId, placement: Placement, now: float, *, down: bool
 def enter(worker: Worker, state: State, now: float, *, deadline: float | None = None, reason: str = "") -> Worker:
     """In a new state, with a new deadline and reason."""
     return evolve(worker, state=state, since=now, deadline=deadline, reason=reason, starved=False, grace_until=None)
+
+
+def recycle_at(worker: Worker) -> float | None:
+    """When its process is too old; None for never, and where it is marked already."""
+    after_s = worker.policy.recycle.after_s
+    if not after_s or worker.spawned_at is None or worker.worn:
+        return None
+    return worker.spawned_at + spread_s(after_s, worker.id, worker.incarnation)
 
 
 def to_pending(worker: Worker, now: float) -> Step:
@@ -94,7 +102,7 @@ def follow(worker: Worker, now: float) -> Step:
         return to_pending(renewed(worker), now)
     match worker.verdict:
         case RestartAt(at) if at > now:
-            reason = _last_words(worker)
+            reason = last_words(worker)
             waiting = evolve(worker, held=None, pid=None, killed=False, cause=None)
             return enter(waiting, State.BACKOFF, now, deadline=at, reason=reason), ()
         case GiveUp(reason):
@@ -105,7 +113,8 @@ def follow(worker: Worker, now: float) -> Step:
             return to_pending(worker, now)
 
 
-def _last_words(worker: Worker) -> str:
+def last_words(worker: Worker) -> str:
+    """How its last process ended, or empty."""
     last = worker.last_exit
     if last is None:
         return ""

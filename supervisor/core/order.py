@@ -68,7 +68,7 @@ def is_hopeless(fleet: Fleet, workers: Mapping[WorkerId, Worker], worker: Worker
 
     One that runs may wait so with its new launch.
     """
-    if not fleet.awaited or not (worker.state is State.PENDING or worker.is_outdated):
+    if not fleet.awaited or not (worker.state is State.PENDING or worker.is_outdated or worker.id in fleet.kept):
         return False
     names = {name for name in _after(worker) if name in fleet.awaited}
     firsts = [one for one in workers.values() if one.id.service in names and not one.down and one.target]

@@ -19,6 +19,10 @@ JITTER = 0.2
 """Workers of one box fail together; a fifth up or down keeps them from coming back together."""
 
 
+AGE_SPREAD = 0.1
+"""Of `recycle.after`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RestartAt:
     """Start again at *at* (monotonic seconds)."""
@@ -95,10 +99,23 @@ def backoff_s(policy: Restart, failures: int, worker: WorkerId, incarnation: int
     """
     # 2 ** failures of a worker that fails for weeks would overflow a float.
     delay = min(policy.max_delay_s, policy.delay_s * 2 ** min(failures - 1, 32))
-    # Not a checksum: names that differ in a digit or two would get delays that are all but the same.
+    return float(delay * (1 - JITTER + 2 * JITTER * _spread(worker, incarnation)))
+
+
+def spread_s(after_s: float, worker: WorkerId, incarnation: int) -> float:
+    """
+    Seconds after which a process is too old: up to a tenth less than the file says, never more.
+
+    Workers that were started together do not grow old together.
+    """
+    return after_s * (1 - AGE_SPREAD * _spread(worker, incarnation))
+
+
+def _spread(worker: WorkerId, incarnation: int) -> float:
+    """A number from 0 to 1 that belongs to a process."""
+    # Not a checksum: names that differ in a digit or two would get numbers that are all but the same.
     digest = hashlib.sha256(f"{worker}#{incarnation}".encode()).digest()
-    spread = int.from_bytes(digest[:4], "big") / 0xFFFFFFFF
-    return float(delay * (1 - JITTER + 2 * JITTER * spread))
+    return int.from_bytes(digest[:4], "big") / 0xFFFFFFFF
 
 
 def decide_restart(

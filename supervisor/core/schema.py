@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from supervisor.core.file import keys, probe_keys
 from supervisor.core.file.problems import Section
-from supervisor.core.file.service import Alive, Logs, Ready, Resources, Restart, ServiceSpec, Stop
+from supervisor.core.file.service import Alive, Logs, Ready, Recycle, Resources, Restart, ServiceSpec, Stop, Update
 from supervisor.core.spec import DAEMON, FILE, DaemonSpec
 
 Schema = dict[str, Any]
@@ -60,6 +60,7 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
         {"type": "boolean"},
         "End with 1 when nobody runs or is going to, and somebody has failed.",
     ),
+    "daemon.poll": (DURATION, "Between two looks at what workers use, which recycle needs and nothing else."),
     "daemon.log_format": (
         _one_of("console", "json"),
         "How log lines look; else console on a terminal, json elsewhere.",
@@ -91,6 +92,18 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     "service.alive": ({}, "How one sees that a worker that was ready lives on; one that does not is restarted."),
     "service.stop": ({}, "How a worker is stopped."),
     "service.restart": ({}, "What follows the end of a worker."),
+    "service.recycle": ({}, "When a worker that is well is replaced by another process, one at a time."),
+    "recycle.after": (
+        DURATION,
+        "It has lived for so long, or up to a tenth less: which, differs from worker to worker.",
+    ),
+    "recycle.memory": (SIZE, "Its process and all that it started have more of the host's memory."),
+    "recycle.gpu_memory": (AMOUNT, "It has more of the memory of one of its GPUs, as far as the driver tells."),
+    "service.update": ({}, "How its workers are replaced by a reload."),
+    "update.max_unavailable": (
+        {"type": "integer", "minimum": 1},
+        "So many of them may be missing at once, once one has got ready with the new launch.",
+    ),
     "service.logs": ({}, "Where its output goes: inherit, journal, or a file."),
     "service.after": (
         {"type": "array", "items": TEXT},
@@ -199,6 +212,8 @@ SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
     "stop": (keys.STOP, Stop),
     "restart": (keys.RESTART, Restart),
     "on": (keys.RESTART_ON, None),
+    "update": (keys.UPDATE, Update),
+    "recycle": (keys.RECYCLE, Recycle),
     "logs": (keys.LOGS, Logs),
 }
 """The maps of the file, and the models that know their defaults."""
@@ -222,7 +237,7 @@ def make_schema() -> Schema:
     service = _section("service")
     count = {"anyOf": [WHOLE, _one_of("cpu_count", "per_gpu", "fit"), {"type": "array", "items": _reference("entry")}]}
     service["properties"]["workers"] |= count
-    for name in ("resources", "ready", "alive", "stop", "restart"):
+    for name in ("resources", "ready", "alive", "stop", "restart", "update", "recycle"):
         service["properties"][name] |= _reference(name)
     service["properties"]["logs"] |= {"anyOf": [_one_of("inherit", "journal"), _reference("logs")]}
     maps = {name: _section(name) for name in SECTIONS if name not in {"", "service"}}

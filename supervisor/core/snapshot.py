@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from supervisor.core.foresight import foresee
 from supervisor.core.gpu_types import type_of
 from supervisor.core.gpus import make_supply
 from supervisor.core.inventory import Device, Health
 from supervisor.core.memory import hopeless
 from supervisor.core.message import ExitRecord, State
 from supervisor.core.plan import Placement, Slice
-from supervisor.core.rescale import Plan, action_of
+from supervisor.core.preview import Plan, action_of
 from supervisor.core.sockets import refusal_for, sockets_of
-from supervisor.core.spec import Recipe, WorkerId, amount_bytes
+from supervisor.core.spec import Recipe, Spec, WorkerId, amount_bytes
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import HOLDING, RUNNING, Release, Worker
 
@@ -83,6 +85,19 @@ def make_plan_json(fleet: Fleet, plan: Plan, view: View) -> Json:
         for share in placement.launch.slice if placement.launch else ():
             occupants.setdefault(share.uuid, []).append(worker)
     return {"gpu": _gpu(fleet, view), "devices": _devices(fleet, view, occupants), "workers": rows}
+
+
+def make_rollout_json(fleet: Fleet, spec: Spec, plan: Plan) -> list[Json]:
+    """Who would be replaced in which order, and how many of each service are ready at every step."""
+    counts = Counter(worker.service for worker in plan)
+    return [
+        {
+            "service": name,
+            "target": counts[name],
+            "steps": [{"workers": [str(one) for one in stage.workers], "ready": stage.ready} for stage in stages],
+        }
+        for name, stages in foresee(fleet, spec, plan).items()
+    ]
 
 
 def _daemon(fleet: Fleet, view: View) -> Json:

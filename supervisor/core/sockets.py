@@ -95,6 +95,12 @@ def refusal_for(fleet: Fleet, sockets: Iterable[Socket]) -> str | None:
     return next((_words(address, fleet.refused[address]) for address in refused), None)
 
 
+def coming(fleet: Fleet, service: str) -> tuple[Socket, ...]:
+    """What the newest file has a service listen to; those that keep an old launch do not yet."""
+    spec = fleet.spec.services.get(service) if fleet.spec else None
+    return spec.listen if spec else ()
+
+
 def retry(turn: Turn) -> None:
     """Somebody has asked for something anew: what could not be bound is tried again at once."""
     if turn.fleet.refused:
@@ -110,6 +116,8 @@ def settle(turn: Turn) -> None:
     fleet = turn.fleet
     found = [sockets_of(worker) for worker in turn.workers.values()]
     meant = {socket.address for sockets, _ in found for socket in sockets}
+    # Nobody goes down for a new address before it is there.
+    meant |= {socket.address for name in fleet.rolling for socket in coming(fleet, name)}
     wanted = meant | {socket.address for _, sockets in found for socket in sockets}
     refused = {address: one for address, one in fleet.refused.items() if address in wanted}
     later = {address for address, one in refused.items() if turn.now < one.retry_at}

@@ -31,6 +31,7 @@ from supervisor.core.file.names import (
 )
 from supervisor.core.file.probe_keys import ALIVE_KINDS, READY_KINDS
 from supervisor.core.file.problems import (
+    BadValueError,
     Path,
     Place,
     Problem,
@@ -94,6 +95,7 @@ __all__ = [
 ]
 
 START_PARALLEL_MAX = 100_000
+POLL_MIN_S = 1.0
 _BEFORE_THE_ACCOUNT = frozenset({("logs", "file"), ("ready", "http"), ("alive", "http")})
 """Texts in which names are replaced before anybody has asked for that user's home."""
 
@@ -109,6 +111,7 @@ class DaemonSpec(BaseModel):
         start_parallel: Workers with a GPU that start at once; 0 = no limit.
         gpu_wait: Seconds that a driver which is not loaded yet is waited for.
         log_format: None = console on a terminal, else json.
+        poll: Seconds between two looks at what workers use, which is looked at only for `recycle`.
         exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
     """
 
@@ -119,6 +122,7 @@ class DaemonSpec(BaseModel):
     gpu_wait: float = 30.0
     log_format: Literal["console", "json"] | None = None
     exit_when_failed: bool = False
+    poll: float = 5.0
 
 
 class Spec(BaseModel):
@@ -439,6 +443,13 @@ def _read_daemon(place: Place) -> DaemonSpec:
     return DaemonSpec.model_validate(read_section(place, DAEMON))
 
 
+def _parse_poll(value: object) -> float:
+    seconds = parse_duration_s(value)
+    if seconds < POLL_MIN_S:
+        raise BadValueError(f"expected at least 1s, got {shown(value)}")
+    return seconds
+
+
 DAEMON = Section(
     keys={
         "headroom": leaf(parse_amount),
@@ -446,8 +457,9 @@ DAEMON = Section(
         "gpu_wait": leaf(parse_duration_s),
         "log_format": leaf(choice("console", "json")),
         "exit_when_failed": leaf(parse_bool),
+        "poll": leaf(_parse_poll),
     },
-    not_yet=frozenset({"http", "http_token_file", "socket_group", "poll"}),
+    not_yet=frozenset({"http", "http_token_file", "socket_group"}),
     example="daemon: {gpu_wait: 30s}",
 )
 FILE = Section(

@@ -157,7 +157,7 @@ _RUNNING = {
     "stop_command_ended": IMPOSSIBLE,
     "tree_examined": IMPOSSIBLE,
     "memory_back": IMPOSSIBLE,
-    "deadline": IMPOSSIBLE,
+    "deadline": Cell(facts.worn_out),
     "wanted": Cell(intents.retarget),
     "unwanted": Cell(intents.stop_unwanted, (State.STOPPING,)),
     "relaunched": Cell(intents.stop_outdated, (State.STOPPING,)),

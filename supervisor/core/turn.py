@@ -19,7 +19,7 @@ from supervisor.core.message import Action, Dismiss, ReadInventory, Report, Stat
 from supervisor.core.release import Sight
 from supervisor.core.slices import FREE_PERCENT, WHOLE, Slice, declared_bytes, headroom_bytes
 from supervisor.core.sockets import Refusal, sockets_of
-from supervisor.core.spec import Spec, WorkerId
+from supervisor.core.spec import ServiceSpec, Spec, WorkerId, WorkerSpec
 from supervisor.core.table import step
 from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, WorkerEvent, date_reason, is_on_its_way, reach
 
@@ -106,6 +106,48 @@ class Dirt:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """
+    A service that goes, worker by worker, from one launch to another; or did until that came to a halt.
+
+    Args:
+        at: Monotonic second at which the file came that it goes to.
+        before: The service as it was in the last file to which all of it went, None for one that is new.
+        is_proven: A worker has got ready with the new launch, so the others follow.
+        is_halted: One did not: until the next reload everybody keeps or gets back what was before.
+    """
+
+    at: float
+    before: ServiceSpec | None = None
+    is_proven: bool = False
+    is_halted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """
+    A worker that has had its turn to get a new launch, and was not ready with it so far.
+
+    Args:
+        was: What it was before and goes back to if this does not work, None if it cannot.
+        at: Monotonic second at which it had its turn.
+        started_at: At which its first process with the new launch was let start, None before.
+    """
+
+    was: WorkerSpec | None
+    at: float
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recycled:
+    """A worker that is being recycled: the process that had to go, and the devices that it was on."""
+
+    incarnation: int
+    devices: frozenset[str]
+
+
 Holds = Mapping[WorkerId | str, bool]
 """Whether an operator holds a worker down, or a whole service; a worker's own entry counts before its service's."""
 
@@ -168,9 +210,12 @@ class Fleet:
         scaled: Service -> how many workers an operator wants instead of what the file says.
         sizes: Service -> how many workers the GPUs had place for when that was last asked; CONTRACT, Counts.
         sizes_due: It is to be asked as soon as the devices are known.
-        rolling: Services in which workers may run with an old launch.
+        rolls: Services whose workers go from one launch to another, and those in which that was halted.
+        kept: Workers of these that for now, or until the next reload, are what they were before the file.
+        tried: Those that are on their way to what the file says.
+        worn: Workers that are to be recycled.
+        recycling: Those that are being, until another process is ready in their place.
         restarting: Services in which workers wait for their turn to be restarted.
-        relaunched_at: Service -> when the plan last had another launch for a process of it.
         deadline: The fleet's own: look at the driver again, or, while stopping, give up. None for never.
         exiting: It has said Exit.
         been_ready: Services, of those that others come after, whose workers were all ready at one moment.
@@ -225,9 +270,12 @@ class Fleet:
     scaled: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     sizes_due: bool = False
-    rolling: frozenset[str] = frozenset()
+    rolls: Mapping[str, Roll] = field(default_factory=dict)
+    kept: Mapping[WorkerId, WorkerSpec] = field(default_factory=dict)
+    tried: Mapping[WorkerId, Try] = field(default_factory=dict)
+    worn: frozenset[WorkerId] = frozenset()
+    recycling: Mapping[WorkerId, Recycled] = field(default_factory=dict)
     restarting: Mapping[str, Restarting] = field(default_factory=dict)
-    relaunched_at: Mapping[str, float] = field(default_factory=dict)
     reload: Reload | None = None
     last_reload: LastReload | None = None
     deadline: float | None = None
@@ -236,6 +284,11 @@ class Fleet:
     awaited: Mapping[str, str] = field(default_factory=dict)
     given_up: frozenset[WorkerId] = frozenset()
     touched: frozenset[WorkerId] = frozenset()
+
+    @property
+    def rolling(self) -> frozenset[str]:
+        """Services in which workers wait for their turn to get a new launch."""
+        return frozenset(name for name, roll in self.rolls.items() if not roll.is_halted)
 
     def is_held(self, worker: WorkerId) -> bool:
         """Whether an operator holds a worker down, be it there or not."""

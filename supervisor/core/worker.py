@@ -170,6 +170,7 @@ class Worker:
         was_ready, was_healthy: Whether this process ever was.
         said: By its process, in words, of how it is.
         is_extended: Its process has asked for more time to start than the file gives it.
+        worn: Why its process is to be replaced by another when its turn comes; empty while it is not.
         starved: In pending: it waits for memory, and nobody knows until when.
         is_told: In releasing: it was warned of.
         release: How the memory of its last process with a GPU came back, None before.
@@ -205,6 +206,7 @@ class Worker:
     last_exit: ExitRecord | None = None
     said: str = ""
     is_extended: bool = False
+    worn: str = ""
     starved: bool = False
     is_told: bool = False
     release: Release | None = None

@@ -21,8 +21,9 @@ from supervisor.core.message import (
     StartRequested,
     StopRequested,
 )
-from supervisor.core.rescale import failures_since_reload, preview, unsettled
-from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_status
+from supervisor.core.preview import preview
+from supervisor.core.rollout import failures_since_reload, unsettled
+from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_rollout_json, make_status
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
 from supervisor.daemon.chronicle import Chronicle
@@ -113,7 +114,9 @@ class DaemonFace:
             raise ProblemsError(getattr(event, "problems", ()))
         await self._refresh()
         fleet = self._daemon.fleet
-        return make_plan_json(fleet, preview(fleet, event.spec, event.cpu_count), self._daemon.view)
+        found = preview(fleet, event.spec, event.cpu_count)
+        rollout = make_rollout_json(fleet, event.spec, found)
+        return {**make_plan_json(fleet, found, self._daemon.view), "rollout": rollout}
 
     async def _refresh(self) -> None:
         """Read the devices. A driver that takes its time is not waited for: then they are as they were read last."""

@@ -73,6 +73,7 @@ from supervisor.daemon.door import Door
 from supervisor.daemon.face import DaemonFace
 from supervisor.daemon.herald import Herald
 from supervisor.daemon.inbox import Deadlines, Inbox
+from supervisor.daemon.meter import Meter
 from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.recorder import Recorder
@@ -268,6 +269,7 @@ class Daemon:
         self.post(HostRead(*read_memory()))  # For what can be told before anybody asks for memory.
         self._tell_of_inherited(first.spec)
         self.post(first)
+        self._start(Meter(lambda: self.fleet, self._processes.find_root, self.post).run())
         try:
             return await self.supervise()
         finally:

@@ -12,7 +12,7 @@ from supervisor.core.fleet import handle
 from supervisor.core.gpus import needs_cuda_order, parse_pool, resolve_pool
 from supervisor.core.inventory import GpuState, Reading
 from supervisor.core.message import DevicesClaimed, Event, HostRead, InventoryRead
-from supervisor.core.rescale import preview
+from supervisor.core.preview import preview
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json
 from supervisor.core.turn import Fleet
 from supervisor.errors import CannotError
@@ -66,7 +66,8 @@ def plan(file: Path, environ: Mapping[str, str], *, pool_all: bool) -> Json:
     # As long after the start of a daemon as can be: nobody waits here for a module that is still being loaded.
     born = Fleet(host=Host(environ, installed_vendors()), started_at=float("-inf"), pool_tokens=pool)
     fleet = _look(born, environ, now)
-    return make_plan_json(fleet, preview(fleet, spec, cpu_count()), View(rfc3339=clock.rfc3339))
+    found = make_plan_json(fleet, preview(fleet, spec, cpu_count()), View(rfc3339=clock.rfc3339))
+    return {**found, "rollout": []}  # Nobody runs.
 
 
 def find_pool(environ: Mapping[str, str], *, pool_all: bool) -> tuple[str, ...] | None:

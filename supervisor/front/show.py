@@ -206,6 +206,13 @@ def plan_page(plan: Json) -> Page:
     ]
     parts.append(Table(columns, tuple(rows)) if rows else "no workers")
     parts += _listen_lines(plan["workers"])
+    steps = [
+        (service["service"], str(number), ", ".join(step["workers"]), f"{step['ready']} of {service['target']}")
+        for service in plan.get("rollout", ())
+        for number, step in enumerate(service["steps"], 1)
+    ]
+    if steps:
+        parts.append(Table(("SERVICE", "STEP", "REPLACED", "READY MEANWHILE"), tuple(steps)))
     return tuple(parts)
 
 

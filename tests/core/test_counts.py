@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from supervisor.core.inventory import Device, Holder
 from supervisor.core.message import ReloadRequested, ScaleRequested, SpecLoaded, State
-from supervisor.core.rescale import preview
+from supervisor.core.preview import preview
 from supervisor.core.spec import Spec
 from tests.core.builders import GIB, bad, device, devices, good, spec_of
 from tests.core.stage import Stage

@@ -15,7 +15,7 @@ from supervisor.core.message import (
     SpecRejected,
     StopRequested,
 )
-from supervisor.core.rescale import failures_since_reload
+from supervisor.core.rollout import failures_since_reload
 from supervisor.core.spec import Spec, WorkerId
 from tests.core.builders import bad, device, devices, good, of_type, spec_of
 from tests.core.stage import Stage, running

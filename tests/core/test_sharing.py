@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.core.message import Spawn
-from supervisor.core.rescale import preview
+from supervisor.core.preview import preview
 from tests.core.builders import GIB, device, devices, good, of_type, spec_of
 from tests.core.stage import Stage, running
 

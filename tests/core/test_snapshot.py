@@ -10,7 +10,7 @@ from typing import Any
 from supervisor.core.environment import device_env
 from supervisor.core.inventory import Holder
 from supervisor.core.message import HostRead, ReloadRequested, Spawn, SpecRejected
-from supervisor.core.rescale import preview
+from supervisor.core.preview import preview
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.front.verdict import has_no_place

@@ -6,7 +6,8 @@ from supervisor.core.environment import Moment, render
 from supervisor.core.explain import make_explanation
 from supervisor.core.file.listen import Address
 from supervisor.core.message import Bind, Say, SocketsBound, StopRequested, Unbind
-from supervisor.core.rescale import failures_since_reload, preview, unsettled
+from supervisor.core.preview import preview
+from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import View, make_plan_json, make_status
 from supervisor.core.sockets import RETRY_S
 from supervisor.core.spec import WorkerId
@@ -122,7 +123,7 @@ def test_a_new_address_that_is_taken_stops_the_roll_out_and_nobody_else() -> Non
 
     assert stage.states() == {"web/0": "ready", "web/1": "ready"}
     assert stage.fleet.last_reload is not None
-    problem = f"web cannot listen on {OTHER}: {IN_USE}; 2 of web keep the old one"
+    problem = f"web cannot listen on {OTHER}: {IN_USE}; 2 of web keep the old one until the next reload"
     assert stage.fleet.last_reload.problems == (problem,)
     assert unsettled(stage.fleet) == ()
     assert frozenset({HTTP}) == stage.fleet.bound

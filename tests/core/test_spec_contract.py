@@ -45,6 +45,8 @@ SECTION_KEYS: dict[str, dict[str, object]] = {
     "ready": {"http": "/", "tcp": True, "exec": ["x"], "notify": True, "after": 1, "timeout": 5, "interval": 1},
     "alive": {"http": "/", "tcp": True, "exec": ["x"], "notify": True, "interval": 1, "timeout": 1, "failures": 1},
     "stop": {"signal": 15, "timeout": 1, "group": True, "exec": ["x"]},
+    "recycle": {"after": 60, "memory": 1, "gpu_memory": 1},
+    "update": {"max_unavailable": 1, "surge": 1},
     "restart": {"policy": "always", "delay": 1, "max_delay": 2, "start_limit": 1, "limit": 1, "parole": 1}
     | {"permanent_exit": []},
 }
@@ -66,7 +68,8 @@ WORKING = (
     {"env_file", "user", "group", "umask", "limits", "nice", "oom_score_adj"}
     | {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart", "logs"}
     | {"sharing", "placement", "resources.gpu", "resources.gpus", "resources.gpu_memory", "resources.gpu_type"}
-    | {"after", "listen"}
+    | {"after", "listen", "update", "update.max_unavailable", "recycle", "daemon.poll"}
+    | {f"recycle.{key}" for key in SECTION_KEYS["recycle"]}
     | {"alive", "ready.http", "ready.exec", "ready.notify"}
     | {f"alive.{key}" for key in SECTION_KEYS["alive"]}
     | {"ready.tcp", "ready.after", "ready.timeout", "ready.interval"}

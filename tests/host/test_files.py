@@ -62,7 +62,7 @@ def test_every_problem_has_its_line_in_the_files_order(directory: Path, parser: 
     """Values at the value, unknown keys at the key, missing ones at the map they are missing in; hints below."""
     lines = refused("""\
 defaults:
-  recycle: {}
+  listen: {}
 services:
   b:
     wrkers: 3
@@ -70,16 +70,16 @@ services:
     command: x
     workers: [{gpus: [0]}, {gpu: -1}]
     port: 0x10000
-daemon: {poll: 1, gpu_wait: soon}
+daemon: {http: x, gpu_wait: soon}
 """)
 
     assert lines == (
-        "demo.yaml:2:3: defaults.recycle: recycle is not supported yet",
+        "demo.yaml:2:3: defaults.listen: listen is not supported yet",
         "demo.yaml:4:3: services.b.command: a service needs a command\n  hint: write command: PROGRAM ARGUMENTS",
         "demo.yaml:5:5: services.b.wrkers: unknown key 'wrkers'\n  hint: did you mean workers?",
         f"demo.yaml:8:34: services.a.workers[1].gpu: expected {GPU_WORDS}, got -1",
         "demo.yaml:9:11: services.a.port: expected a whole number from 1 to 65535, got 0x10000",
-        "demo.yaml:10:10: daemon.poll: poll is not supported yet",
+        "demo.yaml:10:10: daemon.http: http is not supported yet",
         (
             "demo.yaml:10:29: daemon.gpu_wait: expected a duration such as 500ms, 10s, 5m, 2h or 1d, got 'soon'"
             "\n  hint: the units are ms, s, m, h and d; a bare number is seconds"
@@ -104,7 +104,7 @@ services:
     port: 1
     port: 2
     env: {1: x, A: !secret y, ? [b] : c}
-    recycle: {}
+    listen: {}
 1: 2
 """)
 
@@ -113,7 +113,7 @@ services:
         "demo.yaml:6:11: services.a.env.1: keys are strings, got 1\n  hint: quote it",
         "demo.yaml:6:20: services.a.env.A: unknown tag '!secret'\n  hint: remove it",
         "demo.yaml:6:33: services.a.env.a list: keys are strings, got a list\n  hint: quote it",
-        "demo.yaml:7:5: services.a.recycle: recycle is not supported yet",
+        "demo.yaml:7:5: services.a.listen: listen is not supported yet",
         "demo.yaml:8:1: 1: keys are strings, got 1\n  hint: quote it",
     )
 

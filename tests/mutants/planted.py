@@ -11,6 +11,7 @@ from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
 from tests.mutants.planted_probes import PROBES
 from tests.mutants.planted_release import RELEASE
+from tests.mutants.planted_rollout import ROLLOUT
 from tests.mutants.planted_sockets import SOCKETS
 from tests.mutants.planted_stops import STOPS
 from tests.mutants.planted_surroundings import SURROUNDINGS
@@ -150,24 +151,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
     ),
     Mutant(
-        "all replaced at once",
-        "rescale.py",
-        "            for worker in running[:1]:\n",
-        "            for worker in running:\n",
-    ),
-    Mutant(
-        "replaced while another is on its way",
-        "rescale.py",
-        "elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):",
-        "else:",
-    ),
-    Mutant(
-        "failed canary does not halt the rest",
-        "rescale.py",
-        "        elif failed:\n",
-        "        elif failed and False:\n",
-    ),
-    Mutant(
         "falls back to the CPU while the driver errs",
         "plan.py",
         "        if not self.supply.trusted:\n            return Placement(worker, None, reason=self.supply.detail)\n",
@@ -230,7 +213,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "reload applied before the devices are read",
-        "rescale.py",
+        "reload.py",
         "    if reload.spec is None or not reload.devices_read:\n",
         "    if reload.spec is None:\n",
     ),
@@ -271,18 +254,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "        turn.set(elsewhere=left)\n",
     ),
     # What the simulator found in the core, put back.
-    Mutant(
-        "roll-out goes on although one with the new launch is stopping",
-        "rescale.py",
-        "elif all(_is_settled(worker) or _never_came(worker) for worker in workers if worker not in running):",
-        "elif all(_is_settled(worker) for worker in workers if worker not in outdated):",
-    ),
-    Mutant(
-        "same file again takes up a halted roll-out",
-        "rescale.py",
-        "turn.fleet.relaunched_at.get(service)",
-        "(turn.fleet.last_reload.at if turn.fleet.last_reload else None)",
-    ),
     Mutant(
         "those already going are called a difference",
         "rescale.py",
@@ -334,8 +305,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "output of living processes stays where it went",
         "intents.py",
-        "    return evolve(worker, target=event.placement), _redirect(worker, event)\n",
-        "    return evolve(worker, target=event.placement), ()\n",
+        "    after, actions = evolve(worker, target=event.placement), _redirect(worker, event)\n",
+        "    after, actions = evolve(worker, target=event.placement), ()\n",
     ),
     Mutant(
         "output of processes on their way down stays where it went",
@@ -357,7 +328,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "slices kept for those who are born held down",
-        "rescale.py",
+        "preview.py",
         "if one.id not in known and fleet.is_held(one.id)}",
         "if False}",
     ),
@@ -368,12 +339,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "            pass\n",
     ),
     Mutant(
-        "all of a service restarted at once",
-        "rescale.py",
-        "            workers = [worker for worker in workers if worker.id in restarting.workers]\n",
-        "            workers = [worker for worker in workers if worker.renew]\n",
-    ),
-    Mutant(
         "a restart is forgotten by who is on its way down",
         "intents.py",
         "return evolve(worker, relaunch=worker.relaunch or (worker.target is not None and not worker.down)), ()",
@@ -381,13 +346,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a restart leaves fallbacks on the CPU",
-        "rescale.py",
+        "preview.py",
         "or (placement.fallback and is_asked)",
         "or False",
     ),
     Mutant(
         "a reload keeps the operator's counts",
-        "rescale.py",
+        "reload.py",
         "    kept: dict[str, int] = {}\n",
         "    kept = {name: count for name, count in turn.fleet.scaled.items() if name in spec.services}\n",
     ),
@@ -417,6 +382,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *ORDERS,
     *SOCKETS,
+    *ROLLOUT,
     Mutant(
         "a GPU that is not cut any more goes unnoticed",
         "gpus.py",

@@ -186,7 +186,7 @@ ADMISSION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a roll-out waits for those that wait for its memory",
-        "rescale.py",
+        "rollout.py",
         "    return worker.state is State.PENDING and worker.starved and worker.starts == 0\n",
         "    return False\n",
     ),

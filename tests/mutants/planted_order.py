@@ -55,9 +55,9 @@ ORDER = (
     ),
     Mutant(
         "a worker is taken down to wait for a new service",
-        "rescale.py",
-        "        elif any(order.wait_of(turn.fleet, worker) for worker in outdated):\n            continue",
-        "        elif False:\n            continue",
+        "rollout.py",
+        "    if any(order.wait_of(turn.fleet, turn.workers[worker]) for worker, _ in standing.candidates):\n",
+        "    if False:\n",
         by="tests/core/test_order.py",
     ),
     Mutant(

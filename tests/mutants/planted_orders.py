@@ -49,12 +49,6 @@ ORDERS = (
         "    return to_pending(evolve(worker, target=event.placement, down=False), _now)",
     ),
     Mutant(
-        "a restart goes on after one has failed",
-        "rescale.py",
-        "since = turn.fleet.relaunched_at.get(service) if is_rolling else restarting.at if restarting else None",
-        "since = turn.fleet.relaunched_at.get(service) if is_rolling else None",
-    ),
-    Mutant(
         "a restart is never begun",
         "intents.py",
         '"""Its process goes on until its turn has come."""\n    return evolve(worker, renew=True), ()',

@@ -63,7 +63,7 @@ PLAN = (
     ),
     Mutant(
         "counts shrink of themselves",
-        "rescale.py",
+        "preview.py",
         "max(size, floors.get(name, 1))",
         "size",
         by=COUNTS,

@@ -20,14 +20,14 @@ PROBES = (
     Mutant(
         "asked whether it lives on at every ready",
         "facts.py",
-        'if worker.was_ready or alive.kind == "off":',
-        'if alive.kind == "off":',
+        "    if worker.was_ready:\n        return after, ()\n",
+        "",
     ),
     Mutant(
         "nobody asks whether it lives on",
         "facts.py",
-        'if worker.was_ready or alive.kind == "off":',
-        'if worker.was_ready or alive.kind != "off":',
+        '    if alive.kind == "off":\n        return after, look\n',
+        '    if alive.kind != "off":\n        return after, look\n',
     ),
     Mutant(
         "a worker that hangs costs nothing",
@@ -50,8 +50,8 @@ PROBES = (
     Mutant(
         "an unready worker that hangs is left alone",
         "facts.py",
-        "    healthy = worker.was_healthy or _is_healthy(worker, now)\n    cause",
-        "    healthy = worker.was_healthy or _is_healthy(worker, now)\n"
+        "    healthy = worker.was_healthy or is_healthy_now(worker, now)\n    cause",
+        "    healthy = worker.was_healthy or is_healthy_now(worker, now)\n"
         "    if worker.state is State.UNREADY:\n        return worker, ()\n    cause",
     ),
 )

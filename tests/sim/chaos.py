@@ -17,7 +17,9 @@ from supervisor.core.message import (
     ScaleRequested,
     ShutdownRequested,
     StartRequested,
+    State,
     StopRequested,
+    UsageRead,
 )
 from supervisor.core.spec import WorkerId
 from tests.sim.addresses import CHOICES
@@ -53,6 +55,7 @@ class Chaos:
             self.foreign,
             self.breathe,
             self.crowd,
+            self.measure,
             self.vanish,
             self.sicken,
             self.renumber,
@@ -120,6 +123,12 @@ class Chaos:
             self._later(rng.choice((0.0, 0.01, rng.uniform(0.0, 5.0))), self._asker(ScaleRequested(counts)))
         if rng.random() < 0.4:
             self.reload()
+
+    def measure(self) -> None:
+        """Somebody has grown, or not; what is said of it may be late."""
+        serving = [one for one in self.world.fleet.workers.values() if one.state in {State.READY, State.UNREADY}]
+        found = {one.id: (one.incarnation, self.rng.choice((1, 9)) * GIB) for one in serving}
+        self._later(self.rng.choice((0.0, 0.5)), self._asker(UsageRead(found, reads_devices=self.rng.random() < 0.5)))
 
     def _asker(self, event: Event) -> Callable[[], None]:
         return lambda: self.world.post(event)

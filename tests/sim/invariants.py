@@ -11,8 +11,10 @@ from tests.sim import (
     rules_gpu,
     rules_order,
     rules_orders,
+    rules_recycle,
     rules_release,
     rules_restart,
+    rules_rollout,
     rules_sockets,
     rules_spot,
     rules_stall,
@@ -40,6 +42,8 @@ ACT_RULES = (
     *rules_stop.RULES,
     *rules_release.RULES,
     *rules_sockets.RULES,
+    *rules_rollout.RULES,
+    *rules_recycle.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
 STATE_RULES = (
@@ -76,6 +80,8 @@ class Checks:
         """What the step did, before it has any effect."""
         self.notes.hear(step)
         self.notes.hear_of_order(step, wanted_by_file(self._world, step.after))
+        rules_recycle.note_recycled(self._world, step)
+        rules_rollout.note_rollouts(self._world, step)
         self.starts.hear(step)
         self.releases.hear(step)
         self._ask(ACT_RULES, step)

@@ -13,7 +13,7 @@ from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import Worker
 from tests.sim.chaos import Chaos
 from tests.sim.rules_order import layers, waits_for_others
-from tests.sim.rules_start import headroom, wanted_by_file
+from tests.sim.rules_start import headroom, wanted_now
 from tests.sim.rules_state import could_be_placed
 from tests.sim.specs import read
 from tests.sim.trouble import Step, TroubleError
@@ -115,6 +115,8 @@ def heal(world: World) -> None:
     while not isinstance(read(world.document, world.cpu_count), SpecLoaded):
         world.edit()
     world.addresses.heal()
+    for service in world.document["services"].values():
+        service.pop("recycle", None)  # With it there is no rest.
     world.post(ReloadRequested())
 
 
@@ -128,6 +130,7 @@ def come_to_rest(world: World, *, is_last: bool = False) -> None:
         _pass(world, 5.0)
     if is_last:  # A roll-out that was halted is taken up at a reload once nobody of its service is failed any more.
         _expect_newest(world)
+        _expect_no_old_launch(world)
     for worker in world.fleet.workers.values():
         if why := _is_wrongly_idle(world, worker):
             raise TroubleError("rests_for_a_reason", why)
@@ -136,7 +139,7 @@ def come_to_rest(world: World, *, is_last: bool = False) -> None:
 def _expect_newest(world: World) -> None:
     """Every process is what the newest file says, set-up and variables too, but where a roll-out was halted."""
     fleet = world.fleet
-    wanted = wanted_by_file(world, fleet)
+    wanted = wanted_now(world, fleet)
     for tree in world.processes.living():
         worker_id, launch = tree.order.worker, tree.order.launch
         worker = fleet.workers.get(worker_id)
@@ -169,6 +172,20 @@ def _is_left_behind(fleet: Fleet, worker: Worker) -> bool:
     others = [one for one in fleet.workers.values() if one.id.service == worker.id.service]
     has_failed = any(one.state is State.FAILED or (one.state is State.PENDING and one.starved) for one in others)
     return worker.state in {State.READY, State.UNREADY} and has_failed
+
+
+def _expect_no_old_launch(world: World) -> None:
+    """In good health only a launch for which there is no place, or no memory, is left untried."""
+    fleet = world.fleet
+    problems = " ".join(fleet.last_reload.problems) if fleet.last_reload else ""
+    starved = {one.service for one in fleet.tried if fleet.workers[one].starved}
+    for worker_id in fleet.kept:
+        if worker_id.service in starved:
+            continue
+        if waits_for_others(world, fleet, fleet.workers[worker_id]):
+            continue
+        if f"{worker_id.service}/" not in problems or not ("no place" in problems or "needs " in problems):
+            raise TroubleError("runs_the_newest_file", f"{worker_id} keeps an old launch: {problems or 'no reason'}")
 
 
 def _is_at_rest(world: World, worker: Worker) -> bool:

@@ -31,13 +31,13 @@ from supervisor.core.message import (
 )
 from supervisor.core.plan import Slice
 from supervisor.core.spec import SpecError, WorkerId
-from supervisor.core.turn import DaemonState
-from supervisor.core.worker import HOLDING, Worker
+from supervisor.core.turn import DaemonState, Roll
+from supervisor.core.worker import Worker
 from tests.sim.trouble import Change, Step
 
 if TYPE_CHECKING:
     from supervisor.core.file.service import Logs
-    from supervisor.core.spec import Recipe, Spec, WorkerSpec
+    from supervisor.core.spec import Recipe, Request, Spec, WorkerSpec
     from tests.sim.rules_restart import Sentence
 
 
@@ -88,7 +88,10 @@ class Notes:
         self.lost: set[int] = set()
         self.spawned: set[int] = set()
         self.states: dict[WorkerId, State] = {}
-        self.relaunched_at: dict[str, float] = {}
+        self.former: dict[str, set[tuple[Recipe, Request]]] = {}
+        self.wanted_before: tuple[WorkerSpec, ...] = ()
+        self.recycled: dict[WorkerId, tuple[int, frozenset[str]]] = {}
+        self.proven: dict[str, tuple[float | None, bool]] = {}
         self.devices: dict[str, Device] = {}
         self.runs: dict[WorkerId, Run] = {}
         self.sentences: dict[WorkerId, Sentence] = {}
@@ -113,9 +116,6 @@ class Notes:
 
     def hear(self, step: Step) -> None:
         """Take in the event, and what it made the plan."""
-        for change in step.changes:
-            if _gets_another_launch(change):
-                self.relaunched_at[change.id.service] = step.now
         for action in step.actions:
             if isinstance(action, Report) and action.transition.after is None:
                 self._forget(action.transition.worker)
@@ -167,6 +167,10 @@ class Notes:
             pairs = [(step.before.workers.get(one), step.after.workers.get(one)) for one in workers]
             if all(any(one is not None and one.state in MET for one in pair) for pair in pairs):
                 self.been_ready.add(service)
+
+    def is_proven(self, service: str, roll: Roll | None) -> bool:
+        """Whether somebody has been seen to get ready with what the file of this roll-out says."""
+        return roll is None or self.proven.get(service) == (roll.at, True)
 
     def is_down(self, worker: WorkerId) -> bool:
         """Whether the last order about a worker or its service was to stop."""
@@ -293,11 +297,3 @@ def scaled_file(spec: Spec, counts: Mapping[str, int]) -> Spec:
         again = workers[:count] if isinstance(workers, tuple) else count
         services[name] = services[name].model_copy(update={"workers": again})
     return spec.model_copy(update={"services": services})
-
-
-def _gets_another_launch(change: Change) -> bool:
-    """From now on its process is not what is wanted, or something else is wanted than before."""
-    before, after = change.before, change.after
-    if before is None or before.target is None or after is None or after.target is None:
-        return False
-    return before.state in HOLDING and before.target.launch != after.target.launch and after.state in HOLDING

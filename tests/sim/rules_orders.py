@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-def one_is_restarted_at_a_time(world: World, step: Step) -> Iterator[str]:
-    """The next has its turn when the last is settled, and nobody any more once one has failed."""
+def few_are_restarted_at_a_time(world: World, step: Step) -> Iterator[str]:
+    """No more than may be missing at once, and nobody any more once one has failed."""
     for change in step.changes:
         before, after = change.before, change.after
         if before is None or after is None or before.state not in RUNNING or after.state is not State.STOPPING:
             continue
         restarting = step.after.restarting.get(change.id.service)
-        is_turn = after.renew and after.cause in {Cause.OPERATOR, Cause.ROLLOUT} and not after.down
+        is_turn = after.renew and after.cause is Cause.OPERATOR and not after.down
         if not is_turn or after.target is None or restarting is None or makes_way(step, change):
             continue
-        for worker_id in restarting.workers - {change.id}:
-            other = step.after.workers.get(worker_id)
-            if other is None or other.target is None:
-                continue
-            # One line for both: who runs something old waits in it too.
-            is_old = other.is_outdated and change.id.service in step.before.rolling | step.after.rolling
-            if (other.renew or is_old) and other.state in RUNNING:
-                continue
-            if not is_settled(other):
-                yield f"{change.id} is restarted while {other.id} is {other.state}"
-            if other.state is State.FAILED and other.since >= restarting.at and not other.target.refused:
+        others = [step.after.workers.get(one) for one in restarting.workers - {change.id}]
+        mates = [one for one in others if one is not None and one.target is not None]
+        missing = [one for one in mates if not (one.renew and one.state in RUNNING) and not is_settled(one)]
+        spec = step.after.spec.services.get(change.id.service) if step.after.spec else None
+        if spec is not None and len(missing) >= spec.update.max_unavailable:
+            yield f"{change.id} is restarted while {[f'{one.id} is {one.state}' for one in missing]}"
+        if change.id.service in step.after.rolling:
+            yield f"{change.id} is restarted in the middle of a roll-out"
+        for other in mates:
+            is_refused = other.target is not None and other.target.refused
+            if other.state is State.FAILED and other.since >= restarting.at and not is_refused:
                 yield f"{change.id} is restarted after {other.id} failed"
 
 
@@ -157,7 +157,7 @@ def parole_has_its_time(world: World, step: Step) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    one_is_restarted_at_a_time,
+    few_are_restarted_at_a_time,
     restart_is_heard,
     restart_asks_for_a_gpu,
     counts_are_taken_back_by_a_reload,

@@ -91,7 +91,10 @@ def refused_is_tried_again(_world: World, step: Step) -> Iterator[str]:
 
 def _meant(fleet: Fleet) -> set[Address]:
     targets = (worker.target for worker in fleet.workers.values() if worker.target)
-    return {socket.address for target in targets for socket in target.wanted.recipe.listen}
+    services = fleet.spec.services if fleet.spec else {}
+    # What a roll-out goes to is there before the first of its workers.
+    coming = {one.address for name in fleet.rolling if name in services for one in services[name].listen}
+    return coming | {socket.address for target in targets for socket in target.wanted.recipe.listen}
 
 
 def _held(fleet: Fleet) -> set[Address]:

@@ -19,7 +19,8 @@ from supervisor.core.message import (
     SpecLoaded,
     State,
 )
-from supervisor.core.rescale import failures_since_reload, preview, unsettled
+from supervisor.core.preview import preview
+from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.slices import Slice
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
 from supervisor.core.turn import DaemonState, Fleet
@@ -59,12 +60,13 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
             # Who waits takes the better place that has come up since it was planned, and another the one it leaves.
             is_moved = before.state is State.PENDING and any(one.uuid in stirred for one in _wanted_slice(before))
             is_moved |= before.state is State.PENDING and _wanted_slice(before) != _slice_of(reloaded, before.id)
-            if not is_asked_again and not before.is_outdated and not is_moved:
+            is_tried_again = action.worker in settled.kept  # A roll-out that was halted is taken up by every reload.
+            if not is_asked_again and not before.is_outdated and not is_moved and not is_tried_again:
                 yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}
             # Those on their way down, not replaced yet, or left behind by a halted roll-out, still are a difference.
-            if odd := [str(one) for one in touched if not _is_behind(settled.workers[one])]:
+            if odd := [str(one) for one in touched if one not in settled.kept and not _is_behind(settled.workers[one])]:
                 yield f"a reload that changes nothing calls {odd} a difference"
     if reloaded.generation != settled.generation + 1 or reloaded.reload is not None:
         yield "the reload was not finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
@@ -57,7 +58,7 @@ def start_is_wanted(world: World, step: Step) -> Iterator[str]:
 
 def setup_is_the_files(world: World, step: Step) -> Iterator[str]:
     """Whose it is and what it may: as its launch says, which is what the file in force says."""
-    wanted = wanted_by_file(world, step.after)
+    wanted = wanted_now(world, step.after)
     for spawn in step.spawns:
         if spawn.setup != spawn.launch.recipe.setup:
             yield f"{spawn.worker} is started with {spawn.setup} and launched with {spawn.launch.recipe.setup}"
@@ -71,7 +72,7 @@ def setup_reaches_the_environment(world: World, step: Step) -> Iterator[str]:
         return
     for spawn in step.spawns:
         service = step.after.spec.services.get(spawn.worker.service)
-        if service is None:
+        if service is None or spawn.worker in step.after.kept:
             continue
         if (service.user is not None) is not ("USER" in spawn.env):  # The daemon of a world has none to inherit.
             yield f"{spawn.worker} runs as {service.user} and finds USER={spawn.env.get('USER')}"
@@ -183,6 +184,16 @@ def wanted_by_file(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
         spec = scaled_file(fleet.spec, counts) if fleet.spec else None
         notes.wanted = {one.id: one for one in spec.expand(fleet.cpu_count)} if spec else {}
     return notes.wanted
+
+
+def wanted_now(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
+    """The same, but for those that keep an old launch: of them it says how they are treated, not what they are."""
+    wanted = dict(wanted_by_file(world, fleet))
+    for worker, was in fleet.kept.items():
+        if worker in wanted:
+            policy = replace(wanted[worker].policy, ready=was.policy.ready, alive=was.policy.alive)
+            wanted[worker] = replace(was, policy=policy)
+    return wanted
 
 
 def headroom(fleet: Fleet, total: int) -> int:

@@ -11,7 +11,7 @@ from supervisor.core.inventory import Health
 from supervisor.core.message import State
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Worker
-from tests.sim.rules_start import eligible_devices, every_device, headroom, wanted_by_file
+from tests.sim.rules_start import eligible_devices, every_device, headroom, wanted_by_file, wanted_now
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def targets_are_the_files(world: World, step: Step) -> Iterator[str]:
     """Every worker of the file, no other, each with the newest words about it."""
     fleet = step.after
     targets = {worker.id: worker.target.wanted for worker in fleet.workers.values() if worker.target is not None}
-    expected = wanted_by_file(world, fleet)
+    expected = wanted_now(world, fleet)
     if world.checks.notes.is_ending:  # Who still runs is wanted until its turn to end; `rules_order`.
         running = {worker.id for worker in fleet.workers.values() if worker.state in RUNNING and worker.target}
         expected = {one: wanted for one, wanted in expected.items() if one in running}

@@ -22,7 +22,7 @@ from supervisor.core.message import (
     TimePassed,
 )
 from supervisor.core.plan import Placement
-from supervisor.core.rescale import SETTLED
+from supervisor.core.rollout import SETTLED
 from supervisor.core.spec import amount_bytes
 from supervisor.core.worker import LIVING, RUNNING, Worker
 from tests.sim.rules_order import waits_for_failed
@@ -66,6 +66,8 @@ def _may_stop(step: Step, change: Change) -> bool:
             return before.was_ready and isinstance(step.event, LivenessLost) and step.event.worker == change.id
         case Cause.ROLLOUT:
             return after.target is not None and after.held is not None and after.held.launch != after.target.launch
+        case Cause.RECYCLE:
+            return bool(after.worn) and before.was_ready and not after.is_outdated and not after.down
         case Cause.OPERATOR:
             if after.target is None:
                 return True
@@ -73,43 +75,6 @@ def _may_stop(step: Step, change: Change) -> bool:
             return is_turn or (isinstance(step.event, StopRequested) and is_named(step.event, change.id))
         case _:
             return False
-
-
-def one_is_replaced_at_a_time(world: World, step: Step) -> Iterator[str]:
-    """The next of a service has its turn when the last is settled, but for those that hold another's device."""
-    for change in step.changes:
-        if not _is_rollout(step, change) or makes_way(step, change):
-            continue
-        for other in step.after.workers.values():
-            if other.id.service != change.id.service or other.id == change.id:
-                continue
-            waits_for_its_turn = (other.is_outdated or other.renew) and other.state in RUNNING
-            if other.target is None or waits_for_its_turn:
-                continue
-            if not is_settled(other):
-                yield f"{change.id} is replaced while {other.id} is {other.state}"
-
-
-def failed_launch_goes_no_further(world: World, step: Step) -> Iterator[str]:
-    """Once one has failed with what its service now is, the others keep what they have."""
-    for change in step.changes:
-        if not _is_rollout(step, change) or makes_way(step, change):
-            continue
-        since = world.checks.notes.relaunched_at.get(change.id.service, 0.0)
-        for other in step.after.workers.values():
-            is_refused = other.target is not None and other.target.refused
-            failed = other.state is State.FAILED and not is_refused and other.since >= since
-            if failed and other.id.service == change.id.service:
-                yield f"{change.id} is replaced after {other.id} failed with its new launch"
-
-
-def _is_rollout(step: Step, change: Change) -> bool:
-    before, after = change.before, change.after
-    if before is None or after is None or before.state not in RUNNING:
-        return False
-    # A restart has its own rules: `rules_orders`.
-    is_rollout = not after.renew or change.id.service in step.before.rolling
-    return after.state is State.STOPPING and after.cause is Cause.ROLLOUT and is_rollout
 
 
 def makes_way(step: Step, change: Change) -> bool:
@@ -296,8 +261,6 @@ def backoff_runs_its_time(world: World, step: Step) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     nobody_is_stopped_without_a_reason,
-    one_is_replaced_at_a_time,
-    failed_launch_goes_no_further,
     grace_is_given,
     kill_comes_after_the_grace,
     what_outlives_is_asked_too,

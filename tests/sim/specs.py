@@ -94,6 +94,10 @@ class Writer:
             "stop": self._stop(),
             "restart": self._restart(),
         }
+        if rng.random() < 0.5:
+            service["update"] = {"max_unavailable": rng.choice((1, 1, 2, 3))}
+        if rng.random() < 0.3:
+            service["recycle"] = {"after": rng.choice((5, 20, 70)), "memory": "4GiB"}
         if rng.random() < 0.6:
             service["port"] = 8000 + 100 * number
         if rng.random() < 0.4:

@@ -41,7 +41,7 @@ from supervisor.core.file.quantities import (
     parse_size,
     parse_size_above_zero,
 )
-from supervisor.core.file.service import Logs, Resources, Restart, ServiceSpec, Stop, WorkerEntry
+from supervisor.core.file.service import Logs, Recycle, Resources, Restart, ServiceSpec, Stop, Update, WorkerEntry
 from supervisor.core.file.setup import SETUP_KEYS
 
 WORKERS_MAX = 100_000  # Beyond any host; what keeps a slip of the finger from filling the memory.
@@ -203,6 +203,16 @@ def read_stop(place: Place) -> Stop:
     return stop
 
 
+def _read_recycle(place: Place) -> Recycle:
+    """When a worker that is well is replaced."""
+    return Recycle.model_validate(read_section(place, RECYCLE))
+
+
+def _read_update(place: Place) -> Update:
+    """How workers are replaced."""
+    return Update.model_validate(read_section(place, UPDATE))
+
+
 def read_restart(place: Place) -> Restart:
     """What follows a worker's end. A delay beyond the default maximum needs a maximum of its own."""
     good = read_section(place, RESTART)
@@ -304,6 +314,13 @@ def _parse_signal(value: object) -> int:
     raise BadValueError(f"expected a signal such as SIGTERM, got {shown(value)}", hint)
 
 
+def _parse_age(value: object) -> float:
+    seconds = parse_duration_s(value)
+    if seconds < 1:
+        raise BadValueError(f"expected at least 1s, got {shown(value)}", "leave it out for a worker of any age")
+    return seconds
+
+
 def _parse_working_dir(value: object) -> str:
     directory = as_text(value)
     if not directory:
@@ -319,6 +336,19 @@ _HOST_KEYS = {"cpu": leaf(parse_cpu), "memory": leaf(parse_size_above_zero)}
 RESOURCES = Section(
     keys=_GPU_KEYS | {"gpu_type": read_gpu_types} | _HOST_KEYS,
     example="resources: {gpu: 1}",
+)
+RECYCLE = Section(
+    keys={
+        "after": leaf(_parse_age),
+        "memory": leaf(parse_size_above_zero),
+        "gpu_memory": leaf(parse_amount_above_zero),
+    },
+    example="recycle: {after: 1d}",
+)
+UPDATE = Section(
+    keys={"max_unavailable": leaf(whole_number(1, WORKERS_MAX))},
+    not_yet=frozenset({"surge"}),
+    example="update: {max_unavailable: 1}",
 )
 STOP = Section(
     keys={
@@ -375,9 +405,11 @@ SERVICE = Section(
         "numa": leaf(choice("any", "near")),
         "after": read_after,
         "listen": read_listen,
+        "update": _read_update,
+        "recycle": _read_recycle,
         **SETUP_KEYS,
     },
-    not_yet=frozenset({"python", "preload"} | {"recycle", "update"}),
+    not_yet=frozenset({"python", "preload"}),
     elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
     example="{command: ...}",
 )

@@ -168,6 +168,32 @@ class Restart(_Value):
         return next((policy for name, policy in self.on if name == cause), self)
 
 
+class Update(_Value):
+    """
+    How the workers of a service are replaced by others.
+
+    Args:
+        max_unavailable: So many of them may be missing at once, whatever of.
+    """
+
+    max_unavailable: int = 1
+
+
+class Recycle(_Value):
+    """
+    When a worker that is well is replaced by another process of the same launch.
+
+    Args:
+        after_s: It has lived for so long; None = never for that.
+        memory: Its tree has more than so many bytes of the host's memory.
+        gpu_memory: It has more than so much of one of its devices.
+    """
+
+    after_s: float | None = Field(None, alias="after")
+    memory: int | None = None
+    gpu_memory: Amount | None = None
+
+
 class Logs(_Value):
     """
     Where a worker's output goes.
@@ -225,6 +251,8 @@ class ServiceSpec(_Value):
         numa: ``near``: on the CPUs beside its devices.
         after: Services whose workers must have been ready before one of this starts.
         listen: Sockets that the daemon binds and every worker finds open.
+        update: How its workers are replaced.
+        recycle: When they are replaced though they are well.
     """
 
     command: tuple[str, ...]
@@ -254,6 +282,8 @@ class ServiceSpec(_Value):
     numa: Literal["any", "near"] = "any"
     after: tuple[str, ...] = ()
     listen: tuple[Socket, ...] = ()
+    update: Update = Update()
+    recycle: Recycle = Recycle()
 
     def entries(self, cpu_count: int) -> tuple[WorkerEntry, ...]:
         """One entry per worker; *cpu_count* is how many ``cpu_count`` means here."""
@@ -317,6 +347,7 @@ class ServiceSpec(_Value):
                     logs=self.logs,
                     alive=self.alive,
                     after=self.after,
+                    recycle=self.recycle,
                 ),
             )
 
@@ -418,6 +449,7 @@ class Policy:
     logs: Logs = INHERIT
     alive: Alive = field(default_factory=Alive)
     after: tuple[str, ...] = ()
+    recycle: Recycle = field(default_factory=Recycle)
 
 
 @dataclass(frozen=True, slots=True)

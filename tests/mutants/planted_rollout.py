@@ -1,0 +1,91 @@
+"""Faults in how workers are replaced by a new launch, or for an operator."""
+
+from __future__ import annotations
+
+from tests.mutants.graft import Mutant
+
+ROLLOUT = (
+    Mutant(
+        "the first is not waited for",
+        "rollout.py",
+        "first = () if standing.arriving or not (idle or spare) else ranked[:1]",
+        "first = ranked[:1]",
+    ),
+    Mutant(
+        "all replaced at once, once one is ready",
+        "rollout.py",
+        "    return tuple(idle) or tuple(one for _, one in ranked[:spare])\n",
+        "    return tuple(one for _, one in ranked)\n",
+    ),
+    Mutant(
+        "one more may be missing than the file says",
+        "rollout.py",
+        "standing.ready - (standing.expected - max_unavailable)",
+        "standing.ready - (standing.expected - max_unavailable - 1)",
+    ),
+    Mutant(
+        "a failed canary does not halt the rest",
+        "rollout.py",
+        '        return "; ".join(words) if is_of_now else None\n',
+        "        return None\n",
+    ),
+    Mutant(
+        "a canary that crashes for ever is never given up",
+        "rollout.py",
+        "if worker.state is State.BACKOFF and attempt.started_at is not None",
+        "if False and attempt.started_at is not None",
+        by="tests/core/test_rollout.py",
+    ),
+    Mutant(
+        "a canary does not go back",
+        "revision.py",
+        "    turn.set(kept={**fleet.kept, **back}, tried=tried,",
+        "    turn.set(kept=dict(fleet.kept), tried=tried,",
+    ),
+    Mutant(
+        "those who stay get the new launch when a roll-out is halted",
+        "revision.py",
+        "    halted = replace(fleet.rolls[service], is_halted=True)\n",
+        "    halted = replace(fleet.rolls[service], is_halted=True)\n    back = {}\n"
+        "    fleet = replace(fleet, kept={one: was for one, was in fleet.kept.items() if one.service != service})\n",
+    ),
+    Mutant(
+        "a reload in the middle forgets what was before both",
+        "revision.py",
+        "        was = attempt.was if attempt else fleet.kept.get(worker_id, worker.target.wanted)\n",
+        "        was = fleet.kept.get(worker_id, worker.target.wanted)\n",
+        by="tests/core/test_rollout.py",
+    ),
+    Mutant(
+        "the canary of an earlier file goes on with that",
+        "rollout.py",
+        "    _relaunch(turn, [one.id for one in mine if not sockets.is_missing(turn.fleet, one)])\n",
+        "",
+    ),
+    Mutant(
+        "a launch without a place takes somebody down",
+        "rollout.py",
+        "    if lost := _who_loses(turn, batch, plan):\n",
+        "    if lost := {}:\n",
+        by="tests/core/test_rollout.py",
+    ),
+    Mutant(
+        "more of what does not work",
+        "revision.py",
+        "        if roll.is_halted and roll.before is not None:\n",
+        "        if False:\n",
+        by="tests/core/test_rollout.py",
+    ),
+    Mutant(
+        "all of a service restarted at once",
+        "rollout.py",
+        "running[: max(0, _at_once(turn.fleet, service) - missing)]",
+        "running",
+    ),
+    Mutant(
+        "a restart goes on after one has failed",
+        "rollout.py",
+        "    failed = [one for one in workers if failed_since(one, restarting.at)]\n",
+        "    failed: list[Worker] = []\n",
+    ),
+)
