@@ -14,8 +14,7 @@ import signal
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import assert_never
 
@@ -23,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from supervisor import __version__, rendezvous
-from supervisor.core.environment import NOTIFY_SOCKET, Host, Rendered, device_env, fill, lacks
+from supervisor.core.environment import Host
 from supervisor.core.message import (
     Action,
     Bind,
@@ -33,7 +32,6 @@ from supervisor.core.message import (
     Event,
     ExamineTree,
     Exit,
-    Exited,
     FinishReload,
     HostRead,
     InventoryRead,
@@ -52,13 +50,9 @@ from supervisor.core.message import (
     ShutdownRequested,
     Signal,
     Spawn,
-    Spawned,
-    SpawnFailed,
     SpecLoaded,
     Stalled,
     TimePassed,
-    TreeExamined,
-    TreeGone,
     Unbind,
 )
 from supervisor.core.mishap import take
@@ -71,6 +65,7 @@ from supervisor.daemon import survey
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.door import Door
 from supervisor.daemon.face import DaemonFace
+from supervisor.daemon.hands import Hands
 from supervisor.daemon.herald import Herald
 from supervisor.daemon.inbox import Deadlines, Inbox
 from supervisor.daemon.meter import Meter
@@ -78,14 +73,12 @@ from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.recorder import Recorder
 from supervisor.daemon.report import log_transition
-from supervisor.daemon.surroundings import Surroundings
 from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
 from supervisor.host import limits
 from supervisor.host.activation import Inherited, take_sockets
-from supervisor.host.cgroups import NO_LEAVES, find_leaves
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
 from supervisor.host.crashes import Crashes, crashes_path, state_folder
@@ -94,18 +87,10 @@ from supervisor.host.files import SpecRefused
 from supervisor.host.flight import Ring
 from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
 from supervisor.host.locks import Locks
-from supervisor.host.logs import Outputs
 from supervisor.host.machine import installed_vendors, read_memory
-from supervisor.host.notices import Notices
-from supervisor.host.probes import Probes, needs_start
-from supervisor.host.process import Processes
-from supervisor.host.service_sockets import ServiceSockets
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import bind_control
-from supervisor.host.stop_commands import StopCommands
-from supervisor.host.stuck import where_it_hangs
 from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
-from supervisor.host.wire import close_all
 
 log = structlog.get_logger()
 
@@ -214,37 +199,28 @@ class Daemon:
         self._pulse = Pulse()
         self._instance = instance
         self._unit = find_unit(os.environ, os.getpid())
-        self._envs: dict[WorkerId, dict[str, str]] = {}
         self._story: deque[Event] = deque(maxlen=STORY_LENGTH)
         self._status: int | None = None
-        loop = asyncio.get_running_loop()
-        self._outputs = Outputs(loop, sink, tell=self._tell_of_logs)
-        sink.report_loss = self._count_loss(sink.report_loss)
-        self.telling = Telling(self._outputs, clock.rfc3339)
-        self._processes = Processes(self.post, tell=_tell_of_keeper)
-        self._probes = Probes(
-            loop, self.post, self._processes, find_root=self._processes.find_root, told=self.tally.probed
-        )
-        self._stop_commands = StopCommands(loop, self.post, self._processes)
-        self._notices = Notices(loop, self.post)
-        self._processes.tell_user = self._notices.own
-        self._devices = Devices(self._processes, clock.monotonic, os.environ, owners=self._processes.read_owners)
-        self._locks = Locks(self.post, self._processes)
-        self._sockets = ServiceSockets(self.post, {one.address: one.socket for one in inherited if one.address})
-        self._inherited = inherited
         self._tasks: set[asyncio.Task[None]] = set()
+        self._hands = Hands(
+            lambda: self.fleet, self.post, self._start, sink=sink, tally=self.tally, inherited=inherited
+        )
+        self.telling = Telling(self._hands.outputs, clock.rfc3339)
+        processes = self._hands.processes
+        self._devices = Devices(processes, clock.monotonic, os.environ, owners=processes.read_owners)
+        self._locks = Locks(self.post, processes)
+        self._inherited = inherited
         self._ledger: Ledger | None = None
         self._crashes: Crashes | None = None
         self._recorder: Recorder | None = None
         self.chronicle = Chronicle(clock.rfc3339, self._bury)
-        self._surroundings = Surroundings(NO_LEAVES, log.warning)
         self._herald = None
         if manager is not None:
             self._herald = Herald(
                 Notifier(manager.address),
                 watchdog_s=manager.watchdog_s,
                 monotonic=clock.monotonic,
-                call_later=loop.call_later,
+                call_later=asyncio.get_running_loop().call_later,
             )
 
     async def run(self, first: SpecLoaded, door: Door) -> int:
@@ -252,13 +228,13 @@ class Daemon:
         self._watch_signals(door)
         mark, ledger = make_mark(door.path), state_path(door.path, os.environ)
         await sweep(ledger, mark)
-        self._processes.mark = {MARK: mark}
+        self._hands.processes.mark = {MARK: mark}
         self._ledger = Ledger(ledger, self._read_pids)
         self._crashes = Crashes(crashes_path(door.path, os.environ))
         self._recorder = Recorder(Ring(state_folder("flight", door.path, os.environ)), self.clock, os.urandom(16))
         self._recorder.begin(self.fleet)
-        self._use_cgroups(first.spec)
-        await self._processes.start()
+        self._hands.use_cgroups(first.spec)
+        await self._hands.processes.start()
         # What a client sends that is no HTTP is answered, and is nobody's business in the log.
         quiet = logging.getLogger("supervisor.http")
         quiet.disabled = True
@@ -269,7 +245,7 @@ class Daemon:
         self.post(HostRead(*read_memory()))  # For what can be told before anybody asks for memory.
         self._tell_of_inherited(first.spec)
         self.post(first)
-        self._start(Meter(lambda: self.fleet, self._processes.find_root, self.post).run())
+        self._start(Meter(lambda: self.fleet, self._hands.processes.find_root, self.post).run())
         try:
             return await self.supervise()
         finally:
@@ -294,27 +270,13 @@ class Daemon:
                 one.socket.close()
             log.warning("socket.unclaimed", name=one.name, address=one.address and str(one.address), reason=reason)
 
-    def _use_cgroups(self, spec: Spec) -> None:
-        """Cgroups of their own for workers, where that was stated; what earlier daemons left is removed."""
-        leaves = find_leaves()
-        leaves.sweep()
-        self._processes.use(leaves)
-        self._surroundings = Surroundings(leaves, log.warning)
-        self._surroundings.expect(spec)
-        self._processes.tell_lack = self._surroundings.note
-        if leaves.folder is None:
-            log.info("cgroup.absent", reason=leaves.why)
-        else:
-            log.info("cgroup.found", path=str(leaves.folder), reason=leaves.why)
-
     async def supervise(self) -> int:
         """The main loop: wait for events or the earliest deadline, decide, act."""
         while self._status is None:
             await self.inbox.wait(self._wake_at())
             if lost_s := self._pulse.lost_s(self.clock.monotonic()):
                 log.warning("daemon.stalled", lost_s=round(lost_s, 3))
-                self._probes.forgive()
-                self._notices.forgive(lost_s)
+                self._hands.forgive(lost_s)
                 self._decide(Stalled(lost_s))
             if (delay_s := self.inbox.delay_s) is not None:
                 self.tally.delayed(delay_s)
@@ -353,12 +315,12 @@ class Daemon:
             file=str(self.reader.file),
             instance=self._instance,
             unit=self._unit,
-            envs=self._envs,
-            lacks=self._surroundings.lacks,
+            envs=self._hands.envs,
+            lacks=self._hands.surroundings.lacks,
         )
 
     def _decide(self, event: Event) -> None:
-        event = self._complete(event)
+        event = self._hands.complete(event, self._decide)
         self._story.append(event)
         now = self.clock.monotonic()
         taken = take(self.fleet, event, now)
@@ -408,59 +370,14 @@ class Daemon:
     def _read_pids(self) -> set[int]:
         """Everybody who is ours, for a later life of this daemon."""
         workers = (worker.pid for worker in self.fleet.workers.values())
-        return self._processes.read_pids() | {pid for pid in workers if pid is not None}
+        return self._hands.processes.read_pids() | {pid for pid in workers if pid is not None}
 
-    def _complete(self, event: Event) -> Event:
-        """Add what only this side knows: a process' last words, its pipe emptied before it counts as dead."""
-        match event:
-            case Spawned():
-                self._notices.listen(event.worker, event.incarnation)
-            case Exited():
-                self._probes.forget(event.worker)
-                self._stop_commands.forget(event.worker)
-                # What it said before its end counts, and comes before it.
-                for word in self._notices.drain(event.worker, event.incarnation):
-                    self._decide(word)
-                self._notices.forget(event.worker, event.incarnation)
-                event = replace(event, tail=self._outputs.drain(event.worker, event.incarnation))
-                if event.alone:
-                    self._outputs.close(event.worker, event.incarnation)
-            case TreeGone() | SpawnFailed():
-                self._probes.forget(event.worker)
-                self._notices.forget(event.worker, event.incarnation)
-                self._outputs.close(event.worker, event.incarnation)
-            case _:
-                pass
-        return event
-
-    def _perform(self, action: Action) -> None:  # noqa: C901, PLR0912, PLR0915 - One case for each action.
+    def _perform(self, action: Action) -> None:  # noqa: C901, PLR0912 - One case for each action.
         match action:
-            case Spawn():
-                self._spawn(action)
-            case Redirect():
-                self._outputs.redirect(action)
-            case Signal():
-                self._processes.signal(action)
-            case RunStopCommand():
-                self._stop_commands.run(action)
-            case EndStopCommand(worker=worker):
-                self._stop_commands.end(worker)
-            case KillTree():
-                self._processes.kill_tree(action)
-            case ExamineTree():
-                self._start(self._examine(action))
-            case Dismiss(worker=worker):
-                self._probes.forget(worker)
-                self._stop_commands.forget(worker)
-                self._notices.close_one(worker)
-                self._envs.pop(worker, None)
-                self._surroundings.forget(worker)
-                self._outputs.forget(worker)
-                self._processes.dismiss(worker)
-            case Probe():
-                (self._notices if action.kind == "notify" else self._probes).watch(action)
-            case ProbeAlive():
-                (self._notices if action.alive.kind == "notify" else self._probes).watch_alive(action)
+            case Spawn() | Redirect() | Signal() | KillTree() | ExamineTree() | Dismiss() | Probe() | ProbeAlive():
+                self._hands.perform(action)
+            case RunStopCommand() | EndStopCommand() | Bind() | Unbind():
+                self._hands.perform(action)
             case ReadSpec():
                 self.reader.read_in_thread(self.post)
             case ReadInventory(fresh=fresh):
@@ -471,10 +388,6 @@ class Daemon:
                 self._locks.claim(uuids)
             case LetGo(uuids=uuids):
                 self._locks.let_go(uuids)
-            case Bind(addresses=addresses):
-                self._sockets.bind(addresses)
-            case Unbind(addresses=addresses):
-                self._sockets.unbind(addresses)
             case Report(transition=transition):
                 log_transition(transition)
             case Say(event=name, fields=fields, is_warning=is_warning):
@@ -483,58 +396,11 @@ class Daemon:
                 self._finish_reload(action)
             case Exit(status=status, stuck=stuck):
                 if stuck:
-                    places = {str(worker): self._where_it_hangs(worker) for worker in stuck}
+                    places = {str(worker): self._hands.where_it_hangs(worker) for worker in stuck}
                     log.error("daemon.stuck", workers=list(places), reason=places)
                 self._status = status
             case _:
                 assert_never(action)
-
-    def _spawn(self, action: Spawn) -> None:
-        lack = "pipe for its output"
-        handed: dict[int, int] = {}
-        try:
-            limits.check_room()
-            lack = "port to meet at"
-            action, given = self._surroundings.prepare(action, self._ports_of_workers)
-            lack = "socket for its notices"
-            action = self._give_voice(action)
-            lack = "socket to listen on"
-            handed = self._sockets.copies(action.launch.recipe.listen)
-            lack = "pipe for its output"
-            output = self._outputs.open(action.worker, action.incarnation, action.logs, action.env)
-        except OSError as error:
-            close_all(tuple(handed.values()))
-            words = f"no {lack}: {os.strerror(error.errno or 0)}"
-            self.post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
-            return
-        self._envs[action.worker] = device_env(action.env)
-        if needs_start(self.fleet.workers[action.worker].policy):
-            self._probes.equip(action)
-        if self.fleet.workers[action.worker].policy.stop.exec:
-            self._stop_commands.equip(action)
-        self._processes.spawn(action, {1: output, 2: output, **handed}, given)
-
-    async def _examine(self, order: ExamineTree) -> None:
-        """In a thread: a tree may be large."""
-        detail = await asyncio.to_thread(self._where_it_hangs, order.worker)
-        self.post(TreeExamined(order.worker, order.incarnation, detail))
-
-    def _where_it_hangs(self, worker: WorkerId) -> str:
-        root = self._processes.find_root(worker)
-        return "" if root is None else where_it_hangs(root)
-
-    def _give_voice(self, action: Spawn) -> Spawn:
-        """A socket for one who speaks for himself."""
-        if not lacks(NOTIFY_SOCKET, action.env):
-            return action
-        path = {NOTIFY_SOCKET: self._notices.open(action.worker, action.incarnation)}
-        done = fill(Rendered(action.argv, action.env, action.working_dir), path, (NOTIFY_SOCKET,))
-        return replace(action, argv=done.argv, env=done.env, working_dir=done.working_dir)
-
-    def _ports_of_workers(self) -> set[int]:
-        """Those that the file gives to somebody."""
-        placements = [one for worker in self.fleet.workers.values() for one in (worker.held, worker.target) if one]
-        return {port for one in placements if (port := one.wanted.recipe.port) is not None}
 
     async def read_inventory(self, *, fresh: bool = False) -> None:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
@@ -551,18 +417,6 @@ class Daemon:
         else:
             log.error("spec.rejected", problems=list(action.problems))
         self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})
-
-    def _tell_of_logs(self, event: str, fields: Mapping[str, object]) -> None:
-        (log.info if event == "logs.resumed" else log.warning)(event, **fields)
-        if isinstance(lines := fields.get("lines"), int):
-            self.tally.dropped("journal" if fields.get("file") == "journal" else "file", lines)
-
-    def _count_loss(self, tell: Callable[[int], None]) -> Callable[[int], None]:
-        def count(lines: int) -> None:
-            self.tally.dropped("inherit", lines)
-            tell(lines)
-
-        return count
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -584,38 +438,30 @@ class Daemon:
 
     def _reopen_logs(self, door: Door) -> None:
         log.info("logs.reopened")
-        self._outputs.reopen()
+        self._hands.reopen()
         self._start(door.look())
 
     async def _close(self, server: web.AppRunner) -> None:
         self.face.close()
         await server.cleanup()
-        await self._probes.close()
-        await self._stop_commands.close()
-        self._notices.close()
+        await self._hands.let_go()
         await self._devices.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._processes.close()
+        await self._hands.close()
         if self._recorder is not None:
             self._recorder.close(self.fleet)
         if self._crashes is not None:
             await self._crashes.close()
-        self._sockets.close()
-        self._surroundings.close()
         if self._ledger is not None and self._status == 0:
             self._ledger.close()
         self._locks.close()  # Now that nothing of ours lives on any device.
-        self._outputs.close_all()
+        self._hands.outputs.close_all()
 
 
 def _is_word(action: Action) -> bool:
     return isinstance(action, Report | Say)
-
-
-def _tell_of_keeper(event: str, fields: Mapping[str, object]) -> None:
-    {"keeper.started": log.info, "keeper.refused": log.warning}.get(event, log.error)(event, **fields)
 
 
 def _refuse_signal(number: signal.Signals) -> None:
