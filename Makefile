@@ -33,7 +33,7 @@ types: $(VENV)/installed-check
 sim: $(VENV)/installed-test  ## SEEDS lives of a daemon in the simulator
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
-mutants: $(VENV)/installed-test  ## Faults planted in the core, each to be caught by the simulator
+mutants: $(VENV)/installed-test  ## Faults planted in the core, each to be caught; keeps what caught it for `make test`
 	$(BIN)/python -m tests.mutants
 
 conformance: $(VENV)/installed-test compiler $(SUPERVISORD)  ## The cases of docs/conformance.md against supervisord too, and that page anew

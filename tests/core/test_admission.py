@@ -67,6 +67,15 @@ def test_a_start_counts_for_two_minutes_at_the_most() -> None:
     assert starting(stage.pass_time(240.0)) == ["llm/0", "llm/1", "llm/2"]
 
 
+def test_all_in_line_are_looked_at_when_several_starts_count_no_more() -> None:
+    """Only the first of them has a moment to look."""
+    stage = staged(llm(4, parallel=2), 4).spawned("llm/0", "llm/1")
+
+    stage.pass_time(120.0)
+
+    assert starting(stage) == ["llm/0", "llm/1", "llm/2", "llm/3"]
+
+
 def test_the_next_in_line_looks_when_the_first_of_it_is_stopped() -> None:
     """Whoever is at the head by then has the time to look."""
     stage = staged(llm(3, parallel=1, ready={"timeout": "15m"}), 3).spawned("llm/0")

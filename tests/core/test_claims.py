@@ -21,6 +21,8 @@ def test_nobody_starts_before_its_devices_are_ours() -> None:
     assert of_type(Claim, stage.actions) == [Claim((uuid_of(0),))]
     assert stage.states() == {"llm/0": "pending"}
     assert stage["llm/0"].reason == "claiming its GPUs"
+    stage.at(1.0).read(good(*devices(1)))
+    assert stage.states() == {"llm/0": "pending"}
     stage.meet(DevicesClaimed((uuid_of(0),)))
     assert stage.spawns() == ("llm/0",)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from supervisor.core.message import Exit
+from supervisor.core.message import Exit, StopRequested
 from supervisor.core.spec import Spec, SpecError
 from tests.core.builders import good, of_type, spec_of
 from tests.core.stage import Stage, running
@@ -40,6 +40,28 @@ def test_somebody_who_runs_or_waits_keeps_it() -> None:
     stage.exited("a/0", 1).exited("b/0", 1)
 
     assert stage.states() == {"a/0": "failed", "b/0": "backoff", "c/0": "pending"}
+    assert exits(stage) == []
+
+
+def test_one_that_comes_back_by_itself_keeps_it() -> None:
+    """Its back-off runs."""
+    stage = running(failing(a=ONCE, b={}))
+
+    stage.exited("a/0", 1).exited("b/0", 1)
+
+    assert stage.states() == {"a/0": "failed", "b/0": "backoff"}
+    assert exits(stage) == []
+
+
+def test_one_that_the_operator_holds_keeps_it() -> None:
+    """Whoever has stopped it may start it."""
+    stage = running(failing(a=ONCE, b={}))
+    stage.meet(StopRequested(services=("b",)))
+    stage.exited("b/0", 0)
+
+    stage.exited("a/0", 1)
+
+    assert stage.states() == {"a/0": "failed", "b/0": "stopped"}
     assert exits(stage) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -314,3 +315,18 @@ def test_the_reason_of_those_who_wait_follows_what_the_driver_says() -> None:
 
     stage.read(bad(GpuState.MISMATCH, "library 560, module 550"))
     assert stage["llm/0"].reason == "library 560, module 550"
+
+
+def test_a_device_that_was_lost_before_the_driver_erred_is_missed() -> None:
+    """Nobody is started with an index that nobody knows."""
+    stage = Stage().load(spec_of(llm={"resources": {"gpu": 1}}))
+    stage.driver = good(*devices(2))
+    stage.read(good(*devices(2)))
+    assert stage.slices() == {"llm/0": (0,)}
+    stage.read(good(device(1))).read(bad())
+
+    stage.spawn_failed("llm/0", errno.EAGAIN, "no more processes")
+
+    target = stage["llm/0"].target
+    assert target is not None
+    assert target.launch is None

@@ -414,3 +414,19 @@ def test_nothing_is_told_where_nobody_is_replaced() -> None:
     stage = running(llm(2), *devices(4))
 
     assert make_rollout_json(stage.fleet, llm(4), preview(stage.fleet, llm(4), 1)) == []
+
+
+def test_one_that_never_came_is_not_waited_for_where_it_waits_for_memory() -> None:
+    """It may wait for that of those who are to be replaced, who have more than they declare."""
+
+    def half(workers: int, **keys: object) -> Spec:
+        resources = {"gpu": 0.5, "gpu_memory": 20 * GIB}
+        return spec_of(llm={"workers": workers, "resources": resources, "port": 8000, **keys})
+
+    stage = running(half(1), *devices(1))
+    full = good(device(0, free=10 * GIB))
+
+    stage.at(100.0).reload(half(2, env={"A": "1"}), full)
+    stage.read(full)
+
+    assert stage.states() == {"llm/0": "stopping", "llm/1": "pending"}

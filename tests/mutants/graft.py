@@ -26,6 +26,8 @@ class Mutant:
         new: What stands there instead.
         part: Of the package.
         by: The file of tests that is to see it; empty for the simulator.
+        rules: Of the simulator, that may see it; empty for any. For a fault that breaks others too, with which it has
+            nothing to do.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Mutant:
     new: str
     part: str = "core"
     by: str = ""
+    rules: Sequence[str] = ()
 
     @property
     def module(self) -> str:

@@ -120,12 +120,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "return None",
     ),
     Mutant(
-        "memory of the dead counts as back at once",
-        "memory.py",
-        "    return all(_is_off(worker, device) or _fits_again(fleet, workers, worker, device) for device in found)",
-        "    return True",
-    ),
-    Mutant(
         "new on a GPU while the driver errs",
         "admission.py",
         "if fleet.remembered.get(worker.id) == launch.slice",
@@ -167,6 +161,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "gpus.py",
         "    turn.set(deadline=turn.now + delay)",
         "    turn.set(deadline=None)",
+        by="tests/core/test_gpus.py",
     ),
     Mutant(
         "removal forgotten in stopping",
@@ -234,6 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "ledger.py",
         "device.health is Health.OK and not device.is_cut and device.uuid not in supply.elsewhere",
         "device.health is Health.OK and not device.is_cut",
+        by="tests/core/test_claims.py",
     ),
     Mutant(
         "devices never let go",
@@ -277,12 +273,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "plan.py",
         'allowed = current.living or worker.policy.on_no_gpu == "cpu"',
         "allowed = True",
+        by="tests/core/test_fallback.py",
     ),
     Mutant(
         "fallback repeated that the file does not allow any more",
         "turn.py",
         'if worker.target.fallback and worker.policy.on_no_gpu != "cpu":',
         "if False:",
+        by="tests/core/test_fallback.py",
     ),
     Mutant(
         "fallback shown of one that does not run",
@@ -295,6 +293,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "turn.py",
         "        if fleet.inventory is None:\n            return False\n",
         "        if fleet.inventory is None or not fleet.trusted:\n            return False\n",
+        by="tests/core/test_gpus.py",
     ),
     Mutant(
         "driver in trouble is asked by everybody who waits",
@@ -331,12 +330,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "preview.py",
         "if one.id not in known and fleet.is_held(one.id)}",
         "if False}",
+        by="tests/core/test_orders.py",
     ),
     Mutant(
         "one started out of a stopped service is held again when it comes back",
         "orders.py",
         "            holds[worker] = False  # The service stays down, but for this one.\n",
         "            pass\n",
+        by="tests/core/test_orders.py",
     ),
     Mutant(
         "a restart is forgotten by who is on its way down",
@@ -349,6 +350,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "preview.py",
         "or (placement.fallback and is_asked)",
         "or False",
+        by="tests/core/test_orders.py",
     ),
     Mutant(
         "a reload keeps the operator's counts",

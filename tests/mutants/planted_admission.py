@@ -59,8 +59,9 @@ ADMISSION: tuple[Mutant, ...] = (
     Mutant(
         "who needs no reading waits for one",
         "admission.py",
-        "    in_line = fleet.in_line if is_full else frozenset(",
-        "    in_line = fleet.in_line if True else frozenset(",
+        "    if not is_full:\n        in_line = ",
+        "    if False:\n        in_line = ",
+        by="tests/core/test_admission.py",
     ),
     Mutant(
         "who has failed and needs no reading waits for one that hangs",
@@ -121,6 +122,7 @@ ADMISSION: tuple[Mutant, ...] = (
         "slices.py",
         "FREE_PERCENT = 90\n",
         "FREE_PERCENT = 50\n",
+        by="tests/core/test_memory.py",
     ),
     Mutant(
         "the books do not count",
@@ -147,6 +149,7 @@ ADMISSION: tuple[Mutant, ...] = (
         "readings.py",
         "    return turn.has_read or turn.now - inventory.asked_at <= FRESH_S\n",
         "    return True\n",
+        by="tests/core/test_admission.py",
     ),
     Mutant(
         "who waits for memory never looks again",
@@ -189,5 +192,6 @@ ADMISSION: tuple[Mutant, ...] = (
         "rollout.py",
         "    return worker.state is State.PENDING and worker.starved and worker.starts == 0\n",
         "    return False\n",
+        by="tests/core/test_rollout.py",
     ),
 )

@@ -42,5 +42,6 @@ CAUSES = (
         "moves.py",
         "parole_at(worker.restart,",
         "parole_at(worker.policy.restart,",
+        by="tests/core/test_causes.py",
     ),
 )

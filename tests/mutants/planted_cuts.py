@@ -26,6 +26,7 @@ CUTS = (
         "ledger.py",
         "is_one_world = not every & self._ledger.instances or every.bit_count() == 1",
         "is_one_world = True",
+        by="tests/core/test_plan_table.py",
     ),
     Mutant(
         "an instance told by the index of its GPU",
@@ -58,6 +59,7 @@ CUTS = (
         "matching.py",
         "return tuple(self._instances.get(device.uuid, ())) if device.is_cut else (device,)",
         "return (device,)",
+        by="tests/core/test_gpus.py",
     ),
     Mutant(
         "a GPU that is whole again not planned with",

@@ -83,6 +83,7 @@ ORDERS = (
         "intents.py",
         "after = evolve(after, deadline=parole_at(after.restart, after.history, after.since))",
         "pass",
+        by="tests/core/test_orders.py",
     ),
     Mutant(
         "parole begins anew at each reload",
@@ -95,12 +96,14 @@ ORDERS = (
         "claims.py",
         "        turn.set(claiming=fleet.claiming | missing)\n",
         "        turn.set(claiming=fleet.claiming | missing, claimed=fleet.claimed | missing)\n",
+        by="tests/core/test_claims.py",
     ),
     Mutant(
         "those meant for a held device are not placed anew",
         "claims.py",
         "    if event.held:\n        turn.stale = True\n",
         "    if event.held:\n",
+        by="tests/core/test_claims.py",
     ),
     Mutant(
         "a claim that nobody wants by now is kept",
@@ -113,12 +116,14 @@ ORDERS = (
         "fleet.py",
         "states <= {State.FAILED, State.EXITED}:",
         "states <= {State.FAILED, State.EXITED, State.STOPPED}:",
+        by="tests/core/test_exit_when_failed.py",
     ),
     Mutant(
         "the daemon ends although one backs off",
         "fleet.py",
         "states <= {State.FAILED, State.EXITED}:",
         "states <= {State.FAILED, State.EXITED, State.BACKOFF}:",
+        by="tests/core/test_exit_when_failed.py",
     ),
     Mutant(
         "the daemon ends when all are done",
@@ -145,6 +150,7 @@ ORDERS = (
         "fleet.py",
         " or fleet.reload is not None or fleet.exiting:",
         " or fleet.exiting:",
+        by="tests/core/test_exit_when_failed.py",
     ),
     Mutant(
         "the daemon ends with 0 when all have failed",

@@ -40,12 +40,14 @@ PROBES = (
         "restart.py",
         "was_ended = run.failed_to_start or run.hung",
         "was_ended = run.failed_to_start",
+        by="tests/core/test_liveness.py",
     ),
     Mutant(
         "a healthy worker that hangs was never healthy",
         "facts.py",
         "run = Run(event.code, was_ready=True, was_healthy=worker.was_healthy, hung=True)",
         "run = Run(event.code, was_ready=True, hung=True)",
+        by="tests/core/test_liveness.py",
     ),
     Mutant(
         "an unready worker that hangs is left alone",
@@ -53,5 +55,6 @@ PROBES = (
         "    healthy = worker.was_healthy or is_healthy_now(worker, now)\n    cause",
         "    healthy = worker.was_healthy or is_healthy_now(worker, now)\n"
         "    if worker.state is State.UNREADY:\n        return worker, ()\n    cause",
+        by="tests/core/test_liveness.py",
     ),
 )
