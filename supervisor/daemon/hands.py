@@ -27,6 +27,7 @@ from supervisor.core.message import (
     ProbeAlive,
     Redirect,
     RunStopCommand,
+    ShimLost,
     Signal,
     Spawn,
     Spawned,
@@ -99,6 +100,7 @@ class Hands:
         self._post = post
         self._start = start
         self._tally = tally
+        self._coming: set[WorkerId] = set()
         self.envs: dict[WorkerId, dict[str, str]] = {}
         self.surroundings = Surroundings(NO_LEAVES, log.warning)
         self.outputs = Outputs(loop, sink, tell=self._tell_of_logs)
@@ -152,6 +154,8 @@ class Hands:
             event: That has come.
             decide: Takes what comes before it.
         """
+        if isinstance(event, Spawned | SpawnFailed | Exited | TreeGone | ShimLost):
+            self._coming.discard(event.worker)
         match event:
             case Spawned():
                 self._notices.listen(event.worker, event.incarnation)
@@ -213,7 +217,7 @@ class Hands:
         lack = "pipe for its output"
         handed: dict[int, int] = {}
         try:
-            limits.check_room()
+            limits.check_room(len(self._coming))
             lack = "port to meet at"
             action, given = self.surroundings.prepare(action, self._ports_of_workers)
             lack = "socket for its notices"
@@ -227,6 +231,7 @@ class Hands:
             words = f"no {lack}: {os.strerror(error.errno or 0)}"
             self._post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
             return
+        self._coming.add(action.worker)
         self.envs[action.worker] = device_env(action.env)
         if needs_start(self._fleet().workers[action.worker].policy):
             self._probes.equip(action)

@@ -62,7 +62,7 @@ def test_every_problem_has_its_line_in_the_files_order(directory: Path, parser: 
     """Values at the value, unknown keys at the key, missing ones at the map they are missing in; hints below."""
     lines = refused("""\
 defaults:
-  listen: {}
+  preload: []
 services:
   b:
     wrkers: 3
@@ -74,7 +74,7 @@ daemon: {http: x, gpu_wait: soon}
 """)
 
     assert lines == (
-        "demo.yaml:2:3: defaults.listen: listen is not supported yet",
+        "demo.yaml:2:3: defaults.preload: preload is not supported yet",
         "demo.yaml:4:3: services.b.command: a service needs a command\n  hint: write command: PROGRAM ARGUMENTS",
         "demo.yaml:5:5: services.b.wrkers: unknown key 'wrkers'\n  hint: did you mean workers?",
         f"demo.yaml:8:34: services.a.workers[1].gpu: expected {GPU_WORDS}, got -1",
@@ -104,7 +104,7 @@ services:
     port: 1
     port: 2
     env: {1: x, A: !secret y, ? [b] : c}
-    listen: {}
+    preload: []
 1: 2
 """)
 
@@ -113,7 +113,7 @@ services:
         "demo.yaml:6:11: services.a.env.1: keys are strings, got 1\n  hint: quote it",
         "demo.yaml:6:20: services.a.env.A: unknown tag '!secret'\n  hint: remove it",
         "demo.yaml:6:33: services.a.env.a list: keys are strings, got a list\n  hint: quote it",
-        "demo.yaml:7:5: services.a.listen: listen is not supported yet",
+        "demo.yaml:7:5: services.a.preload: preload is not supported yet",
         "demo.yaml:8:1: 1: keys are strings, got 1\n  hint: quote it",
     )
 
