@@ -46,6 +46,7 @@ class Sight:
         had: The most bytes that the list showed for it, None if it never did.
         stray: The fewest bytes that were used and nobody's on the list, from its start on.
         free: Bytes free when it was let start, less what others were still to take.
+        beside: Who had a part of the device then: its incarnation, and the bytes it had declared, None if it had not.
     """
 
     listed: bool = False
@@ -53,6 +54,7 @@ class Sight:
     had: int | None = None
     stray: int | None = None
     free: int | None = None
+    beside: tuple[tuple[int, int | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

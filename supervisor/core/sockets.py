@@ -110,7 +110,7 @@ def retry(turn: Turn) -> None:
 
 def settle(turn: Turn) -> None:
     """Ask for the sockets that are missing, and close what nobody has any more. Costs nothing where nobody moved."""
-    if not turn.has_other_sockets:
+    if not turn.has_other_sockets and turn.fleet.tried is turn.before.tried:
         return
     turn.has_other_sockets = False
     fleet = turn.fleet
@@ -118,6 +118,8 @@ def settle(turn: Turn) -> None:
     meant = {socket.address for sockets, _ in found for socket in sockets}
     # Nobody goes down for a new address before it is there.
     meant |= {socket.address for name in fleet.rolling for socket in coming(fleet, name)}
+    # Nor is the old one closed while somebody may go back to it: others would take it meanwhile.
+    meant |= {socket.address for one in fleet.tried.values() if one.was for socket in one.was.recipe.listen}
     wanted = meant | {socket.address for _, sockets in found for socket in sockets}
     refused = {address: one for address, one in fleet.refused.items() if address in wanted}
     later = {address for address, one in refused.items() if turn.now < one.retry_at}

@@ -46,8 +46,22 @@ def note_start(turn: Turn, worker: WorkerId, launch: Launch) -> None:
         free = None
         if device is not None and device.memory_free_bytes is not None and not device.is_unified:
             free = device.memory_free_bytes - untaken_bytes(fleet, turn.workers, worker, device)
-        seen[share.uuid] = Sight(stray=stray_bytes(device) if device else None, free=free)
+        stray = stray_bytes(device) if device else None
+        seen[share.uuid] = Sight(stray=stray, free=free, beside=_beside(turn, worker, device) if device else ())
     turn.set(sights={**fleet.sights, worker: seen})
+
+
+def _beside(turn: Turn, worker: WorkerId, device: Device) -> tuple[tuple[int, int | None], ...]:
+    """Others that occupy a device: their incarnations and what they have declared there, None if nothing."""
+    ids = sorted(one for one in turn.fleet.occupied.get(device.uuid, ()) if one != worker)
+    return tuple((one.incarnation, _declared(one, device)) for one in (turn.workers[it] for it in ids))
+
+
+def _declared(worker: Worker, device: Device) -> int | None:
+    total = device.memory_total_bytes
+    if total is None or worker.held is None or worker.held.wanted.request.gpu_memory is None:
+        return None
+    return declared_bytes(worker.held, total)
 
 
 def take_reading(turn: Turn) -> None:
@@ -226,18 +240,24 @@ def _unowned(device: Device, sight: Sight) -> int | None:
 
 
 def _unexplained(turn: Turn, worker: Worker, device: Device, sight: Sight) -> int | None:
-    """Bytes that were free before it, less what has been declared by those that came later; None if some do not say."""
+    """
+    Bytes that were free before it, less what has been declared by those that came later; None if that cannot be told.
+
+    Who was beside it and has gone has left up to what it had declared: only where that makes no difference it is told.
+    """
     total, free = device.memory_total_bytes, device.memory_free_bytes
     if sight.free is None or total is None or free is None:
         return None
-    later = 0
-    for other_id in turn.fleet.occupied.get(device.uuid, ()):
-        other = turn.workers[other_id]
-        if other_id != worker.id and other.incarnation > worker.incarnation and other.held is not None:
-            if other.held.wanted.request.gpu_memory is None:
-                return None
-            later += declared_bytes(other.held, total)
-    return lacking_bytes(sight.free - later, free, total)
+    now, then = dict(_beside(turn, worker.id, device)), dict(sight.beside)
+    came = [size for one, size in now.items() if one not in then]
+    if None in came:
+        return None
+    before = sight.free - sum(size or 0 for size in came)
+    least = lacking_bytes(before, free, total)
+    gone = [size for one, size in then.items() if one not in now]
+    returned = sum(total if size is None else size for size in gone)
+    most = lacking_bytes(min(total, before + returned), free, total)
+    return least if least or not most else None
 
 
 # ---- given up -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from supervisor.core.file.quantities import MIB
 from supervisor.core.inventory import Device, Holder, Opener, Reading
-from supervisor.core.message import ReadInventory, Report, Say
+from supervisor.core.message import ReadInventory, Report, Say, StopRequested
 from supervisor.core.release import Evidence, Proof, judge, lacking_bytes
 from supervisor.core.snapshot import View, make_devices, make_status
 from supervisor.core.spec import Spec
@@ -172,6 +172,62 @@ def test_without_a_list_free_memory_counts_beside_those_that_came_later() -> Non
     for _ in range(2):
         stage.read(good(device(0, free=50 * GIB)))
     assert stage.state("llm/0") != "releasing"
+
+
+def test_without_a_list_who_takes_the_place_of_a_neighbour_takes_nothing_of_the_dead() -> None:
+    """What the neighbour leaves and the next one takes is no sign that the dead's memory is back."""
+    half = {"gpu": 0.5, "gpu_memory": "40GiB"}
+    restart = {"restart": {"delay": "0s", "max_delay": "0s"}}
+    spec = spec_of(
+        web={"resources": half, "port": 9000, **restart},
+        llm={"resources": half, "port": 8000, **restart},
+        daemon={"start_parallel": 0, "headroom": 0},
+    )
+    empty, one, both = (good(device(0, free=free * GIB)) for free in (80, 40, 0))
+    stage = Stage().load(spec).read(empty).ready("web/0")
+    for _ in range(3):
+        stage.read(one)
+    stage.ready("llm/0").read(both)
+    stage.at(10.0).exited("web/0").at(11.0)
+    for _ in range(3):
+        stage.read(one)
+    stage.ready("web/0").read(both)
+    assert stage.states() == {"web/0": "ready", "llm/0": "ready"}
+    stage.at(20.0).exited("llm/0")
+
+    stage.at(21.0).read(both)
+    assert stage.state("llm/0") == "releasing"
+    stage.at(22.0).read(one)
+    assert stage.state("llm/0") != "releasing"
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(80, Proof.MEMORY), (40, Proof.NOTHING), (20, None)], ids=["all", "some", "less than before"]
+)
+def test_without_a_list_what_a_neighbour_has_left_may_be_what_it_declared_or_less(
+    free: int, expected: Proof | None
+) -> None:
+    """Memory is a witness only where that makes no difference."""
+    spec = spec_of(
+        app={"resources": {"gpu": 0.5, "gpu_memory": "40GiB"}, "port": 9000},
+        llm={"resources": PART, "port": 8000},
+        daemon={"start_parallel": 0},
+    )
+    stage = Stage().load(spec).read(good(device(0, free=80 * GIB))).ready("app/0")
+    for _ in range(3):
+        stage.read(good(device(0, free=40 * GIB)))
+    stage.ready("llm/0").read(good(device(0, free=20 * GIB)))
+    assert stage.states() == {"app/0": "ready", "llm/0": "ready"}
+    stage.meet(StopRequested(services=("app",)))
+    stage.at(10.0).exited("app/0").at(11.0).read(good(device(0, free=60 * GIB)))
+    assert stage.state("app/0") == "stopped"
+    stage.at(20.0).exited("llm/0")
+
+    for now in (21.0, 22.0):
+        stage.at(now).read(good(device(0, free=free * GIB)))
+
+    release = stage["llm/0"].release
+    assert (release.proof if release and stage.state("llm/0") != "releasing" else None) == expected
 
 
 def test_a_device_that_tells_nothing_is_not_waited_for_and_that_is_said() -> None:

@@ -41,6 +41,13 @@ def moved(stage: Stage) -> Stage:
     return stage
 
 
+def held_by(stage: Stage, worker: str) -> tuple[Address, ...]:
+    """Where its newest process listens."""
+    held = stage[worker].held
+    assert held is not None
+    return tuple(one.address for one in held.wanted.recipe.listen)
+
+
 def replaced(stage: Stage, worker: str) -> None:
     """It ends, and its next process gets ready."""
     stage.exited(worker, signal=15).spawned(worker).pass_time(stage.now + 2.0)
@@ -113,6 +120,23 @@ def test_a_changed_address_is_bound_before_anybody_goes_down_and_the_old_one_clo
     assert stage.states() == {"web/0": "ready", "web/1": "ready"}
     assert frozenset({OTHER}) == stage.fleet.bound
     assert [Unbind((HTTP,))] == of_type(Unbind, stage.history)
+
+
+def test_the_old_address_stays_open_while_somebody_may_go_back_to_it() -> None:
+    """The last one has left it, and does not get ready with the new one: it finds the old one as it was."""
+    stage = moved(serving())
+    stage.meet(SocketsBound((OTHER,)))
+    replaced(stage, "web/0")
+    stage.exited("web/1", signal=15)
+    assert frozenset({HTTP, OTHER}) == stage.fleet.bound
+
+    while not stage.fleet.rolls["web"].is_halted:
+        stage.spawned("web/1").exited("web/1").pass_time(stage.now + 60.0)
+
+    assert stage.state("web/1") == "starting"
+    assert held_by(stage, "web/1") == (HTTP,)
+    assert not of_type(Unbind, stage.history)
+    assert frozenset({HTTP, OTHER}) == stage.fleet.bound
 
 
 def test_a_new_address_that_is_taken_stops_the_roll_out_and_nobody_else() -> None:

@@ -37,6 +37,20 @@ RELEASE: tuple[Mutant, ...] = (
         "    if True:\n        return follow(worker, now)\n",
     ),
     Mutant(
+        "who takes the place of a neighbour counts as having the memory of the dead",
+        "witnesses.py",
+        "    return least if least or not most else None\n",
+        "    return least\n",
+        by="tests/core/test_release.py",
+    ),
+    Mutant(
+        "what a neighbour has left counts as what it declared",
+        "witnesses.py",
+        "    return least if least or not most else None\n",
+        "    return most\n",
+        by="tests/core/test_release.py",
+    ),
+    Mutant(
         "memory is never given up",
         "witnesses.py",
         "turn.now - worker.since < DIRTY_S:\n",

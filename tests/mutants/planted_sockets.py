@@ -56,6 +56,19 @@ SOCKETS = (
         "order.wait_of(turn.fleet, one)",
     ),
     Mutant(
+        "an address closed to which somebody may go back",
+        "sockets.py",
+        "for one in fleet.tried.values() if one.was for socket",
+        "for one in () for socket",
+        by=_TESTS,
+    ),
+    Mutant(
+        "an address open to which nobody may go back any more",
+        "sockets.py",
+        " and turn.fleet.tried is turn.before.tried:\n",
+        ":\n",
+    ),
+    Mutant(
         "told of its sockets in another order",
         "environment.py",
         '":".join(socket.name for socket in sockets)',

@@ -94,6 +94,8 @@ def _meant(fleet: Fleet) -> set[Address]:
     services = fleet.spec.services if fleet.spec else {}
     # What a roll-out goes to is there before the first of its workers.
     coming = {one.address for name in fleet.rolling if name in services for one in services[name].listen}
+    # What one that is on its way to the file may go back to stays.
+    coming |= {socket.address for one in fleet.tried.values() if one.was for socket in one.was.recipe.listen}
     return coming | {socket.address for target in targets for socket in target.wanted.recipe.listen}
 
 
