@@ -102,7 +102,7 @@ def unwant(worker: Worker, _event: Unwanted, _now: float) -> Step:
 def stop_outdated(worker: Worker, _event: Relaunched, now: float) -> Step:
     """It goes down in order to come back with its new launch, or because an operator restarts it."""
     cause, reason = Cause.ROLLOUT, "making way for its new launch"
-    if not worker.is_outdated and worker.worn:
+    if not worker.is_outdated and worker.worn and not worker.renew:
         cause, reason = Cause.RECYCLE, worker.worn
     elif not worker.is_outdated:
         cause, reason = Cause.OPERATOR, "restarted by the operator"

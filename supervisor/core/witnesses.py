@@ -160,7 +160,11 @@ def _shown(device: Device) -> dict[str, int]:
 
 
 def stray_bytes(device: Device) -> int | None:
-    """Bytes of a device that are used and that nobody on its list has; None where figures for that are missing."""
+    """
+    Bytes of a device that are used and that nobody on its list has; None where figures for that are missing.
+
+    Memory that two share is on the list twice: more than there is on it does not mean that less than nothing is stray.
+    """
     total, free, holders = device.memory_total_bytes, device.memory_free_bytes, device.holders
     if total is None or free is None or holders is None or device.is_unified:
         return None
@@ -169,7 +173,7 @@ def stray_bytes(device: Device) -> int | None:
         if holder.used_bytes is None:
             return None
         listed += holder.used_bytes
-    return total - free - listed
+    return max(0, total - free - listed)
 
 
 # ---- once they are dead ---------------------------------------------------------------------------------------------

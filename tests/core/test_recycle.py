@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core.inventory import Holder
-from supervisor.core.message import Signal, UsageRead
+from supervisor.core.message import Cause, RestartRequested, Signal, UsageRead
 from supervisor.core.restart import spread_s
 from supervisor.core.spec import Spec, WorkerId
 from tests.core.builders import GIB, device, devices, good, of_type, spec_of
@@ -40,6 +40,19 @@ def test_an_old_worker_is_replaced_without_being_charged() -> None:
     assert last is not None
     assert (stage.state("llm/0"), str(last.cause), stage["llm/0"].history.failures) == ("starting", "recycle", 0)
     assert stage.slices() == {"llm/0": (0,)}
+
+
+def test_one_that_is_due_and_is_restarted_by_the_operator_first_is_not_recycled() -> None:
+    """It does not wait for the turn that it had, and says whose doing it is."""
+    stage = running(llm(2, recycle={"memory": "8GiB"}), *devices(4)).at(200.0)
+    for worker in ("llm/0", "llm/1"):
+        use(stage, worker, 9 * GIB)
+    assert stage.states() == {"llm/0": "stopping", "llm/1": "ready"}
+
+    stage.meet(RestartRequested(workers=(WorkerId("llm", 1),)))
+
+    assert stage.states() == {"llm/0": "stopping", "llm/1": "stopping"}
+    assert (stage["llm/0"].cause, stage["llm/1"].cause) == (Cause.RECYCLE, Cause.OPERATOR)
 
 
 def test_ages_differ_from_worker_to_worker_and_are_the_same_every_time() -> None:

@@ -139,6 +139,13 @@ def test_with_a_list_neighbours_may_shrink() -> None:
     assert stage.at(11.0).read(good(shown(used=0))).state("llm/0") != "releasing"
 
 
+def test_a_list_with_more_on_it_than_there_is_leaves_nobody_waiting() -> None:
+    """Memory that two share is listed twice: nothing is missing when both are gone."""
+    stage = died(PART, shown(used=0), shown(used=80, ann=80, llm=20))
+
+    assert stage.read(good(shown(used=0))).state("llm/0") != "releasing"
+
+
 def test_a_list_that_has_never_shown_it_is_not_believed() -> None:
     """In a container its pids mean nobody here: then free memory counts, whatever the list says."""
     nameless = replace(device(0, free=60 * GIB), holders=(Holder(7, 20 * GIB),))

@@ -51,6 +51,13 @@ RELEASE: tuple[Mutant, ...] = (
         by="tests/core/test_release.py",
     ),
     Mutant(
+        "less than nothing is stray where the list has more than there is",
+        "witnesses.py",
+        "    return max(0, total - free - listed)\n",
+        "    return total - free - listed\n",
+        by="tests/core/test_release.py",
+    ),
+    Mutant(
         "memory is never given up",
         "witnesses.py",
         "turn.now - worker.since < DIRTY_S:\n",

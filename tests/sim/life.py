@@ -195,6 +195,8 @@ def _is_at_rest(world: World, worker: Worker) -> bool:
             return True
         if worker.target is not None and worker.target.launch is None:
             return not could_be_placed(_still(fleet), worker)
+        if worker.id in fleet.tried and worker.id.service in fleet.rolling:
+            return False  # After a minute it goes back to what it was.
         return _never_fits(world, worker) or _finds_no_memory(world, worker)
     if worker.state is State.FAILED:
         return worker.deadline is None

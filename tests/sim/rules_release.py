@@ -82,7 +82,8 @@ def stray(device: Device) -> int | None:
         return None
     if any(one.used_bytes is None for one in holders):
         return None
-    return total - free - sum(one.used_bytes or 0 for one in holders)
+    # More may be asked for than there is.
+    return max(0, total - free - sum(one.used_bytes or 0 for one in holders))
 
 
 def slack(total: int) -> int:
