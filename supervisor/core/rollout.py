@@ -216,7 +216,18 @@ def _replace(turn: Turn, service: str, batch: Collection[WorkerId], standing: St
                 return
             batch = next_batch(replace(standing, candidates=left), max_unavailable)
         batch = _with_room(turn, batch, best)
+        if _is_refused(turn, service, batch, standing):
+            return
     _promote(turn, batch)
+
+
+def _is_refused(turn: Turn, service: str, batch: Collection[WorkerId], standing: Standing) -> bool:
+    """Whether one that makes room for another would fail for want of a GPU: then nobody is taken down."""
+    plan = _foresee(turn, batch)
+    refused = [one for one in sorted(batch) if one.service == service and plan[one].refused]
+    if refused and not standing.arriving:
+        _halt(turn, service, refused[0], f"no place: {plan[refused[0]].reason}")
+    return bool(refused)
 
 
 def _make_room(turn: Turn, service: str, standing: Standing) -> None:

@@ -265,6 +265,17 @@ def test_a_launch_without_a_place_takes_nobody_down() -> None:
     assert "no place" in failures_since_reload(stage.fleet)[0]
 
 
+def test_nobody_makes_room_who_would_fail_for_that() -> None:
+    """Two GPUs for each of two, of two: one would get them, and the other fail for want of a GPU."""
+    stage = running(llm(2, on_no_gpu="fail"), *devices(2))
+
+    stage.at(100.0).reload(llm(2, on_no_gpu="fail", resources={"gpu": 2}), good(*devices(2)))
+
+    assert stage.states() == {"llm/0": "ready", "llm/1": "ready"}
+    assert stage.slices() == {"llm/0": (0,), "llm/1": (1,)}
+    assert "no place" in failures_since_reload(stage.fleet)[0]
+
+
 def test_who_makes_room_goes_back_too() -> None:
     """Two GPUs for each of four: the canary needs that of its neighbour, and both get theirs back."""
     stage = running(llm(4), *devices(4))

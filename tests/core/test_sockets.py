@@ -139,6 +139,23 @@ def test_the_old_address_stays_open_while_somebody_may_go_back_to_it() -> None:
     assert frozenset({HTTP, OTHER}) == stage.fleet.bound
 
 
+def test_an_address_to_which_nobody_goes_back_any_more_is_closed() -> None:
+    """The last one that might have is held down by the operator on its way to a third."""
+    third = Address("tcp", "127.0.0.1", 9002)
+    stage = moved(serving())
+    stage.meet(SocketsBound((OTHER,)))
+    replaced(stage, "web/0")
+    stage.reload(spec_of(web={**WEB, "listen": {"http": str(third)}}), good())
+    stage.meet(SocketsBound((third,)))
+    stage.exited("web/1", signal=15).spawned("web/1")
+    assert frozenset({HTTP, OTHER, third}) == stage.fleet.bound
+
+    stage.meet(StopRequested((WorkerId("web", 1),)))
+
+    assert stage.states() == {"web/0": "ready", "web/1": "stopping"}
+    assert frozenset({OTHER, third}) == stage.fleet.bound
+
+
 def test_a_new_address_that_is_taken_stops_the_roll_out_and_nobody_else() -> None:
     """The workers go on with the old one; the reload has failed with the reason."""
     stage = moved(serving())

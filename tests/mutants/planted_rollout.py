@@ -6,6 +6,13 @@ from tests.mutants.graft import Mutant
 
 ROLLOUT = (
     Mutant(
+        "those make room who fail for that",
+        "rollout.py",
+        "if one.service == service and plan[one].refused]",
+        "if one.service == service and False]",
+        by="tests/core/test_rollout.py",
+    ),
+    Mutant(
         "the first is not waited for",
         "rollout.py",
         "first = () if standing.arriving or not (idle or spare) else ranked[:1]",

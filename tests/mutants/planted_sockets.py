@@ -67,7 +67,7 @@ SOCKETS = (
         "sockets.py",
         " and turn.fleet.tried is turn.before.tried:\n",
         ":\n",
-        rules=("open_sockets_are_somebodys",),
+        by=_TESTS,
     ),
     Mutant(
         "told of its sockets in another order",
