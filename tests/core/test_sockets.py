@@ -211,6 +211,16 @@ def test_what_was_refused_is_tried_again_until_it_is_free() -> None:
     assert stage.fleet.refused == {}
 
 
+def test_a_reload_tries_at_once_what_was_refused() -> None:
+    """Whoever reloads may just have made it free."""
+    stage = Stage()
+    stage.load(spec_of(web=WEB)).read(good()).meet(refused())
+
+    stage.reload(spec_of(web=WEB), good())
+
+    assert [Bind((HTTP,))] * 2 == of_type(Bind, stage.history)
+
+
 def test_a_reload_does_not_wait_for_an_address_that_somebody_else_has() -> None:
     """It is over, and says who waits for what."""
     stage = Stage()

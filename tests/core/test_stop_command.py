@@ -16,6 +16,7 @@ from supervisor.core.message import (
     Signal,
     Spawned,
     Stalled,
+    StartRequested,
     State,
     StopCommandEnded,
     StopRequested,
@@ -23,8 +24,21 @@ from supervisor.core.message import (
 )
 from supervisor.core.spec import Policy, Stop, unknown_names
 from supervisor.core.worker import DeadlinePassed, KillAsked, StopAsked, Worker
-from tests.core.builders import LLM, TCP, after_all, bad, exit_of, meet, placed, spec_of, wanted, with_policy, worker_in
-from tests.core.stage import Stage
+from tests.core.builders import (
+    LLM,
+    TCP,
+    after_all,
+    bad,
+    exit_of,
+    meet,
+    of_type,
+    placed,
+    spec_of,
+    wanted,
+    with_policy,
+    worker_in,
+)
+from tests.core.stage import Stage, running
 
 TERM = signal.SIGTERM
 DRAIN = ("/opt/bin/drain", "--pid", "$(MAINPID)")
@@ -140,6 +154,18 @@ def test_with_group_the_whole_group_is_asked_and_nobody_twice() -> None:
     assert asked == (Signal(LLM, 7, TERM, "group"),)
     assert others == (Signal(LLM, 7, TERM, "outside"),)
     assert crashed == (Signal(LLM, 7, TERM, "rest"),)
+
+
+def test_what_outlives_the_next_process_is_asked_again() -> None:
+    """That its group was asked before was another one's end."""
+    stage = running(spec_of(llm={"stop": {"group": True}}))
+    stage.meet(StopRequested(services=("llm",)))
+    stage.exited("llm/0", 0).meet(StartRequested(services=("llm",)))
+    stage.spawned("llm/0")
+
+    stage.exited("llm/0", 1, alone=False)
+
+    assert [one.scope for one in of_type(Signal, stage.actions)] == ["rest"]
 
 
 def test_a_stall_is_given_back_to_command_and_signal() -> None:

@@ -30,6 +30,7 @@ from supervisor.core.worker import (
     StopAsked,
 )
 from tests.core.builders import (
+    FREE,
     GIB,
     LLM,
     TCP,
@@ -69,6 +70,32 @@ def test_the_delay_counts_from_the_end_of_the_main_process() -> None:
 
     assert (soon.state, soon.deadline) == ("backoff", 150.0 + backoff_s(policy.restart, 1, LLM, 7))
     assert late.state is State.PENDING
+
+
+def test_a_start_that_was_too_slow_has_failed_however_it_ended() -> None:
+    """Exit 0 on SIGTERM is good manners, and no success."""
+    policy = replace(TCP, restart=Restart(policy="on-failure"))
+    worker = with_policy(worker_in(State.STARTING), policy)
+
+    ended = after_all(worker, (700.0, DeadlinePassed()), (701.0, exit_of(0)))
+
+    assert isinstance(ended.verdict, RestartAt)
+    assert ended.history.failures == 1
+
+
+def test_another_launch_does_not_pay_for_the_end_of_the_old_one() -> None:
+    """It is tried, where the old one had its last chance."""
+    policy = replace(TCP, restart=Restart(limit=1))
+    old = replace(FREE, wanted=replace(FREE.wanted, policy=policy))
+    assert old.launch is not None
+    new = replace(old, launch=replace(old.launch, recipe=replace(old.launch.recipe, port=9000)))
+    worker = worker_in(State.READY, held=old, target=old)
+
+    same = after_all(worker, (150.0, exit_of(1)))
+    other = after_all(replace(worker, target=new), (150.0, exit_of(1)))
+
+    assert (same.state, other.state) == (State.FAILED, State.PENDING)
+    assert other.history.failures == 0
 
 
 @pytest.mark.parametrize(

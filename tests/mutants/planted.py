@@ -187,6 +187,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if worker.cause is Cause.START_TIMEOUT:\n"
         "        return _charged(worker, Run(event.code, failed_to_start=True), now)\n",
         "    if worker.cause is Cause.START_TIMEOUT:\n        return _charged(worker, Run(event.code), now)\n",
+        by="tests/core/test_worker_ends.py",
     ),
     Mutant(
         "fork refused by the system is charged",
@@ -248,6 +249,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "claims.py",
         "        turn.set(elsewhere=left)\n        turn.stale = True\n",
         "        turn.set(elsewhere=left)\n",
+        by="tests/core/test_claims.py",
     ),
     # What the simulator found in the core, put back.
     Mutant(
@@ -267,6 +269,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "moves.py",
         " or (worker.held is not None and worker.held.launch != worker.target.launch):\n",
         ":\n",
+        by="tests/core/test_worker_ends.py",
     ),
     Mutant(
         "fallback kept that the file does not allow any more",
@@ -312,6 +315,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "intents.py",
         "    return after, _redirect(worker, event)\n",
         "    return after, ()\n",
+        by="tests/core/test_logs.py",
     ),
     Mutant(
         "a process starts with somebody's default output",

@@ -18,13 +18,6 @@ ADMISSION: tuple[Mutant, ...] = (
         "    return until[-limit] if len(until) > limit else None\n",
     ),
     Mutant(
-        "who is to have less of a device makes no way",
-        "admission.py",
-        "    return will_have[0] < had[0] or will_have[1] < had[1]\n",
-        "    return will_have[0] == 0\n",
-        by="tests/core/test_admission.py",
-    ),
-    Mutant(
         "a place without room is kept",
         "turn.py",
         " or self._is_full(worker, one) for one",
@@ -174,6 +167,7 @@ ADMISSION: tuple[Mutant, ...] = (
         "memory.py",
         "    if min(host.total_bytes - declared, host.available_bytes - untaken) >= memory:\n",
         "    if min(host.total_bytes - declared, host.available_bytes) >= memory:\n",
+        by="tests/core/test_memory.py",
     ),
     Mutant(
         "the host's books do not count",

@@ -14,12 +14,14 @@ CUTS = (
         "turn.py",
         "one is None or one.health is not Health.OK or one.is_cut or self",
         "one is None or one.health is not Health.OK or self",
+        by="tests/core/test_gpus.py",
     ),
     Mutant(
         "several instances given to one worker",
         "ledger.py",
         "        free &= ~ledger.instances  # A process sees one instance of MIG, and no GPU beside it.\n",
         "",
+        by="tests/core/test_plan_table.py",
     ),
     Mutant(
         "all means every instance too",
@@ -66,12 +68,14 @@ CUTS = (
         "gpus.py",
         "(device.uuid, device.index, device.health, device.is_cut) for",
         "(device.uuid, device.index, device.health) for",
+        by="tests/core/test_gpus.py",
     ),
     Mutant(
         "what is declared of the host forgotten where a GPU has no other memory",
         "memory.py",
         "        declared += of_host.declared if by_books else 0\n",
         "",
+        by="tests/core/test_memory.py",
     ),
     Mutant(
         "what the host's starting workers will take forgotten where a GPU has no other memory",

@@ -35,6 +35,7 @@ ORDERS = (
         "orders.py",
         "holds = _without(turn.fleet.holds, event.services)\n    for worker",
         "holds = {k: v for k, v in turn.fleet.holds.items() if k not in event.services}\n    for worker",
+        by="tests/core/test_orders.py",
     ),
     Mutant(
         "a start keeps the failures",
@@ -90,6 +91,7 @@ ORDERS = (
         "intents.py",
         "after = evolve(after, deadline=parole_at(after.restart, after.history, after.since))",
         "after = evolve(after, deadline=parole_at(after.restart, after.history, now))",
+        by="tests/core/test_orders.py",
     ),
     Mutant(
         "a claim counts before it is answered",

@@ -22,6 +22,7 @@ PROBES = (
         "facts.py",
         "    if worker.was_ready:\n        return after, ()\n",
         "",
+        by="tests/core/test_liveness.py",
     ),
     Mutant(
         "nobody asks whether it lives on",

@@ -48,6 +48,7 @@ SOCKETS = (
         "sockets.py",
         "None if is_asked else refusal.retry_at",
         "None",
+        by="tests/core/test_sockets.py",
     ),
     Mutant(
         "taken down before its new socket is there",

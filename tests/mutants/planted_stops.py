@@ -85,6 +85,7 @@ STOPS = (
         "facts.py",
         "        is_group_asked=False,\n",
         "",
+        by="tests/core/test_stop_command.py",
     ),
     Mutant(
         "nobody looks where it hangs",
