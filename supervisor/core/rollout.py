@@ -341,7 +341,7 @@ def _restart_next(turn: Turn, service: str) -> None:
         _halt_restart(turn, failed[0], f"{failed[0].id} failed ({failed[0].reason})", running)
     elif refusals := [text for one in running if (text := sockets.refusal_of(turn.fleet, one))]:
         _halt_restart(turn, running[0], f"{service} {refusals[0]}", running)
-    elif not any(order.wait_of(turn.fleet, one) or sockets.is_missing(turn.fleet, one) for one in running):
+    elif not any(order.wait_of(turn.fleet, one) for one in running):
         missing = sum(not (is_settled(one) or never_came(one)) for one in workers if one not in running)
         running.sort(key=lambda one: (one.state is not State.STARTING, one.id))
         for worker in running[: max(0, _at_once(turn.fleet, service) - missing)]:

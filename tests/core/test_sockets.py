@@ -5,7 +5,7 @@ from __future__ import annotations
 from supervisor.core.environment import Moment, render
 from supervisor.core.explain import make_explanation
 from supervisor.core.file.listen import Address
-from supervisor.core.message import Bind, Say, SocketsBound, StopRequested, Unbind
+from supervisor.core.message import Bind, RestartRequested, Say, SocketsBound, StopRequested, Unbind
 from supervisor.core.preview import preview
 from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import View, make_plan_json, make_status
@@ -154,6 +154,17 @@ def test_an_address_to_which_nobody_goes_back_any_more_is_closed() -> None:
 
     assert stage.states() == {"web/0": "ready", "web/1": "stopping"}
     assert frozenset({OTHER, third}) == stage.fleet.bound
+
+
+def test_a_restart_too_waits_for_the_new_address() -> None:
+    """What an operator asks for meanwhile takes nobody down either."""
+    stage = moved(serving())
+
+    stage.meet(RestartRequested(services=("web",)))
+
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+    stage.meet(SocketsBound((OTHER,)))
+    assert stage.states() == {"web/0": "stopping", "web/1": "ready"}
 
 
 def test_a_new_address_that_is_taken_stops_the_roll_out_and_nobody_else() -> None:

@@ -48,6 +48,7 @@ ADMISSION: tuple[Mutant, ...] = (
         "admission.py",
         "    if fleet.in_line and not is_full and (touched or not is_reading):\n",
         "    if False:\n",
+        by="tests/core/test_admission.py",
     ),
     Mutant(
         "who needs no reading waits for one",

@@ -51,12 +51,6 @@ SOCKETS = (
         by="tests/core/test_sockets.py",
     ),
     Mutant(
-        "taken down before its new socket is there",
-        "rollout.py",
-        "order.wait_of(turn.fleet, one) or sockets.is_missing(turn.fleet, one)",
-        "order.wait_of(turn.fleet, one)",
-    ),
-    Mutant(
         "an address closed to which somebody may go back",
         "sockets.py",
         "for one in fleet.tried.values() if one.was for socket",
