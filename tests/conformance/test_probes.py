@@ -56,9 +56,9 @@ forever()
     alive = {"notify": True, "interval": "200ms", "failures": 1}
     one = supervise(job=Program(script, ready={"notify": True}, alive=alive, delay_s=30))
 
-    seen = one.wait_for(lambda now: bool(now) and one.ends("job/0") == 1, "it is ended")
+    one.wait_for(lambda now: bool(now) and "watchdog" in now["job/0"].words, "it is ended for it")
 
-    assert "watchdog" in seen["job/0"].words
+    assert one.ends("job/0") == 1
 
 
 def test_a_probe_that_hangs_delays_no_other(supervise: Supervise) -> None:

@@ -49,9 +49,9 @@ def values_of(hint: Any, depth: int = 0) -> st.SearchStrategy[Any]:
         return st.sampled_from(arguments)
     if origin in {Union, types.UnionType}:
         # What is a part of itself comes to an end.
-        some = [one for one in arguments if one is type(None)] if depth > 5 else list(arguments)
+        some = [one for one in arguments if one is type(None)] if depth > 2 else list(arguments)
         return st.one_of(*(values_of(one, depth) for one in some or arguments))
-    few = 0 if depth > 5 else 2
+    few = 0 if depth > 2 else 2
     if origin is tuple and arguments[1:] == (...,):
         return st.lists(values_of(arguments[0], depth + 1), max_size=few).map(tuple)
     if origin is tuple:
@@ -60,7 +60,8 @@ def values_of(hint: Any, depth: int = 0) -> st.SearchStrategy[Any]:
         return st.frozensets(values_of(arguments[0], depth + 1), max_size=few)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key, value = (values_of(one, depth + 1) for one in arguments)
-        return st.dictionaries(key.filter(lambda one: "/" not in one if isinstance(one, str) else True), value)
+        keys = key.filter(lambda one: "/" not in one if isinstance(one, str) else True)
+        return st.dictionaries(keys, value, max_size=few)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
     return st.deferred(lambda: objects_of(hint, depth + 1))

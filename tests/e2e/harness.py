@@ -148,9 +148,9 @@ class RunningDaemon:
             stdin=subprocess.DEVNULL,
         )
 
-    def reload(self, file: str) -> subprocess.CompletedProcess[str]:
+    def reload(self, file: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         self.write(file)
-        return self.cli("reload")
+        return self.cli("reload", timeout=timeout)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -127,7 +127,8 @@ def test_an_nvml_that_hangs_stops_nothing(start: StartDaemon, box: FakeBox) -> N
 
     box.hang("nvmlDeviceGetMemoryInfo_v2")
     box.hang("nvmlDeviceGetMemoryInfo")
-    reload = daemon.reload(service(workers=3))
+    # Ten seconds for its own reading, and as many for one that hangs already when it comes.
+    reload = daemon.reload(service(workers=3), timeout=60)
     os.kill(before["llm/1"]["pid"], signal.SIGKILL)
     daemon.wait(lambda now: "the driver cannot be asked" in now["llm/1"]["reason"], "llm/1 waits for the driver")
     wait_for(lambda: daemon.worker("llm/1")["restarts"] == 1, "llm/1 is back", timeout=RELEASE_S)
