@@ -174,7 +174,7 @@ def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, b
     hasty = start("daemon: {gpu_wait: 1s}" + service("on_no_gpu: cpu"), box=box)
 
     assert hasty.wait_states(llm="ready")["llm/0"]["fallback"] == "cpu"
-    assert patient.workers()["llm/0"]["state"] == "pending"
+    patient.wait_states(llm="pending")
     box.heal()
 
     assert patient.wait_states(llm="ready")["llm/0"]["fallback"] is None
