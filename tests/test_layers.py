@@ -40,7 +40,10 @@ OWNERS: Mapping[str, set[str]] = {
     "time": {"cli/commands.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
     # CUDA's library is loaded in a process of its own, as NVML's is.
     "ctypes": {"host/cuda.py", "host/kernel.py"},
-    "aiohttp": {"daemon/door.py", "daemon/loop.py", "front/api.py", "front/stream.py"},
+    "aiohttp": {
+        *("daemon/door.py", "daemon/loop.py"),
+        *(f"front/{name}.py" for name in ("api", "callers", "problem", "stream")),
+    },
     "click": {
         *("cli/commands.py", "cli/complete.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py", "cli/schema.py"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +83,7 @@ class DaemonFace:
     """The daemon as `front` knows it; see `front.api.Face`."""
 
     def __init__(self, daemon: Source) -> None:
+        self.life = os.urandom(4).hex()
         self._daemon = daemon
         self._changed: asyncio.Future[None] | None = None
         self._reloads: list[asyncio.Future[Json]] = []
@@ -191,7 +193,7 @@ class DaemonFace:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
 
-    def log_change(self, what: str, peer: dict[str, int]) -> None:
+    def log_change(self, what: str, peer: Mapping[str, int | str]) -> None:
         """Say who asked for a change."""
         log.info("daemon.asked", what=what, **peer)
 

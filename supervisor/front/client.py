@@ -30,6 +30,9 @@ ANSWER_MAX_BYTES = 64 * 1024 * 1024
 ANSWER_S = 10.0
 """The daemon answers from memory within milliseconds; one that does not is stopped or in trouble."""
 
+DETAILS = frozenset({"type", "title", "status", "detail"})
+"""Of a refusal, by RFC 9457."""
+
 _PEER = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid.
 _TIME = struct.Struct("ll")  # struct timeval.
 
@@ -41,12 +44,12 @@ class AnswerError(CannotError):
     Args:
         thing: What was asked for, as an infinitive.
         status: Of HTTP.
-        answer: The JSON, with ``problems``.
+        answer: The JSON, with ``problems``; what the standard's members say besides is said by the others.
     """
 
     def __init__(self, thing: str, status: int, answer: Json) -> None:
         self.status = status
-        self.answer = answer
+        self.answer = {name: value for name, value in answer.items() if name not in DETAILS}
         self.problems = tuple(str(problem) for problem in answer["problems"])
         hint = str(answer.get("hint", ""))
         super().__init__(thing, "; ".join(self.problems), hint=hint, exit_code=2 if status == 404 else 1)
@@ -198,7 +201,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[int | None, st
         name, _, value = line.decode().rstrip("\n").partition(": ")
         match name:
             case "id":
-                number = int(value)
+                number = int(value.rpartition("-")[2])
             case "event":
                 kind = value
             case "data":
@@ -270,7 +273,8 @@ def _understand(status: int, content: bytes, thing: str, path: Path) -> Json:
     if 200 <= status < 300:
         return answer
     if not isinstance(answer.get("problems"), list) or not answer["problems"]:
-        answer["problems"] = [f"the daemon refuses (HTTP {status})"]
+        # A proxy that is in between has problem details of its own, if any.
+        answer["problems"] = [str(answer.get("detail") or answer.get("title") or f"the daemon refuses (HTTP {status})")]
     raise AnswerError(thing, status, answer)
 
 

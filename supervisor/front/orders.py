@@ -13,9 +13,6 @@ from typing import Any
 from supervisor.core.file.problems import nearest, shown
 from supervisor.errors import ProblemsError
 
-BODIES = frozenset({"/v1/start", "/v1/stop", "/v1/restart", "/v1/scale"})
-"""Routes that take a body."""
-
 _TARGETS = 'expected {"targets": ["llm", "web/1"]}, or target=llm in the query'
 _COUNTS = 'expected {"targets": {"llm": 4}}, or target=llm=4 in the query'
 

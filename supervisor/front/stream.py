@@ -19,22 +19,33 @@ from supervisor.front.verdict import Json
 SLOW_S = 10.0
 """A reader who takes nothing for so long has stopped reading."""
 
+BEAT_MIN_S = 1.0
+"""Comments more often than that keep no proxy awake any better."""
 
-async def stream_lines(request: web.Request, batches: AsyncGenerator[Json, None]) -> web.StreamResponse:
+BEAT = b":\n\n"
+
+
+async def stream_lines(
+    request: web.Request, batches: AsyncGenerator[Json, None], *, life: str, heartbeat_s: float | None = None
+) -> web.StreamResponse:
     """
-    Answer with one event for each line, its number as the event's id, and one of type ``end``.
+    Answer with one event for each line, its number within this life as the event's id, and one of type ``end``.
 
     Args:
         request: Its connection is cut when it does not read.
         batches: ``{"lines": [...]}``, and ``{"end": reason}``.
+        life: Of the daemon: numbers begin anew with each.
+        heartbeat_s: A comment when nothing was said for so long; None for none.
     """
     response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store"})
+    response.headers["X-Accel-Buffering"] = "no"  # Else nginx gathers events before it passes them on.
     try:
         await response.prepare(request)
-        async with aclosing(batches):
-            async for batch in batches:
+        told = batches if heartbeat_s is None else _with_beats(batches, max(heartbeat_s, BEAT_MIN_S))
+        async with aclosing(batches), aclosing(told):
+            async for batch in told:
                 async with asyncio.timeout(SLOW_S):
-                    await response.write(_events(batch))
+                    await response.write(BEAT if batch is None else _events(batch, life))
         await response.write_eof()
     except ConnectionError:
         pass  # It has gone, which is how following usually ends.
@@ -47,11 +58,35 @@ async def stream_lines(request: web.Request, batches: AsyncGenerator[Json, None]
     return response
 
 
-def _events(batch: Json) -> bytes:
+async def _with_beats(batches: AsyncGenerator[Json, None], beat_s: float) -> AsyncGenerator[Json | None, None]:
+    """The same, with None whenever nothing came for a while."""
+    waiting: asyncio.Task[Json] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(batches))
+            done, _ = await asyncio.wait({waiting}, timeout=beat_s)
+            if not done:
+                yield None
+                continue
+            task, waiting = waiting, None
+            try:
+                batch = task.result()
+            except StopAsyncIteration:
+                return
+            yield batch
+    finally:
+        if waiting is not None:
+            # A generator cannot be closed while somebody waits for its next value.
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+
+def _events(batch: Json, life: str) -> bytes:
     if "end" in batch:
         return f"event: end\ndata: {json.dumps({'reason': batch['end']})}\n\n".encode()
     lines = ({key: value for key, value in line.items() if key != "number"} for line in batch["lines"])
     texts = (
-        f"id: {line['number']}\ndata: {json.dumps(data)}\n\n" for line, data in zip(batch["lines"], lines, strict=True)
+        f"id: {life}-{line['number']}\ndata: {json.dumps(data)}\n\n"
+        for line, data in zip(batch["lines"], lines, strict=True)
     )
     return "".join(texts).encode()

@@ -110,6 +110,17 @@ def is_met(status: Json, wait: Wait | None) -> bool:
     return is_judged and is_fine(status)
 
 
+def unready(status: Json) -> tuple[str, ...]:
+    """Why not all is well: a line for the daemon, or for each worker that is neither ready, stopped nor done."""
+    daemon = status["daemon"]["state"]
+    lines = [
+        f"{worker['worker']} is {worker['state']}" + (f": {worker['reason']}" if worker["reason"] else "")
+        for worker in workers_of(status)
+        if worker["state"] not in FINE
+    ]
+    return tuple([f"the daemon is {daemon}", *lines] if daemon != "running" or not lines else lines)
+
+
 def is_over(status: Json, wait: Wait) -> bool:
     """Whether there is nothing more to wait for: it has come, or it will not."""
     state = status["daemon"]["state"]

@@ -111,6 +111,8 @@ def a_row(worker: str, **more: Any) -> Json:
 class FakeFace:
     """Shows what a test puts there, and notes what is asked of it."""
 
+    life = "cafe"
+
     def __init__(self, status: Json | None = None) -> None:
         self.shown = status if status is not None else a_status()
         self.plan_answer: Json | Exception = {"gpu": None, "devices": [], "workers": []}
@@ -196,7 +198,7 @@ class FakeFace:
             self.left.set()
             raise
 
-    def log_change(self, what: str, peer: dict[str, int]) -> None:
+    def log_change(self, what: str, peer: Mapping[str, int | str]) -> None:
         self.asked.append(("log", what, peer))
 
     def show(self, status: Json) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from tests.front.fakes import PATIENCE_S, FakeFace, a_device, a_status, a_worker
 Answer = tuple[int, Any]
 
 
+def without_details(status: int, answer: Any) -> Any:
+    """What a refusal says in words of our own."""
+    standard = {name: answer.pop(name) for name in ("type", "title", "status", "detail")}
+    title, detail = HTTPStatus(status).phrase, "; ".join(answer["problems"])
+    assert standard == {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return answer
+
+
 class Asking:
     """A session on the socket."""
 
@@ -29,8 +38,14 @@ class Asking:
         self._session = session
 
     async def ask(self, method: str, url: str, **more: Any) -> Answer:
+        """Status and JSON; of a refusal what is ours of its problem details, once the rest is as the standard says."""
         async with self._session.request(method, f"http://localhost{url}", **more) as response:
-            return response.status, json.loads(await response.read())
+            answer = json.loads(await response.read())
+            if response.status < 400:
+                assert response.content_type == "application/json"
+                return response.status, answer
+            assert response.content_type == "application/problem+json"
+            return response.status, without_details(response.status, answer)
 
     async def get(self, url: str) -> Answer:
         return await self.ask("GET", url)
@@ -127,6 +142,30 @@ async def test_plan_of_a_bad_file_is_400_with_every_problem(control: Path) -> No
         assert await api.get("/v1/plan?file=/a.yaml") == (400, {"problems": ["a.yaml:1:1: one", "a.yaml:2:1: two"]})
 
 
+@pytest.mark.parametrize(
+    ("workers", "daemon", "status", "problems"),
+    [
+        ((a_worker("llm/0"), a_worker("llm/1", "stopped"), a_worker("job/0", "exited")), {}, 200, None),
+        ((), {}, 200, None),
+        (
+            (a_worker("llm/0", "starting", reason="no answer yet"), a_worker("llm/1"), a_worker("web/0", "failed")),
+            {},
+            503,
+            ["llm/0 is starting: no answer yet", "web/0 is failed"],
+        ),
+        ((), {"state": "starting"}, 503, ["the daemon is starting"]),
+        ((a_worker("llm/0"),), {"state": "stopping"}, 503, ["the daemon is stopping"]),
+    ],
+)
+async def test_readyz_says_who_is_not_ready(
+    control: Path, workers: tuple[Any, ...], daemon: dict[str, Any], status: int, problems: list[str] | None
+) -> None:
+    """200 where `status` ends with 0, else 503 with everybody who is in the way."""
+    async with asking(FakeFace(a_status(*workers, **daemon)), control) as api:
+        expected = {"ok": True} if problems is None else {"problems": problems}
+        assert await api.get("/v1/readyz") == (status, expected)
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +233,19 @@ async def test_a_body_is_refused_and_an_empty_object_is_not(control: Path) -> No
 
     assert refused == (400, {"problems": ["POST /v1/reload takes no body; give parameters in the query"]})
     assert taken[0] == 200
+
+
+async def test_a_body_of_another_type_is_415(control: Path) -> None:
+    """What curl --data says of a body is not true of JSON; nothing is done."""
+    face = FakeFace(a_status(a_worker("llm/0")))
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with asking(face, control) as api:
+        status, answer = await api.post("/v1/stop", data=b'{"targets": ["llm"]}', headers=form)
+        taken = await api.post("/v1/stop?target=llm", data=b"", headers=form)
+
+    assert (status, answer["hint"]) == (415, "with curl: --json instead of --data")
+    assert taken[0] == 200
+    assert face.asked.count(("stop", ("llm",))) == 1
 
 
 async def test_an_unexpected_error_is_500_without_its_words_and_is_logged(control: Path) -> None:

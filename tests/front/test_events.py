@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from supervisor.cli.events import show
 from supervisor.front.client import AnswerError, Client
-from tests.front.fakes import SINCE, FakeFace, Json, a_status, a_worker, served
+from tests.front.fakes import PATIENCE_S, SINCE, FakeFace, Json, a_status, a_worker, served
 
 
 def step(number: int, before: str | None, after: str | None, reason: str = "") -> Json:
@@ -37,6 +39,48 @@ def test_transitions_come_with_their_numbers(face: FakeFace, control: Path) -> N
     assert [number for number, _, _ in events] == [7, 8, None]
     assert events[-1][1:] == ("end", {"reason": "done"})
     assert face.asked == [("events", "llm", 5, None, False)]
+
+
+def _raw(control: Path, query: str, **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(control))
+    connection.request("GET", f"/v1/events{query}", headers=headers)
+    response = connection.getresponse()
+    answer = response.read().decode()
+    connection.close()
+    return response.status, answer
+
+
+def test_who_comes_again_goes_on_where_it_was(face: FakeFace, control: Path) -> None:
+    """By the header that a browser sends, or by `after`; ids of another life of the daemon count for nothing."""
+    status, first = _raw(control, "?follow=0")
+    assert (status, "id: cafe-7\n" in first) == (200, True)
+
+    for query, headers in (
+        ("?follow=0", {"Last-Event-ID": "cafe-7"}),
+        ("?follow=0&after=7", {"Last-Event-ID": "cafe-9"}),
+        ("?follow=0&after=cafe-7", {}),
+        ("?follow=0", {"Last-Event-ID": "beef-7"}),
+    ):
+        assert _raw(control, query, **headers)[0] == 200
+    assert [one[3] for one in face.asked] == [None, 7, 7, 7, None]
+    for bad in ("-7", "cafe", "cafe-x"):
+        assert _raw(control, "?follow=0", **{"Last-Event-ID": bad})[0] == 400
+
+
+def test_a_proxy_that_hangs_up_is_kept_awake_by_who_asks_for_that(face: FakeFace, control: Path) -> None:
+    """Comments while nothing happens; they are no events."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE_S)
+    connection.connect(str(control))
+    connection.sendall(b"GET /v1/events?heartbeat=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    said = b""
+    while said.count(b":\n\n") < 2:
+        said += connection.recv(4096)
+    connection.close()
+
+    assert said.count(b"data: ") == 2
 
 
 def test_bad_parameters_and_unknown_names_are_refused(face: FakeFace, control: Path) -> None:
