@@ -131,7 +131,7 @@ def devices(where: Where, *, is_json: bool) -> int:
 
         answer = survey.devices(os.environ)
     else:
-        answer = client.get("/v1/devices", thing="show the devices")
+        answer = client.get("/v1/devices", {"figures": "1"}, thing="show the devices")
     _put(answer, lambda: devices_page(answer), is_json=is_json)
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from supervisor.core.figures import Figures, device_figures, worker_figures
 from supervisor.core.foresight import foresee
 from supervisor.core.gpu_types import type_of
 from supervisor.core.gpus import make_supply
@@ -40,6 +41,7 @@ class View:
         unit: Of systemd, which started the daemon; None without one.
         envs: What each worker's last process was given of the contract's variables.
         lacks: Of each worker with limits of CPU and memory that was started: why they do not hold, empty if they do.
+        figures: What devices and workers do, None where nobody has asked for that.
     """
 
     rfc3339: Callable[[float], str]
@@ -50,6 +52,7 @@ class View:
     unit: str | None = None
     envs: Mapping[WorkerId, Mapping[str, str]] = field(default_factory=dict)
     lacks: Mapping[WorkerId, str] = field(default_factory=dict)
+    figures: Figures | None = None
 
 
 def make_status(fleet: Fleet, view: View) -> Json:
@@ -188,6 +191,7 @@ def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
         "next_start": view.rfc3339(worker.deadline)
         if worker.state in {State.BACKOFF, State.FAILED} and worker.deadline is not None
         else None,
+        **({} if view.figures is None else worker_figures(view.figures, fleet, worker)),
     }
 
 
@@ -294,6 +298,7 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         },
         "workers": [str(worker) for worker in workers],
         "foreign": _foreign(device),
+        **({} if view.figures is None else device_figures(view.figures, device.uuid)),
     }
 
 

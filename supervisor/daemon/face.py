@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, m
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
 from supervisor.daemon.chronicle import Chronicle
+from supervisor.daemon.gauges import Gauges
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
@@ -43,6 +45,7 @@ class Source(Protocol):
     reader: SpecReader
     tally: Tally
     clock: Clock
+    gauges: Gauges
 
     @property
     def view(self) -> View:
@@ -89,14 +92,22 @@ class DaemonFace:
         self._reloads: list[asyncio.Future[Json]] = []
         self._is_closed = False
 
-    def status(self) -> Json:
+    def status(self, *, figures: bool = False) -> Json:
         """The status JSON."""
-        return make_status(self._daemon.fleet, self._daemon.view)
+        return make_status(self._daemon.fleet, self._view(figures=figures))
 
-    async def devices(self) -> Json:
+    async def read_figures(self) -> None:
+        """Read what devices and workers do, unless somebody just did; see `Gauges`."""
+        await self._daemon.gauges.read()
+
+    async def devices(self, *, figures: bool = False) -> Json:
         """The devices JSON, as they are now; see `_refresh`."""
-        await self._refresh()
-        return make_devices(self._daemon.fleet, self._daemon.view)
+        await (self.read_figures() if figures else self._refresh())
+        return make_devices(self._daemon.fleet, self._view(figures=figures))
+
+    def _view(self, *, figures: bool) -> View:
+        view = self._daemon.view
+        return replace(view, figures=self._daemon.gauges.figures) if figures else view
 
     async def plan(self, file: str | None) -> Json:
         """

@@ -65,6 +65,7 @@ from supervisor.daemon import survey
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.door import Door
 from supervisor.daemon.face import DaemonFace
+from supervisor.daemon.gauges import Gauges
 from supervisor.daemon.hands import Hands
 from supervisor.daemon.herald import Herald
 from supervisor.daemon.inbox import Deadlines, Inbox
@@ -208,6 +209,13 @@ class Daemon:
         self.telling = Telling(self._hands.outputs, clock.rfc3339)
         processes = self._hands.processes
         self._devices = Devices(processes, clock.monotonic, os.environ, owners=processes.read_owners)
+        self.gauges = Gauges(
+            lambda: self.fleet,
+            processes.find_root,
+            lambda: self.read_inventory(sensors=True),
+            lambda: (self._devices.sensors, self._devices.silent_sensor),
+            clock.monotonic,
+        )
         self._locks = Locks(self.post, processes)
         self._inherited = inherited
         self._ledger: Ledger | None = None
@@ -402,10 +410,10 @@ class Daemon:
             case _:
                 assert_never(action)
 
-    async def read_inventory(self, *, fresh: bool = False) -> None:
-        """Ask the driver, through a new prober if *fresh*, and let the core see what it says."""
+    async def read_inventory(self, *, fresh: bool = False, sensors: bool = False) -> None:
+        """Ask the driver, through a new prober if *fresh*, and let the core see what it says of its devices."""
         closely = wants_openers(self.fleet, self.clock.monotonic())
-        reading, asked_at = await self._devices.read(fresh=fresh, closely=closely)
+        reading, asked_at = await self._devices.read(fresh=fresh, closely=closely, sensors=sensors)
         self.tally.read(self.clock.monotonic() - asked_at)
         if self._status is None:  # A reading that the end cut short is no news.
             self.decide(InventoryRead(reading, asked_at))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from supervisor.core.environment import Host
+from supervisor.core.figures import Figures, Sensors
 from supervisor.core.fleet import handle
 from supervisor.core.gpus import needs_cuda_order, parse_pool, resolve_pool
 from supervisor.core.inventory import GpuState, Reading
@@ -42,8 +43,9 @@ def devices(environ: Mapping[str, str]) -> Json:
         pool = find_pool(environ, pool_all=False)
     except CannotError:
         pool = None  # What cannot be used as a pool is the business of those who want one.
-    fleet = _look(Fleet(started_at=now, pool_tokens=pool), environ, now)
-    return make_devices(fleet, View(rfc3339=clock.rfc3339))
+    reading, sensors = read_with_sensors(environ)
+    fleet = _look(Fleet(started_at=now, pool_tokens=pool), reading, now)
+    return make_devices(fleet, View(rfc3339=clock.rfc3339, figures=Figures(sensors)))
 
 
 def plan(file: Path, environ: Mapping[str, str], *, pool_all: bool) -> Json:
@@ -65,7 +67,7 @@ def plan(file: Path, environ: Mapping[str, str], *, pool_all: bool) -> Json:
     now = clock.monotonic()
     # As long after the start of a daemon as can be: nobody waits here for a module that is still being loaded.
     born = Fleet(host=Host(environ, installed_vendors()), started_at=float("-inf"), pool_tokens=pool)
-    fleet = _look(born, environ, now)
+    fleet = _look(born, read_devices(environ), now)
     found = make_plan_json(fleet, preview(fleet, spec, cpu_count()), View(rfc3339=clock.rfc3339))
     return {**found, "rollout": []}  # Nobody runs.
 
@@ -114,6 +116,11 @@ def read_devices(environ: Mapping[str, str]) -> Reading:
     return asyncio.run(_with_processes(lambda processes: _read(processes, environ)))
 
 
+def read_with_sensors(environ: Mapping[str, str]) -> tuple[Reading, Mapping[str, Sensors]]:
+    """Ask the driver once for its devices and what they do."""
+    return asyncio.run(_with_processes(lambda processes: _read_with_sensors(processes, environ)))
+
+
 def read_with_settings(environ: Mapping[str, str]) -> tuple[Reading, DriverSettings | None]:
     """Ask the driver once for its devices, and where it answers for what an administrator sets of them."""
 
@@ -124,9 +131,8 @@ def read_with_settings(environ: Mapping[str, str]) -> tuple[Reading, DriverSetti
     return asyncio.run(_with_processes(ask))
 
 
-def _look(fleet: Fleet, environ: Mapping[str, str], now: float) -> Fleet:
+def _look(fleet: Fleet, reading: Reading, now: float) -> Fleet:
     """A fleet that knows the devices, and which of them a daemon has."""
-    reading = read_devices(environ)
     fleet, _ = handle(fleet, InventoryRead(reading, now), now)
     holders = find_holders(device.uuid for device in reading.devices)
     fleet, _ = handle(fleet, DevicesClaimed(held=holders), now)
@@ -145,10 +151,16 @@ async def _with_processes(work: Callable[[Processes], Coroutine[None, None, T]])
 
 
 async def _read(processes: Processes, environ: Mapping[str, str]) -> Reading:
+    return (await _read_with_sensors(processes, environ, sensors=False))[0]
+
+
+async def _read_with_sensors(
+    processes: Processes, environ: Mapping[str, str], *, sensors: bool = True
+) -> tuple[Reading, Mapping[str, Sensors]]:
     prober = Devices(processes, Clock().monotonic, environ)
     try:
-        reading, _ = await prober.read()
-        return reading
+        reading, _ = await prober.read(sensors=sensors)
+        return reading, prober.sensors
     finally:
         await prober.close()
 

@@ -94,10 +94,12 @@ class _Api:
         wait, target = call.query["wait"], call.query["target"]
         if wait is not None:
             await self._wait(wait, target, call.query["timeout"])
-        return make_json(self._look(target, wait))
+        if call.query["figures"]:
+            await self._face.read_figures()
+        return make_json(self._look(target, wait, figures=call.query["figures"]))
 
-    async def devices(self, _call: _Call) -> web.Response:
-        return make_json(await self._face.devices())
+    async def devices(self, call: _Call) -> web.Response:
+        return make_json(await self._face.devices(figures=call.query["figures"]))
 
     async def plan(self, call: _Call) -> web.Response:
         return make_json(await self._face.plan(call.query["file"]))
@@ -223,8 +225,8 @@ class _Api:
                     status = self._look(target, wait)
         self._limits[task] = outer
 
-    def _look(self, target: str | None, wait: Wait | None) -> Json:
-        status = self._face.status()
+    def _look(self, target: str | None, wait: Wait | None, *, figures: bool = False) -> Json:
+        status = self._face.status(figures=figures)
         try:
             return select(status, target)
         except UnknownNameError:

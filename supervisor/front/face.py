@@ -15,11 +15,14 @@ class Face(Protocol):
     life: str
     """Of this life of the daemon alone."""
 
-    def status(self) -> Json:
-        """The status JSON."""
+    def status(self, *, figures: bool = False) -> Json:
+        """The status JSON; with *figures* what devices and workers do, as it was read last."""
 
-    async def devices(self) -> Json:
-        """The devices JSON, with memory as it is now where the driver answers soon."""
+    async def read_figures(self) -> None:
+        """Read what devices and workers do, unless that was just done."""
+
+    async def devices(self, *, figures: bool = False) -> Json:
+        """The devices JSON, with memory as it is now where the driver answers soon; with *figures* what they do."""
 
     async def plan(self, file: str | None) -> Json:
         """

@@ -71,6 +71,7 @@ class Route:
 
 
 _TARGET = Param("target", "text", "Only this service, `llm`, or worker, `llm/0`.")
+_FIGURES = Param("figures", "flag", "Read also what devices and workers do at this moment: `utilization`, `usage`.")
 _STREAM = (
     _TARGET,
     Param("lines", "number", f"At the most so many; of each worker the last {LINES} where nothing is said."),
@@ -92,11 +93,20 @@ ROUTES: tuple[Route, ...] = (
             _TARGET,
             Param("wait", "choice", "Answer when every worker is ready, or stopped; or when that cannot come.", WAITS),
             Param("timeout", "seconds", "Wait so long at the most, then answer what is.", beside="wait"),
+            _FIGURES,
         ),
         is_open=True,
         refusals=(404,),
     ),
-    Route("GET", "/v1/devices", "devices", "The devices as they are now, and who is on them.", "Devices", is_open=True),
+    Route(
+        "GET",
+        "/v1/devices",
+        "devices",
+        "The devices as they are now, and who is on them.",
+        "Devices",
+        params=(_FIGURES,),
+        is_open=True,
+    ),
     Route(
         "GET",
         "/v1/plan",

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from supervisor.core.figures import Sensors
 from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Opener, Reading
 from supervisor.core.spec import WorkerId
 from supervisor.host.holders import Describer
@@ -22,6 +23,9 @@ from supervisor.host.prober_client import Prober, Spawner, wait_event
 _ABANDONED_MAX = 3  # Each keeps a process, a shim and its hold on the driver; more of them find out nothing new.
 _BACKOFF_FIRST_S = 1.0
 _BACKOFF_MAX_S = 60.0
+_SENSORS_DEADLINE_S = 1.0
+_SENSORS_PAUSE_S = 60.0
+"""A driver that hangs over a sensor costs a prober each time; readings go on without."""
 _DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -78,8 +82,14 @@ class Devices:
         self._openers: tuple[tuple[Opener, ...], int] | None = None  # Of the reading under way.
         self._runner: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._wants_sensors = False
+        self._no_sensors_before = 0.0
+        self.sensors: Mapping[str, Sensors] = {}
+        """By UUID, of the last reading that was asked for them."""
+        self.silent_sensor = ""
+        """What hung when they were read last; empty if nothing did."""
 
-    async def read(self, *, fresh: bool = False, closely: bool = False) -> tuple[Reading, float]:
+    async def read(self, *, fresh: bool = False, closely: bool = False, sensors: bool = False) -> tuple[Reading, float]:
         """
         Ask the driver for its devices.
 
@@ -89,6 +99,7 @@ class Devices:
         Args:
             fresh: Through a new prober, since NVML sees only the devices of its initialisation; never held back.
             closely: With all processes that have the driver's files open, which takes looking at everybody.
+            sensors: Read those too. None of them keeps back the reading or makes it a bad one.
 
         Returns:
             The reading, never an exception, and the monotonic second at which it was asked for.
@@ -101,6 +112,7 @@ class Devices:
         if fresh:
             self._wants_fresh.set()
         self._wants_openers |= closely
+        self._wants_sensors |= sensors
         waiting = self._waiting
         if self._runner is None:
             self._runner = loop.create_task(self._run())
@@ -173,8 +185,9 @@ class Devices:
             place = min({*range(_ABANDONED_MAX + 1)} - {prober.place for prober in self._retired})
             self._prober = Prober(self._processes, place=place, number=self._number, environ=self._environ)
         prober = self._prober
-        prober.ask(self._number, closely=self._wants_openers)
-        self._wants_openers, self._openers = False, None
+        wants_sensors = self._wants_sensors and self._may_ask_sensors()
+        prober.ask(self._number, closely=self._wants_openers, sensors=wants_sensors)
+        self._wants_openers, self._openers, self._wants_sensors = False, None, False
         try:
             reading = await self._await_reading(prober)
         except _ProberFailedError as error:
@@ -182,7 +195,34 @@ class Devices:
             self._note_failure()
             return self._with_openers(Reading(error.state, str(error)))
         self._failures = 0
+        if wants_sensors:
+            await self._take_sensors(prober)
         return self._with_openers(reading)
+
+    def _may_ask_sensors(self) -> bool:
+        """Not while a prober hangs that cannot be killed: three of those would cost all readings."""
+        is_over = asyncio.get_running_loop().time() >= self._no_sensors_before
+        return is_over and all(prober.is_gone for prober in self._retired)
+
+    async def _take_sensors(self, prober: Prober) -> None:
+        """What follows a reading that was asked for with them."""
+        prober.calling, self.sensors, self.silent_sensor = "", {}, ""
+        try:
+            while (line := await prober.wait_line(_SENSORS_DEADLINE_S)) is not None:
+                message = json.loads(line)
+                if "calling" in message:
+                    prober.calling = str(message["calling"])
+                    continue
+                self.sensors = {uuid: _parse_sensors(values) for uuid, values in message["sensors"].items()}
+                return
+            what = "the prober ended"
+        except TimeoutError:
+            what = "no answer"
+        except (ValueError, TypeError, KeyError, AttributeError):
+            what = "no sensors"
+        self.silent_sensor = f"{what} in {prober.calling}" if prober.calling else what
+        self._no_sensors_before = asyncio.get_running_loop().time() + _SENSORS_PAUSE_S
+        self._retire()
 
     def _with_openers(self, reading: Reading) -> Reading:
         if self._openers is None:
@@ -280,6 +320,11 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
     broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ())]
     detail = answer["detail"] or "; ".join(broken)
     return Reading(GpuState(answer["state"]), detail, devices, links)
+
+
+def _parse_sensors(answer: Mapping[str, Any]) -> Sensors:
+    draw, limit = (None if answer[key] is None else round(answer[key] / 1000, 3) for key in ("draw", "limit"))
+    return Sensors(answer["gpu"], answer["memory"], answer["celsius"], draw, limit)
 
 
 def _parse_openers(

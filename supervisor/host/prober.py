@@ -18,6 +18,7 @@ import pynvml
 from supervisor.host.links import Topology
 from supervisor.host.nvml import NOTHING_THERE, TRY_OLDER, CallError, Library, sysfs_pci
 from supervisor.host.openers import find_openers
+from supervisor.host.sensors import read_sensors
 
 TYPE_CHECKING = False  # The import of typing would cost a tenth of the start; type checkers know this name, too.
 if TYPE_CHECKING:
@@ -363,6 +364,8 @@ def main() -> None:
             if request.get("closely"):
                 say(_look_around())
             say(_answer(request, library, topology))
+            if request.get("sensors"):
+                say({"sensors": read_sensors(library)})
     except BrokenPipeError:
         pass  # Nobody listens any more, which is the same as the end of input.
     # Neither nvmlShutdown nor the clean-up at exit: both would go through the driver once more, where a sick one keeps

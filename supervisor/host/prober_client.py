@@ -99,10 +99,11 @@ class Prober:
         """Whether nothing of it lives."""
         return self._gone.is_set()
 
-    def ask(self, number: int, question: str = "inventory", *, closely: bool = False) -> None:
+    def ask(self, number: int, question: str = "inventory", *, closely: bool = False, sensors: bool = False) -> None:
         """Send a request; a prober that is dead already is noticed by its silence."""
         self.calling = ""
-        request = json.dumps({"id": number, "ask": question, "closely": closely}).encode() + b"\n"
+        asked = {"id": number, "ask": question, "closely": closely, "sensors": sensors}
+        request = json.dumps(asked).encode() + b"\n"
         try:
             self._talk.send(request)  # A few bytes into an empty buffer: it neither blocks nor is cut.
         except OSError:

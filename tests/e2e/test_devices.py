@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 from tests.e2e.conftest import StartDaemon
-from tests.e2e.harness import environment_of, wait_for
+from tests.e2e.harness import Json, environment_of, wait_for
 from tests.nvml.fake import FakeBox
 
 RELEASE_S = 100.0
@@ -178,6 +180,46 @@ def test_a_driver_that_is_still_being_loaded_is_waited_for(start: StartDaemon, b
     box.heal()
 
     assert patient.wait_states(llm="ready")["llm/0"]["fallback"] is None
+
+
+EATER = (
+    "import json, os, pathlib; have = bytearray(40 << 20);"
+    " claim = pathlib.Path(os.environ['FAKE_NVML_CLAIMS']) / str(os.getpid());"
+    " claim.write_text(os.environ['WORKER_GPU_UUIDS'] + ' 1000000');"
+    " exec('while True: pass')"
+)
+
+
+def test_figures_of_devices_and_workers(start: StartDaemon, box: FakeBox) -> None:
+    """Read for who asks: what the driver's sensors say, and what the processes of a worker use."""
+    box.change(box.uuids[0], gpu_percent=40, memory_percent=7, celsius=55, milliwatts=300_500)
+    box.drop_symbol("nvmlDeviceGetEnforcedPowerLimit")
+    llm = {"command": [sys.executable, "-c", EATER], "resources": {"gpu": 1, "gpus": [0]}, "ready": {"after": "50ms"}}
+    idle = {"command": "sleep 1000", "ready": {"after": "50ms"}}
+    daemon = start(json.dumps({"services": {"llm": llm, "idle": idle}}), box=box)
+    daemon.wait_states(llm="ready", idle="ready")
+    assert box.calls("nvmlDeviceGetPowerUsage") == []
+
+    def busy() -> Json | None:
+        status = daemon.ask("/v1/status?figures=1")
+        worker: Json = status["services"][0]["workers"][0]
+        is_there = worker["usage"]["gpu_memory"] and worker["usage"]["cpu"] and worker["usage"]["memory"] > 40 << 20
+        return status if is_there else None
+
+    status = wait_for(busy, "figures")
+    usage = status["services"][0]["workers"][0]["usage"]
+
+    assert (usage["gpu_memory"], usage["cpu_seconds"] > 0) == (1_000_000, True)
+    assert status["services"][1]["workers"][0]["usage"]["gpu_memory"] == 0
+    first = status["devices"][0]
+    assert (first["utilization"], first["temperature"]) == ({"gpu": 40, "memory": 7}, 55)
+    assert first["power"] == {"draw": 300.5, "limit": None}
+    assert "usage" not in daemon.worker("llm/0")
+    asked = json.loads(daemon.cli("devices", "--json").stdout)
+    assert asked["devices"][0]["temperature"] == 55
+    assert daemon.stop() == 0
+    alone = json.loads(daemon.cli("devices", "--json").stdout)
+    assert [one["power"]["draw"] for one in alone["devices"]] == [300.5, 70.0, 70.0, 70.0]
 
 
 def test_plan_and_devices_need_no_daemon(start: StartDaemon, box: FakeBox, tmp_path: Path) -> None:

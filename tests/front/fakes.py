@@ -129,15 +129,20 @@ class FakeFace:
         self.counted = Counts()
         self._change = asyncio.Event()
 
-    def status(self) -> Json:
+    def status(self, *, figures: bool = False) -> Json:
         if self.broken:
             raise self.broken
-        return self.shown
+        return {**self.shown, "figures": True} if figures else self.shown
+
+    async def read_figures(self) -> None:
+        self.asked.append("figures")
 
     def counts(self) -> Counts:
         return self.counted
 
-    async def devices(self) -> Json:
+    async def devices(self, *, figures: bool = False) -> Json:
+        if figures:
+            await self.read_figures()
         return {"gpu": self.shown["daemon"]["gpu"], "devices": self.shown["devices"]}
 
     async def plan(self, file: str | None) -> Json:

@@ -81,6 +81,23 @@ async def test_status_is_the_faces_status(control: Path) -> None:
         assert (200, face.shown) == await api.get("/v1/status")
 
 
+async def test_figures_are_read_for_who_asks(control: Path) -> None:
+    """With a target, and after waiting, too; nobody else pays for them."""
+    face = FakeFace(a_status(a_worker("llm/0"), a_worker("web/0"), devices=(a_device(),)))
+    async with asking(face, control) as api:
+        await api.get("/v1/status?figures=0")
+        await api.get("/v1/devices")
+        assert face.asked == []
+        _, status = await api.get("/v1/status?target=llm&wait=ready&figures=1")
+        await api.get("/v1/devices?figures=1")
+        refused = await api.get("/v1/devices?figures=all")
+
+    assert status["figures"]
+    assert [one["name"] for one in status["services"]] == ["llm"]
+    assert face.asked == ["figures", "figures"]
+    assert refused == (400, {"problems": ['figures: expected 0 or 1, got "all"']})
+
+
 async def test_status_of_a_target_has_only_its_services_and_workers(control: Path) -> None:
     """A target restricts the services to one, and the workers to one where it names one."""
     face = FakeFace(a_status(a_worker("llm/0"), a_worker("llm/1"), a_worker("web/0")))

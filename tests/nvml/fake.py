@@ -112,6 +112,7 @@ class FakeDevice:
     memory_percent: int = 0
     celsius: int = 30
     milliwatts: int = 70_000
+    limit_milliwatts: int = 700_000
     persistence: bool = True
     compute: int = 0
     mig: Literal["none", "off", "on"] = "off"
@@ -127,6 +128,7 @@ class FakeDevice:
             f" reserved={self.reserved_bytes} numa={self.numa} minor={self.minor}"
             f" memory={'yes' if self.has_memory else 'no'} gpu_percent={self.gpu_percent}"
             f" memory_percent={self.memory_percent} celsius={self.celsius} milliwatts={self.milliwatts}"
+            f" limit_milliwatts={self.limit_milliwatts}"
             f" persistence={self.persistence:d} compute={self.compute}"
             f" mig={self.mig} slots={self.slots} name="
         )

@@ -10,8 +10,8 @@
  *   claims DIRECTORY           memory of living processes: DIRECTORY/<pid> has lines "UUID BYTES"
  *   release MS                 how long a claim outlives its process, from when a call first sees it dead; -1 for ever
  *   device KEY=VALUE ...       uuid pci total used reserved numa minor memory(yes|no) gpu_percent memory_percent
- *                              celsius milliwatts persistence compute mig(none|off|on) slots; name=... comes last and takes the rest of
- *                              the line, any bytes
+ *                              celsius milliwatts limit_milliwatts persistence compute mig(none|off|on) slots; name=... comes
+ *                              last and takes the rest of the line, any bytes
  *   instance parent=U slot=N gi=N ci=N KEY=VALUE ...   a MIG instance, and what a device has; slots may have gaps
  *   nvlink uuid=U number=N to=U|switch|hidden|unknown  an active NVLink; hidden is a GPU that is not among the devices
  *   level one=U other=U level=N                        nearest common ancestor of two devices, 40 where it is not said
@@ -81,7 +81,7 @@ struct device {
     char uuid[TEXT], name[TEXT], pci[32];
     u64 total, used, reserved;
     int numa, minor, has_memory;
-    unsigned gpu_percent, memory_percent, celsius, milliwatts, persistence, compute;
+    unsigned gpu_percent, memory_percent, celsius, milliwatts, limit_milliwatts, persistence, compute;
     enum { MIG_NONE, MIG_OFF, MIG_ON } mig;
     unsigned slots;
     /* Of a MIG instance only: */
@@ -164,6 +164,7 @@ static int set_device(struct device *device, const char *key, const char *value)
     else if (!strcmp(key, "memory_percent")) device->memory_percent = (unsigned)atoi(value);
     else if (!strcmp(key, "celsius")) device->celsius = (unsigned)atoi(value);
     else if (!strcmp(key, "milliwatts")) device->milliwatts = (unsigned)atoi(value);
+    else if (!strcmp(key, "limit_milliwatts")) device->limit_milliwatts = (unsigned)atoi(value);
     else if (!strcmp(key, "persistence")) device->persistence = (unsigned)atoi(value);
     else if (!strcmp(key, "compute")) device->compute = (unsigned)atoi(value);
     else if (!strcmp(key, "mig"))
@@ -720,6 +721,7 @@ EXPORT int nvmlDeviceGetUtilizationRates(void *handle, struct utilization *utili
     struct device *device;
     int code = begin_on(__func__, handle, &device);
     if (code != SUCCESS) return code;
+    if (device->mig == MIG_ON || is_instance(device)) return end(NOT_SUPPORTED); /* As the driver does. */
     *utilization = (struct utilization){device->gpu_percent, device->memory_percent};
     return end(SUCCESS);
 }
@@ -747,6 +749,14 @@ EXPORT int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
     int code = begin_on(__func__, handle, &device);
     if (code != SUCCESS) return code;
     *milliwatts = device->milliwatts;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *milliwatts) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    *milliwatts = device->limit_milliwatts;
     return end(SUCCESS);
 }
 

@@ -190,6 +190,7 @@ def test_small_facts_are_the_ones_of_the_box(box: FakeBox, nvml: Binding) -> Non
     ]
     assert nvml.value("[nvmlDeviceGetTemperature(h[0], 0), nvmlDeviceGetTemperatureV(h[0], 0)]") == [55, 55]
     assert nvml.value("nvmlDeviceGetPowerUsage(h[0])") == 300_000
+    assert nvml.value("nvmlDeviceGetEnforcedPowerLimit(h[0])") == 700_000
     assert nvml.value("[nvmlDeviceGetNumaNodeId(h[0]), list(nvmlDeviceGetMemoryAffinity(h[0], 1, 0))]") == [1, [2]]
     assert nvml.code("nvmlDeviceGetNumaNodeId(h[1])") == 3
     assert nvml.value("nvmlDeviceGetMigMode(h[0])") == [0, 0]
