@@ -134,3 +134,14 @@ def test_a_value_at_the_end_of_a_bucket_is_in_it() -> None:
 
     assert histogram.series().counts == (2, 2, 1)
     assert histogram.series().total_s == 8.0
+
+
+def test_a_wait_before_a_restart_is_counted() -> None:
+    """So long as it was meant to be, and none for a start at once."""
+    life = Life(spec_of(a={**QUICK, "restart": {"delay": "10s"}}))
+    assert life.counts.backoffs == {}
+    life.get_ready()
+    life.meet(Exited(A, life.fleet.workers[A].incarnation, 1, None, alone=True))
+
+    assert sum(life.counts.backoffs["a"].counts) == 1
+    assert 8.0 <= life.counts.backoffs["a"].total_s <= 12.0

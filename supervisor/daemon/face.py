@@ -96,9 +96,9 @@ class DaemonFace:
         """The status JSON."""
         return make_status(self._daemon.fleet, self._view(figures=figures))
 
-    async def read_figures(self) -> None:
+    async def read_figures(self, *, rates: bool = True) -> None:
         """Read what devices and workers do, unless somebody just did; see `Gauges`."""
-        await self._daemon.gauges.read()
+        await self._daemon.gauges.read(rates=rates)
 
     async def devices(self, *, figures: bool = False) -> Json:
         """The devices JSON, as they are now; see `_refresh`."""

@@ -72,6 +72,7 @@ class Gauges:
         self._lock = asyncio.Lock()
         self._look = _Look()
         self._usage: Mapping[WorkerId, Usage] = {}
+        self._has_rates = False
         self._sensed_at = float("-inf")
         self._silent = ""
 
@@ -81,11 +82,16 @@ class Gauges:
         is_recent = self._monotonic() - self._sensed_at <= MEMORY_S
         return Figures(self._sensors()[0] if is_recent else {}, self._usage)
 
-    async def read(self) -> None:
-        """Look, unless somebody just did."""
+    async def read(self, *, rates: bool = True) -> None:
+        """
+        Look, unless somebody just did.
+
+        Args:
+            rates: Also at how much CPU is used a second, for which it takes two looks where no recent one is kept.
+        """
         async with self._lock:
-            if self._monotonic() - self._look.at > FRESH_S:
-                await asyncio.gather(self._read_sensors(), self._read_trees())
+            if self._monotonic() - self._look.at > FRESH_S or (rates and not self._has_rates):
+                await asyncio.gather(self._read_sensors(), self._read_trees(rates=rates))
 
     async def _read_sensors(self) -> None:
         """A driver that takes its time is not waited for."""
@@ -98,11 +104,17 @@ class Gauges:
             log.warning("sensors.silent", reason=silent)
         self._silent = silent
 
-    async def _read_trees(self) -> None:
+    async def _read_trees(self, *, rates: bool) -> None:
         before = self._look
-        if self._monotonic() - before.at > MEMORY_S:
+        age_s = self._monotonic() - before.at
+        if rates and age_s > MEMORY_S:
             before = await self._look_now()
-            await asyncio.sleep(SPAN_S)
+            age_s = 0.0
+        if rates and age_s < SPAN_S:
+            await asyncio.sleep(SPAN_S - age_s)
+        self._has_rates = rates or age_s <= MEMORY_S
+        if not self._has_rates:
+            before = _Look()
         self._look = after = await self._look_now()
         self._usage = {worker: _use(before, after, worker) for worker in after.trees}
 

@@ -19,6 +19,7 @@ from supervisor.front.counts import Counts, Series
 
 START_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 RELEASE_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BACKOFF_S = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 ASK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 DELAY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
@@ -62,6 +63,7 @@ class Tally:
         self._missing_s: Counter[str] = Counter()
         self._to_ready: dict[str, Histogram] = {}
         self._to_release: dict[str, Histogram] = {}
+        self._backoffs: dict[str, Histogram] = {}
         self._probes: dict[str, Histogram] = {}
         self._readings = Histogram(ASK_S)
         self._delays = Histogram(DELAY_S)
@@ -106,6 +108,8 @@ class Tally:
         took_s = new.history.time_to_ready_s if new is not None else None
         if transition.after is State.READY and old is not None and not old.was_ready and took_s is not None:
             self._to_ready.setdefault(service, Histogram(START_S)).observe(took_s)
+        if transition.after is State.BACKOFF and new is not None and new.deadline is not None:
+            self._backoffs.setdefault(service, Histogram(BACKOFF_S)).observe(max(0.0, new.deadline - transition.at))
         if transition.before is State.RELEASING and old is not None and old.state is State.RELEASING:
             self._to_release.setdefault(service, Histogram(RELEASE_S)).observe(transition.at - old.since)
 
@@ -119,7 +123,7 @@ class Tally:
 
     def _forget(self, services: set[str]) -> None:
         """A service that is no more has no series: names that come and go must not pile up."""
-        for counts in (self._starts, self._missing_s, self._to_ready, self._to_release):
+        for counts in (self._starts, self._missing_s, self._to_ready, self._to_release, self._backoffs):
             for name in counts.keys() - services:
                 del counts[name]
         for pairs in (self._restarts, self._exits):
@@ -142,6 +146,7 @@ class Tally:
             missing_s=dict(missing),
             to_ready=_all(self._to_ready),
             to_release=_all(self._to_release),
+            backoffs=_all(self._backoffs),
             probes=_all(self._probes),
             readings=self._readings.series(),
             delays=self._delays.series(),

@@ -127,7 +127,8 @@ class _Api:
         from supervisor.front.metrics import render  # noqa: PLC0415 - Who is never scraped does not pay for it.
 
         accept = call.request.headers.get(hdrs.ACCEPT, "")
-        text, content_type = render(self._face.status(), self._face.counts(), accept)
+        await self._face.read_figures(rates=False)
+        text, content_type = render(self._face.status(figures=True), self._face.counts(), accept)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def healthz(self, _call: _Call) -> web.Response:

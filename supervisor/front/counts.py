@@ -36,7 +36,7 @@ class Counts:
         reloads: By result.
         dropped: Lines of output, by where they were to go.
         missing_s: Seconds in which workers were wanted and not ready, summed over those of a service.
-        to_ready, to_release: By service.
+        to_ready, to_release, backoffs: By service.
         probes: By kind.
         readings: Of the driver.
         delays: Between the coming of an event and the turn that looks at it.
@@ -50,6 +50,7 @@ class Counts:
     missing_s: Mapping[str, float] = field(default_factory=dict)
     to_ready: Mapping[str, Series] = field(default_factory=dict)
     to_release: Mapping[str, Series] = field(default_factory=dict)
+    backoffs: Mapping[str, Series] = field(default_factory=dict)
     probes: Mapping[str, Series] = field(default_factory=dict)
     readings: Series = EMPTY
     delays: Series = EMPTY

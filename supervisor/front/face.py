@@ -18,8 +18,8 @@ class Face(Protocol):
     def status(self, *, figures: bool = False) -> Json:
         """The status JSON; with *figures* what devices and workers do, as it was read last."""
 
-    async def read_figures(self) -> None:
-        """Read what devices and workers do, unless that was just done."""
+    async def read_figures(self, *, rates: bool = True) -> None:
+        """Read what devices and workers do, unless that was just done; CPU a second only with *rates*: it may take."""
 
     async def devices(self, *, figures: bool = False) -> Json:
         """The devices JSON, with memory as it is now where the driver answers soon; with *figures* what they do."""

@@ -1,8 +1,8 @@
 """
 Metrics in the text formats of Prometheus: what the status says at this moment, and what was counted until now.
 
-Imported by the first scrape, since prometheus_client takes its time. Labels are services, causes, states and devices;
-no label is a pid, an incarnation or anything else that never comes again.
+Imported by the first scrape, since prometheus_client takes its time. Labels are services, workers, causes, states and
+devices; no label is a pid, an incarnation or anything else that never comes again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def render(status: Json, counts: Counts, accept: str) -> tuple[bytes, str]:
         The text, and its content type.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector([*_daemon(status), *_services(status), *_devices(status), *_counted(counts)]))
+    found = (*_daemon(status), *_services(status), *_workers(status), *_devices(status), *_sensors(status))
+    registry.register(_Collector([*found, *_counted(counts)]))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
@@ -119,6 +120,46 @@ def _services(status: Json) -> Iterator[Metric]:
     )
 
 
+def _workers(status: Json) -> Iterator[Metric]:
+    """What is not known has no sample; the names are few, since an index that returns has the one it had."""
+    workers = [
+        ((service["name"], worker["worker"]), worker.get("usage", {}))
+        for service in status["services"]
+        for worker in service["workers"]
+    ]
+
+    def known(key: str) -> Rows:
+        return [(labels, usage[key]) for labels, usage in workers if usage.get(key) is not None]
+
+    labels = ("service", "worker")
+    yield _counter("worker_cpu_seconds", "CPU that a worker's processes used.", labels, known("cpu_seconds"))
+    words = "Memory of the host that a worker's processes have in RAM, summed over them."
+    yield _gauge("worker_memory_bytes", words, labels, known("memory"))
+    words = "Memory of GPUs that a worker's processes have, as the driver tells it."
+    yield _gauge("worker_gpu_memory_bytes", words, labels, known("gpu_memory"))
+
+
+def _sensors(status: Json) -> Iterator[Metric]:
+    """In base units: shares of 1, degrees Celsius, watts."""
+    for name, words, key, part, scale in (
+        ("utilization_ratio", "Share of the last moments in which something ran there.", "utilization", "gpu", 100),
+        (
+            "memory_utilization_ratio",
+            "Share of the last moments in which memory was read or written.",
+            "utilization",
+            "memory",
+            100,
+        ),
+        ("temperature_celsius", "Temperature of a device.", "temperature", None, 1),
+        ("power_watts", "Power that a device draws.", "power", "draw", 1),
+        ("power_limit_watts", "Power that a device is allowed.", "power", "limit", 1),
+    ):
+        found = ((one, one.get(key)) for one in status["devices"])
+        values = ((one, value[part] if part and value else value) for one, value in found)
+        rows = [((one["uuid"], _index(one)), value / scale) for one, value in values if value is not None]
+        yield _gauge(f"device_{name}", words, ("uuid", "gpu"), rows)
+
+
 def _devices(status: Json) -> Iterator[Metric]:
     devices = status["devices"]
 
@@ -174,6 +215,7 @@ def _counted(counts: Counts) -> Iterator[Metric]:
     yield _counter("log_lines_dropped", "Lines that found no way out.", ("outlet",), _single(counts.dropped))
     yield _histogram("time_to_ready_seconds", "Start to ready.", by_service, _single(counts.to_ready))
     yield _histogram("release_seconds", "Dead to memory back.", by_service, _single(counts.to_release))
+    yield _histogram("backoff_seconds", "Wait before a restart after a failure.", by_service, _single(counts.backoffs))
     yield _histogram("probe_seconds", "One question to a worker.", ("kind",), _single(counts.probes))
     yield _histogram("driver_reading_seconds", "One reading of all devices.", (), [((), counts.readings)])
     yield _histogram("loop_delay_seconds", "From an event to the turn for it.", (), [((), counts.delays)])

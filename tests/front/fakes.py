@@ -134,8 +134,8 @@ class FakeFace:
             raise self.broken
         return {**self.shown, "figures": True} if figures else self.shown
 
-    async def read_figures(self) -> None:
-        self.asked.append("figures")
+    async def read_figures(self, *, rates: bool = True) -> None:
+        self.asked.append("figures" if rates else "figures without rates")
 
     def counts(self) -> Counts:
         return self.counted

@@ -14,7 +14,7 @@ from supervisor.front.counts import Counts, Series
 from supervisor.front.metrics import STATES, render
 from tests.front.fakes import FakeFace, Json, a_device, a_status, a_worker, serving
 
-LABELS_OF_NOTHING_THAT_RETURNS = {"pid", "incarnation", "worker", "at"}
+LABELS_OF_NOTHING_THAT_RETURNS = {"pid", "incarnation", "at"}
 
 
 def scrape(status: Json, counts: Counts | None = None) -> dict[str, Metric]:
@@ -58,6 +58,28 @@ def test_devices_show_memory_health_and_company() -> None:
     assert value(metrics, "device_memory_declared_bytes", **second) == 7
     assert len(metrics["gpu_supervisor_device_memory_free_bytes"].samples) == 1
     assert len(metrics["gpu_supervisor_device_foreign_bytes"].samples) == 1
+
+
+def test_what_devices_and_workers_do_is_in_base_units() -> None:
+    """Shares of 1, degrees, watts, seconds, bytes; what is not known is not there, rather than 0."""
+    sensors = {"utilization": {"gpu": 40, "memory": 0}, "temperature": 55, "power": {"draw": 300.5, "limit": None}}
+    mute = {"utilization": {"gpu": None, "memory": None}, "temperature": None, "power": {"draw": None, "limit": None}}
+    usage = {"cpu": 1.5, "cpu_seconds": 20.25, "memory": 4096, "gpu_memory": 7}
+    idle = {"cpu": None, "cpu_seconds": 0.0, "memory": None, "gpu_memory": None}
+    workers = (a_worker("llm/0", usage=usage), a_worker("llm/1", "backoff", usage=idle))
+    metrics = scrape(a_status(*workers, devices=(a_device(0, **sensors), a_device(1, **mute))))
+
+    gpu, worker = {"uuid": "GPU-00000000", "gpu": "0"}, {"service": "llm", "worker": "llm/0"}
+    assert value(metrics, "device_utilization_ratio", **gpu) == 0.4
+    assert value(metrics, "device_memory_utilization_ratio", **gpu) == 0.0
+    assert value(metrics, "device_temperature_celsius", **gpu) == 55
+    assert value(metrics, "device_power_watts", **gpu) == 300.5
+    assert value(metrics, "worker_cpu_seconds", "_total", **worker) == 20.25
+    assert value(metrics, "worker_cpu_seconds", "_total", service="llm", worker="llm/1") == 0.0
+    assert value(metrics, "worker_memory_bytes", **worker) == 4096
+    assert value(metrics, "worker_gpu_memory_bytes", **worker) == 7
+    few = ("device_temperature_celsius", "device_power_limit_watts", "worker_memory_bytes", "worker_gpu_memory_bytes")
+    assert [len(metrics[f"gpu_supervisor_{name}"].samples) for name in few] == [1, 0, 1, 1]
 
 
 def test_counters_and_histograms_are_what_was_counted() -> None:
