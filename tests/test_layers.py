@@ -41,8 +41,8 @@ OWNERS: Mapping[str, set[str]] = {
     # CUDA's library is loaded in a process of its own, as NVML's is.
     "ctypes": {"host/cuda.py", "host/kernel.py"},
     "aiohttp": {
-        *("daemon/door.py", "daemon/loop.py"),
-        *(f"front/{name}.py" for name in ("api", "callers", "problem", "stream")),
+        *("daemon/door.py", "daemon/loop.py", "daemon/web.py"),
+        *(f"front/{name}.py" for name in ("api", "callers", "gate", "guests", "problem", "stream")),
     },
     "click": {
         *("cli/commands.py", "cli/complete.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py", "cli/schema.py"),

@@ -18,6 +18,7 @@ from supervisor.core.spec import Problem, Spec, SpecError, WorkerSpec, unknown_n
 from supervisor.host.accounts import Account, AccountError, find_account
 from supervisor.host.files import SpecRefused, load_spec
 from supervisor.host.machine import cpu_count, installed_vendors, missing_command, read_memory
+from supervisor.host.tokens import KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
     findings = [*unknown_names(loaded.spec, environ), *dict.fromkeys(_too_large(loaded.spec, cpu_count()))]
     findings += dict.fromkeys(_too_much_memory(loaded.spec, read_memory()[1]))
     findings += dict.fromkeys(_too_much_gpu_memory(loaded.spec))
+    if loaded.token is not None and loaded.token.is_short:
+        findings.append(Problem(KEY, "the token is short enough to be guessed", "openssl rand -hex 32 makes one"))
     findings += _lacks(workers, Host(environ, installed_vendors()))
     warnings = loaded.locate_all(Problem(one.path, f"warning: {one.message}", one.hint) for one in findings)
     is_sized = any(service.is_sized for service in loaded.spec.services.values())

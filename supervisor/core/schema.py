@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from supervisor.core.file import keys, probe_keys
+from supervisor.core.file.daemon import DAEMON, DaemonSpec
 from supervisor.core.file.problems import Section
 from supervisor.core.file.service import Alive, Logs, Ready, Recycle, Resources, Restart, ServiceSpec, Stop, Update
-from supervisor.core.spec import DAEMON, FILE, DaemonSpec
+from supervisor.core.spec import FILE
 
 Schema = dict[str, Any]
 
@@ -61,6 +62,14 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
         "End with 1 when nobody runs or is going to, and somebody has failed.",
     ),
     "daemon.poll": (DURATION, "Between two looks at what workers use, which recycle needs and nothing else."),
+    "daemon.http": (
+        TEXT,
+        "HOST:PORT at which the API and its page are served over TCP too; reachable for others only with a token.",
+    ),
+    "daemon.http_token_file": (
+        TEXT,
+        "A file with a secret line that nobody else may read; over TCP, who sends it may see logs and change things.",
+    ),
     "daemon.log_format": (
         _one_of("console", "json"),
         "How log lines look; else console on a terminal, json elsewhere.",

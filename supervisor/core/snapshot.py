@@ -40,6 +40,7 @@ class View:
         instance: Name of the instance, or empty.
         unit: Of systemd, which started the daemon; None without one.
         envs: What each worker's last process was given of the contract's variables.
+        http: Where the API is served over TCP, and how that stands; None where it is not wanted.
         lacks: Of each worker with limits of CPU and memory that was started: why they do not hold, empty if they do.
         figures: What devices and workers do, None where nobody has asked for that.
     """
@@ -53,6 +54,7 @@ class View:
     envs: Mapping[WorkerId, Mapping[str, str]] = field(default_factory=dict)
     lacks: Mapping[WorkerId, str] = field(default_factory=dict)
     figures: Figures | None = None
+    http: Json | None = None
 
 
 def make_status(fleet: Fleet, view: View) -> Json:
@@ -118,6 +120,7 @@ def _daemon(fleet: Fleet, view: View) -> Json:
         if last is None
         else {"at": view.rfc3339(last.at), "ok": last.ok, "problems": list(last.problems)},
         "gpu": _gpu(fleet, view),
+        "http": view.http,
     }
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from supervisor.core.file.after import order_problems
+from supervisor.core.file.daemon import DaemonSpec, read_daemon
 from supervisor.core.file.gpu_keys import GPU_KEYS_OF_A_WISH, read_gpus
 from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_service
 from supervisor.core.file.listen import listen_problems
@@ -31,21 +31,16 @@ from supervisor.core.file.names import (
 )
 from supervisor.core.file.probe_keys import ALIVE_KINDS, READY_KINDS
 from supervisor.core.file.problems import (
-    BadValueError,
     Path,
     Place,
     Problem,
     Section,
     SpecError,
-    choice,
-    leaf,
     map_or_empty,
-    parse_bool,
     read_section,
     shown,
-    whole_number,
 )
-from supervisor.core.file.quantities import Amount, Percent, amount_bytes, parse_amount, parse_duration_s
+from supervisor.core.file.quantities import Amount, Percent, amount_bytes
 from supervisor.core.file.service import (
     INHERIT,
     Alive,
@@ -94,35 +89,10 @@ __all__ = [
     "unknown_names",
 ]
 
-START_PARALLEL_MAX = 100_000
-POLL_MIN_S = 1.0
 _BEFORE_THE_ACCOUNT = frozenset({("logs", "file"), ("ready", "http"), ("alive", "http")})
 """Texts in which names are replaced before anybody has asked for that user's home."""
 
 _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
-
-
-class DaemonSpec(BaseModel):
-    """
-    What the file says of the daemon itself.
-
-    Args:
-        headroom: Memory of each device that is never declared; None = the larger of 512MiB and 2 %.
-        start_parallel: Workers with a GPU that start at once; 0 = no limit.
-        gpu_wait: Seconds that a driver which is not loaded yet is waited for.
-        log_format: None = console on a terminal, else json.
-        poll: Seconds between two looks at what workers use, which is looked at only for `recycle`.
-        exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    headroom: Amount | None = None
-    start_parallel: int = 2
-    gpu_wait: float = 30.0
-    log_format: Literal["console", "json"] | None = None
-    exit_when_failed: bool = False
-    poll: float = 5.0
 
 
 class Spec(BaseModel):
@@ -198,17 +168,18 @@ def parse_spec(document: object, *, base_dir: str) -> Spec:
     if (document is None or isinstance(document, Mapping)) and "services" not in map_or_empty(document):
         top.refuse("a file needs services", "write services: {NAME: {command: ...}}", below=("services",))
     services = dict(_read_services(top, base_dir))
+    daemon = read_daemon(top.child("daemon", map_or_empty(document).get("daemon")), base_dir)
     after = order_problems(services, _names(top.value))
     for problem in (
         *_count_problems(services),
         *_port_problems(services, cpu_count=1),
-        *listen_problems(services),
+        *listen_problems(services, daemon.http),
         *after,
     ):
         top.problems.append(problem)
     if top.problems:
         raise SpecError(tuple(dict.fromkeys(_at_home(problem, document) for problem in top.problems)))
-    return Spec.model_validate(good | {"services": services})
+    return Spec.model_validate(good | {"services": services, "daemon": daemon})
 
 
 def scale_problems(spec: Spec, counts: Mapping[str, int], cpu_count: int) -> tuple[str, ...]:
@@ -439,35 +410,12 @@ def _read_defaults(place: Place) -> None:
     read_section(place, SERVICE)
 
 
-def _read_daemon(place: Place) -> DaemonSpec:
-    return DaemonSpec.model_validate(read_section(place, DAEMON))
-
-
-def _parse_poll(value: object) -> float:
-    seconds = parse_duration_s(value)
-    if seconds < POLL_MIN_S:
-        raise BadValueError(f"expected at least 1s, got {shown(value)}")
-    return seconds
-
-
-DAEMON = Section(
-    keys={
-        "headroom": leaf(parse_amount),
-        "start_parallel": leaf(whole_number(0, START_PARALLEL_MAX)),
-        "gpu_wait": leaf(parse_duration_s),
-        "log_format": leaf(choice("console", "json")),
-        "exit_when_failed": leaf(parse_bool),
-        "poll": leaf(_parse_poll),
-    },
-    not_yet=frozenset({"http", "http_token_file", "socket_group"}),
-    example="daemon: {gpu_wait: 30s}",
-)
 FILE = Section(
     keys={
         "services": lambda _: None,  # Read apart, since they need the defaults.
         "defaults": _read_defaults,
         "gpus": read_gpus,
-        "daemon": _read_daemon,
+        "daemon": lambda _: None,  # Read apart, since its paths begin where the file is.
     },
     elsewhere=dict.fromkeys(SERVICE.keys, "it belongs to a service, or under defaults"),
     example="services: {NAME: {command: ...}}",

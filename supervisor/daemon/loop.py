@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import logging
 import os
 import signal
 import sys
@@ -76,8 +75,10 @@ from supervisor.daemon.recorder import Recorder
 from supervisor.daemon.report import log_transition
 from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
+from supervisor.daemon.web import WebDoor
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
+from supervisor.front.guests import QUIET
 from supervisor.host import limits
 from supervisor.host.activation import Inherited, take_sockets
 from supervisor.host.clock import Clock
@@ -196,6 +197,7 @@ class Daemon:
         self.inbox = Inbox(clock.monotonic)
         self.tally = Tally()
         self.face = DaemonFace(self)
+        self._web = WebDoor(self.face, self.face.notice)
         self._deadlines = Deadlines()
         self._pulse = Pulse()
         self._instance = instance
@@ -243,15 +245,13 @@ class Daemon:
         self._recorder.begin(self.fleet)
         self._hands.use_cgroups(first.spec)
         await self._hands.processes.start()
-        # What a client sends that is no HTTP is answered, and is nobody's business in the log.
-        quiet = logging.getLogger("supervisor.http")
-        quiet.disabled = True
-        server = web.AppRunner(api.make_app(self.face), access_log=None, logger=quiet)
+        server = web.AppRunner(api.make_app(self.face), access_log=None, logger=QUIET)
         await server.setup()
         await door.open(server)
         log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(door.path))
         self.post(HostRead(*read_memory()))  # For what can be told before anybody asks for memory.
         self._tell_of_inherited(first.spec)
+        await self._web.take(first.spec.daemon, self.reader.token)
         self.post(first)
         self._start(Meter(lambda: self.fleet, self._hands.processes.find_root, self.post).run())
         try:
@@ -325,6 +325,7 @@ class Daemon:
             unit=self._unit,
             envs=self._hands.envs,
             lacks=self._hands.surroundings.lacks,
+            http=self._web.state,
         )
 
     def _decide(self, event: Event) -> None:
@@ -422,6 +423,8 @@ class Daemon:
         difference = {str(worker): what for worker, what in (action.difference or {}).items()}
         if action.ok:
             log.info("spec.loaded", difference=difference)
+            if self.fleet.spec is not None:
+                self._start(self._web.take(self.fleet.spec.daemon, self.reader.token))
         else:
             log.error("spec.rejected", problems=list(action.problems))
         self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})
@@ -452,6 +455,7 @@ class Daemon:
     async def _close(self, server: web.AppRunner) -> None:
         self.face.close()
         await server.cleanup()
+        await self._web.close()
         await self._hands.let_go()
         await self._devices.close()
         for task in self._tasks:

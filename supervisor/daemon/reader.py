@@ -11,6 +11,7 @@ from supervisor.core.message import Event, SpecLoaded, SpecRejected
 from supervisor.core.spec import SpecError, unknown_names
 from supervisor.host.files import SpecRefused, load_spec
 from supervisor.host.machine import cpu_count
+from supervisor.host.tokens import Token
 
 
 class SpecReader:
@@ -24,6 +25,8 @@ class SpecReader:
 
     def __init__(self, file: Path, environ: Mapping[str, str]) -> None:
         self.file = file
+        self.token: Token | None = None
+        """Of the last good file that was read."""
         self._environ = environ
 
     def read(self) -> SpecLoaded | SpecRejected:
@@ -40,6 +43,7 @@ class SpecReader:
             problems += error.problems
         if problems:
             return SpecRejected(tuple(loaded.locate(problem) for problem in problems))
+        self.token = loaded.token
         return SpecLoaded(loaded.spec, count)
 
     def read_in_thread(self, done: Callable[[Event], None]) -> None:

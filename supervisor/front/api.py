@@ -8,7 +8,7 @@ with who asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,8 @@ from supervisor.core.file.problems import nearest
 from supervisor.errors import CannotError, ProblemsError
 from supervisor.front.callers import read_peer
 from supervisor.front.face import Face
+from supervisor.front.gate import HEADERS, Gate, hide
+from supervisor.front.guests import LINGER_S, watch_guest
 from supervisor.front.orders import read_counts, read_targets
 from supervisor.front.problem import BODY_MAX_BYTES, RefusedError, answer_http, make_json, make_problem
 from supervisor.front.query import Values, read_after, read_query
@@ -34,26 +36,25 @@ log = structlog.get_logger()
 GATHER_S = 0.1
 """Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
 
-LINGER_S = 1.0
-"""How long the rest of a refused body is taken in, so that its sender sees the answer; also at the daemon's end."""
-
 BODY_S = 10.0
 """Bodies are small: one that takes longer is not coming."""
 
 
-def make_app(face: Face) -> web.Application:
+def make_app(face: Face, gate: Callable[[], Gate] | None = None, *, body_s: float = BODY_S) -> web.Application:
     """
     The routes.
 
     Args:
         face: Of the daemon.
+        gate: Who may see and do what, as it is now; None where everybody may everything.
+        body_s: Seconds that a body may take.
 
     Returns:
         An application that ends its waiting requests when it is shut down, and those whose client has gone at once.
     """
-    api = _Api(face)
+    api = _Api(face, gate, body_s)
     app = web.Application(
-        middlewares=[api.guard],
+        middlewares=[watch_guest, api.guard],
         client_max_size=BODY_MAX_BYTES,
         handler_args={"handler_cancellation": True, "lingering_time": LINGER_S},
     )
@@ -62,32 +63,46 @@ def make_app(face: Face) -> web.Application:
         app.add_routes([web.get(route.path, serve) if route.method == "GET" else web.post(route.path, serve)])
     app.add_routes([web.route(hdrs.METH_ANY, path, _refuse_route) for path in NOT_YET])
     app.on_shutdown.append(api.end_waits)
+    if gate is not None:
+        app.on_response_prepare.append(_add_headers)
     return app
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request: itself, its parameters, and its body where it has one that counts."""
+    """
+    One request.
+
+    Args:
+        request: Itself.
+        query: Its parameters.
+        body: As far as it has one that counts.
+        sees_all: Whoever asks may see what not everybody may.
+    """
 
     request: web.Request
     query: Values
     body: bytes
+    sees_all: bool
 
 
 class _Api:
     """The handlers, each named as its route, and what they have in common."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, gate: Callable[[], Gate] | None, body_s: float) -> None:
         self._face = face
+        self._body_s = body_s
+        self._gate = gate
         self._limits: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
         self._is_ended = False
 
     async def serve(self, route: Route, request: web.Request) -> web.StreamResponse:
         """Read what a request says, and let the handler of its route answer."""
-        body = await _read_body(route, request)
+        sees_all = self._gate is None or self._gate().knows(request, route)
+        body = await _read_body(route, request, self._body_s)
         query = {} if route.takes else read_query(route.params, request.query)
         handler = partial(self.order, route.name) if route.takes == "targets" else getattr(self, route.name)
-        answer: web.StreamResponse = await handler(_Call(request, query, body))
+        answer: web.StreamResponse = await handler(_Call(request, query, body, sees_all))
         return answer
 
     async def status(self, call: _Call) -> web.Response:
@@ -96,13 +111,18 @@ class _Api:
             await self._wait(wait, target, call.query["timeout"])
         if call.query["figures"]:
             await self._face.read_figures()
-        return make_json(self._look(target, wait, figures=call.query["figures"]))
+        status = self._look(target, wait, figures=call.query["figures"])
+        return make_json(status if call.sees_all else hide(status))
 
     async def devices(self, call: _Call) -> web.Response:
         return make_json(await self._face.devices(figures=call.query["figures"]))
 
     async def plan(self, call: _Call) -> web.Response:
-        return make_json(await self._face.plan(call.query["file"]))
+        file = call.query["file"]
+        if file is not None and self._gate is not None:
+            # What it says of a file that is none of ours would tell what stands there.
+            raise RefusedError(403, "file: another file is planned over the control socket only")
+        return make_json(await self._face.plan(file))
 
     async def explain(self, call: _Call) -> web.Response:
         target = call.query["target"]
@@ -184,6 +204,8 @@ class _Api:
         try:
             async with limit:
                 self._limits[asyncio.current_task()] = limit
+                if self._gate is not None:
+                    self._gate().admit(request)
                 return await handler(request)
         except RefusedError as error:
             return make_problem(error.status, *error.lines, hint=error.hint, headers=error.headers)
@@ -244,7 +266,12 @@ class _Api:
             raise RefusedError(409, "the daemon is stopping")
 
 
-async def _read_body(route: Route, request: web.Request) -> bytes:
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+async def _read_body(route: Route, request: web.Request, body_s: float) -> bytes:
     """
     The body, bounded in size by aiohttp, and in time.
 
@@ -253,10 +280,10 @@ async def _read_body(route: Route, request: web.Request) -> bytes:
     if not request.can_read_body:
         return b""
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(body_s):
             body = (await request.read()).strip()
     except TimeoutError:
-        words = f"the body did not come within {BODY_S:.0f} s"
+        words = f"the body did not come within {body_s:.0f} s"
         raise RefusedError(408, words, headers={hdrs.CONNECTION: "close"}) from None
     if not route.takes and body not in {b"", b"{}"}:
         raise ProblemsError((f"{request.method} {request.path} takes no body; give parameters in the query",))

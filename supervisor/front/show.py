@@ -236,6 +236,9 @@ def _daemon_lines(daemon: Json, now: datetime) -> Iterator[str]:
     if reload and not reload["ok"]:
         yield f"the last reload ({age_of(reload['at'], now)} ago) failed, what ran before goes on:"
         yield from (f"  {problem}" for problem in reload["problems"])
+    http = daemon.get("http")
+    if http and http["state"] == "refused":
+        yield f"not served over TCP: {http['reason']}; it is tried again and again"
     yield from _gpu_lines(daemon["gpu"])
 
 

@@ -15,6 +15,7 @@ from supervisor.core.file.problems import Problem, SpecError, show_path
 from supervisor.core.spec import Spec, home_of, parse_spec
 from supervisor.host.env_files import add_variables
 from supervisor.host.guard import FileFaultError, read_trusted
+from supervisor.host.tokens import Token, try_token
 from supervisor.host.yaml_tree import Flaw, Mark, Node, mark_of, plain, read_tree
 
 FILE_MAX_BYTES = 1024 * 1024
@@ -70,10 +71,11 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class LoadedSpec:
-    """A good service file, and where each of its values stands."""
+    """A good service file, where each of its values stands, and the token that it names, if any."""
 
     spec: Spec
     positions: Positions
+    token: Token | None = None
 
     def locate(self, problem: Problem) -> str:
         """A problem found later as a line like those of SpecRefused."""
@@ -111,9 +113,10 @@ def load_spec(path: Path) -> LoadedSpec:
     if flaws:
         raise SpecRefused(positions.lines((), flaws))
     found = add_variables(spec)
-    if found.problems or found.lines:
-        raise SpecRefused((*positions.lines(found.problems), *found.lines))
-    return LoadedSpec(found.spec, positions)
+    token, faults = try_token(spec.daemon.http_token_file)
+    if found.problems or found.lines or faults:
+        raise SpecRefused((*positions.lines((*found.problems, *faults)), *found.lines))
+    return LoadedSpec(found.spec, positions, token)
 
 
 def _no_map(root: Node | None) -> Flaw:

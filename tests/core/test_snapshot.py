@@ -49,7 +49,7 @@ def test_the_status_has_the_contracts_keys() -> None:
 
     assert set(found) == {"daemon", "services", "devices"}
     assert set(found["daemon"]) == {
-        *("pid", "version", "file", "instance", "unit", "state", "since", "generation", "reload", "gpu"),
+        *("pid", "version", "file", "instance", "unit", "state", "since", "generation", "reload", "gpu", "http"),
     }
     assert set(found["daemon"]["reload"]) == {"at", "ok", "problems"}
     assert set(found["daemon"]["gpu"]) == {"state", "detail", "since"}

@@ -54,7 +54,7 @@ _TCP: Document = {"tcp": True}
 _TIMED = {("alive", "interval"), ("alive", "timeout"), ("alive", "failures")}
 ENTRY_KEYS: dict[str, object] = {"gpu": 1, "gpus": [0], "gpu_memory": 1, "cpu": 1, "memory": 1, "env": {}, "port": 1}
 DAEMON_KEYS: dict[str, object] = {
-    "http": "x",
+    "http": "127.0.0.1:9400",
     "http_token_file": "x",
     "socket_group": "x",
     "headroom": 0,
@@ -78,6 +78,7 @@ WORKING = (
     | {"workers.gpu", "workers.gpus", "workers.gpu_memory", "workers.env", "workers.port"}
     | {"resources.memory", "workers.memory", "daemon.start_parallel"}
     | {"pin", "numa", "resources.cpu", "workers.cpu"}
+    | {"daemon.http", "daemon.http_token_file"}
     | {"daemon.headroom", "daemon.gpu_wait", "daemon.log_format", "daemon.exit_when_failed"}
 )
 
@@ -90,18 +91,19 @@ def contract_keys() -> list[tuple[str, Document]]:
 
     cases = [(key, file({key: value})) for key, value in SERVICE_KEYS.items()]
     for section, keys in SECTION_KEYS.items():
-        beside: dict[str, Document] = {"resources": {"gpu": 1}}
+        own: dict[str, Document] = {"resources": {"gpu": 1}}
         cases += [
             (
                 f"{section}.{key}",
-                file(
-                    {"port": 1, section: (_TCP if (section, key) in _TIMED else beside.get(section, {})) | {key: value}}
-                ),
+                file({"port": 1, section: (_TCP if (section, key) in _TIMED else own.get(section, {})) | {key: value}}),
             )
             for key, value in keys.items()
         ]
     cases += [(f"workers.{key}", file({"workers": [{"gpu": 1, key: value}]})) for key, value in ENTRY_KEYS.items()]
-    cases += [(f"daemon.{key}", file({}, daemon={key: value})) for key, value in DAEMON_KEYS.items()]
+    beside: dict[str, Document] = {"http_token_file": {"http": "127.0.0.1:9400"}}
+    cases += [
+        (f"daemon.{key}", file({}, daemon={**beside.get(key, {}), key: value})) for key, value in DAEMON_KEYS.items()
+    ]
     return cases
 
 

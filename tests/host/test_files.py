@@ -70,7 +70,7 @@ services:
     command: x
     workers: [{gpus: [0]}, {gpu: -1}]
     port: 0x10000
-daemon: {http: x, gpu_wait: soon}
+daemon: {socket_group: x, gpu_wait: soon}
 """)
 
     assert lines == (
@@ -79,9 +79,9 @@ daemon: {http: x, gpu_wait: soon}
         "demo.yaml:5:5: services.b.wrkers: unknown key 'wrkers'\n  hint: did you mean workers?",
         f"demo.yaml:8:34: services.a.workers[1].gpu: expected {GPU_WORDS}, got -1",
         "demo.yaml:9:11: services.a.port: expected a whole number from 1 to 65535, got 0x10000",
-        "demo.yaml:10:10: daemon.http: http is not supported yet",
+        "demo.yaml:10:10: daemon.socket_group: socket_group is not supported yet",
         (
-            "demo.yaml:10:29: daemon.gpu_wait: expected a duration such as 500ms, 10s, 5m, 2h or 1d, got 'soon'"
+            "demo.yaml:10:37: daemon.gpu_wait: expected a duration such as 500ms, 10s, 5m, 2h or 1d, got 'soon'"
             "\n  hint: the units are ms, s, m, h and d; a bare number is seconds"
         ),
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SOCKETS_MAX = 64  # Descriptors of one start go in one message.
 UNIX_PATH_MAX = 107  # Of sun_path, less its NUL.
 
+DAEMON_HTTP = "daemon.http"
 _PORT_MAX = 65535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _TCP = re.compile(r"tcp://(?:\[([^\]]*)\]|([^:\[\]]*))(?::(.*))?", re.ASCII)
@@ -115,8 +116,8 @@ def parse_address(value: object) -> Address:
     if match is None:
         raise BadValueError(f"expected tcp://HOST:PORT or unix:PATH, got {shown(text)}", _ADDRESS_EXAMPLE)
     bracketed, plain, port = match.groups()
-    host = _parse_host(plain if bracketed is None else bracketed, is_bracketed=bracketed is not None)
-    return Address("tcp", host, _parse_port(port))
+    host = parse_host(plain if bracketed is None else bracketed, is_bracketed=bracketed is not None)
+    return Address("tcp", host, parse_port(port))
 
 
 def _parse_path(text: str) -> str:
@@ -131,7 +132,13 @@ def _parse_path(text: str) -> str:
     return path
 
 
-def _parse_host(text: str, *, is_bracketed: bool) -> str:
+def parse_host(text: str, *, is_bracketed: bool) -> str:
+    """
+    An IP address as it is written shortest.
+
+    Raises:
+        BadValueError: It is none, or one that means different things on different links.
+    """
     if text == "localhost" and not is_bracketed:
         return "127.0.0.1"
     if text in {"", "*"}:
@@ -152,7 +159,13 @@ def _parse_host(text: str, *, is_bracketed: bool) -> str:
     return str(host)
 
 
-def _parse_port(text: str | None) -> int:
+def parse_port(text: str | None) -> int:
+    """
+    A port that can be asked for.
+
+    Raises:
+        BadValueError: It is none.
+    """
     if not text:
         raise BadValueError("expected a port after the host", _ADDRESS_EXAMPLE)
     if not (text.isdecimal() and text.isascii()) or len(text) > 5 or not 1 <= int(text) <= _PORT_MAX:
@@ -180,9 +193,17 @@ def settle_paths(place: Place, sockets: tuple[Socket, ...], base_dir: str) -> tu
 # ---- what services have to share -------------------------------------------------------------------------------------
 
 
-def listen_problems(services: Mapping[str, ServiceSpec]) -> Iterator[Problem]:
-    """Addresses that only one of two sockets can have, and ports of workers at which a socket listens already."""
+def listen_problems(services: Mapping[str, ServiceSpec], http: Address | None = None) -> Iterator[Problem]:
+    """
+    Addresses that only one of two sockets can have, and ports of workers at which a socket listens already.
+
+    Args:
+        services: By name.
+        http: Where the daemon itself listens.
+    """
     owners: dict[tuple[str, int, str], list[tuple[str, Address]]] = {}
+    if http is not None:
+        owners[http.kind, http.port, ""] = [(DAEMON_HTTP, http)]
     for name, service in services.items():
         for socket in service.listen:
             address, what = socket.address, f"listen.{socket.name} of {name}"
@@ -210,4 +231,5 @@ def _port_clashes(
             if clash is not None and path not in said:
                 said.add(path)
                 hint = "a worker finds its sockets open already; leave port out, or give it another one"
+                hint = "" if clash[0] == DAEMON_HTTP else hint
                 yield Problem(path, f"worker {name}/{index} would get port {port}, which is {clash[0]}", hint)
