@@ -1,7 +1,8 @@
 """
 Owns where a daemon and its clients meet: the path of the control socket.
 
-Both sides import it, so it must stay with the standard library and make, bind and remove nothing.
+Both sides import it, so it must stay with the standard library and make, bind and remove nothing. Every command passes
+here first: paths are strings, and typing and pathlib, which take a third of an interpreter's start each, come later.
 """
 
 from __future__ import annotations
@@ -11,26 +12,31 @@ import os
 import re
 import socket
 import stat
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    Place = str | os.PathLike[str]
 
 NAME = "gpu-supervisor"
 SOCKET_NAME = "control.sock"
+LOCK = ".lock"
+"""Behind the name of a socket: what its daemon holds."""
+
 PATH_MAX = 107
 """Bytes of a socket's path; sockaddr_un has 108, one of them ends it."""
 
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 4
 
-RUN = Path("/run")
-TMP = Path("/tmp")  # noqa: S108 - The owner of what is in it is checked.
+RUN = "/run"
+TMP = "/tmp"  # noqa: S108 - The owner of what is in it is checked.
 
-SOCKETS = Path("/proc/net/unix")
+SOCKETS = "/proc/net/unix"
 LISTENING = "00010000"
 """__SO_ACCEPTCON of the kernel, in the column of flags."""
 
@@ -45,8 +51,8 @@ def control_path(
     environ: Mapping[str, str],
     uid: int,
     *,
-    run: Path = RUN,
-    tmp: Path = TMP,
+    run: Place = RUN,
+    tmp: Place = TMP,
 ) -> Path:
     """
     Where a daemon makes its control socket.
@@ -65,9 +71,11 @@ def control_path(
     Raises:
         CannotError: The path or the name of the instance is no good.
     """
+    from pathlib import Path  # noqa: PLC0415 - See the module.
+
     if given := _given(explicit, instance, environ):
-        return given
-    return _checked(_folders(environ, uid, run, tmp)[0] / _subfolder(instance) / SOCKET_NAME)
+        return Path(given)
+    return Path(_checked(os.path.join(_folders(environ, uid, run, tmp)[0], _subfolder(instance), SOCKET_NAME)))
 
 
 def find_control(
@@ -76,9 +84,9 @@ def find_control(
     environ: Mapping[str, str],
     uid: int,
     *,
-    run: Path = RUN,
-    tmp: Path = TMP,
-) -> Path:
+    run: Place = RUN,
+    tmp: Place = TMP,
+) -> str:
     """
     Where a client finds the daemon. Arguments as of `control_path`.
 
@@ -96,18 +104,27 @@ def find_control(
         return given
     folders = _folders(environ, uid, run, tmp)
     for folder in folders:
-        if folder == private_folder(uid, tmp):
+        if folder == _private(uid, tmp):
             check_private(folder, uid)
-    wanted = [folder / _subfolder(instance) / SOCKET_NAME for folder in folders]
+    wanted = [os.path.join(folder, _subfolder(instance), SOCKET_NAME) for folder in folders]
     for path in wanted:
         if _is_answering(path):
             return path
     if instance is not None:
         raise no_daemon(wanted[0])
-    return _only([path for folder in folders for path in sorted(folder.glob(f"*/{SOCKET_NAME}"))], wanted[0])
+    return _only([path for folder in folders for path in _instances(folder)], wanted[0])
 
 
-def no_daemon(path: Path, cause: str = "") -> CannotError:
+def _instances(folder: str) -> list[str]:
+    """Sockets of daemons with a name; a folder that is not there or not ours to read has none."""
+    try:
+        found = (os.path.join(folder, name, SOCKET_NAME) for name in sorted(os.listdir(folder)))
+        return [path for path in found if os.path.lexists(path)]
+    except OSError:
+        return []
+
+
+def no_daemon(path: Place, cause: str = "") -> CannotError:
     """The error of a client that finds nobody at *path*, though a daemon may live whose socket's file was removed."""
     hint = "start one with `gpu-supervisor run FILE`, or name its socket with --socket"
     if not cause and is_listening(path):
@@ -120,20 +137,22 @@ def no_daemon(path: Path, cause: str = "") -> CannotError:
     return CannotError("reach the daemon", cause, hint=hint, exit_code=EXIT_NO_DAEMON)
 
 
-def is_listening(path: Path, table: Path = SOCKETS) -> bool:
+def is_listening(path: Place, table: Place = SOCKETS) -> bool:
     """Whether somebody listens on a socket that was bound to *path*, also when its file is gone; Linux alone tells."""
     try:
-        lines = table.read_text(errors="surrogateescape").splitlines()
+        with open(table, errors="surrogateescape") as file:
+            lines = file.read().splitlines()
     except OSError:
         return False
     rows = (line.split(maxsplit=7) for line in lines)
-    return any(row[7:] == [str(path)] and row[3] == LISTENING for row in rows)
+    return any(row[7:] == [os.fspath(path)] and row[3] == LISTENING for row in rows)
 
 
-def _read_pid(path: Path) -> int:
+def _read_pid(path: Place) -> int:
     """Of the daemon, as it wrote into the lock beside its socket; 0 where that is gone too."""
     try:
-        text = lock_path(path).read_text(errors="replace").strip()
+        with open(f"{os.fspath(path)}{LOCK}", errors="replace") as file:
+            text = file.read().strip()
     except OSError:
         return 0
     return int(text) if text.isdecimal() else 0
@@ -141,15 +160,21 @@ def _read_pid(path: Path) -> int:
 
 def lock_path(path: Path) -> Path:
     """The lock beside a control socket, which its daemon holds and has its pid in."""
-    return path.with_name(f"{path.name}.lock")
+    return path.with_name(f"{path.name}{LOCK}")
 
 
-def private_folder(uid: int, tmp: Path = TMP) -> Path:
+def private_folder(uid: int, tmp: Place = TMP) -> Path:
     """The folder of a user who has no runtime directory; its place is open to everybody, so it wants a check."""
-    return tmp / f"{NAME}-{uid}"
+    from pathlib import Path  # noqa: PLC0415 - See the module.
+
+    return Path(_private(uid, tmp))
 
 
-def check_private(folder: Path, uid: int) -> None:
+def _private(uid: int, tmp: Place) -> str:
+    return os.path.join(tmp, f"{NAME}-{uid}")
+
+
+def check_private(folder: Place, uid: int) -> None:
     """
     Refuse a private folder that somebody else may have made; one that does not exist is fine.
 
@@ -157,7 +182,7 @@ def check_private(folder: Path, uid: int) -> None:
         CannotError: It is a link or no folder, belongs to another user, or others may enter it.
     """
     try:
-        status = folder.lstat()
+        status = os.lstat(folder)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -180,28 +205,28 @@ def words(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _given(explicit: str | None, instance: str | None, environ: Mapping[str, str]) -> Path | None:
+def _given(explicit: str | None, instance: str | None, environ: Mapping[str, str]) -> str | None:
     """Path that somebody named: by option, or, unless an instance is asked for, by environment."""
     if explicit is not None:
         if not explicit:
             raise CannotError("use --socket", "it is empty", exit_code=EXIT_USAGE)
-        return _checked(Path(os.path.abspath(explicit)))  # noqa: PTH100 - Path.absolute keeps `..`.
+        return _checked(os.path.abspath(explicit))
     from_environ = environ.get("GPU_SUPERVISOR_SOCKET", "") if instance is None else ""
-    return _checked(Path(os.path.abspath(from_environ))) if from_environ else None  # noqa: PTH100
+    return _checked(os.path.abspath(from_environ)) if from_environ else None
 
 
-def _folders(environ: Mapping[str, str], uid: int, run: Path, tmp: Path) -> tuple[Path, ...]:
+def _folders(environ: Mapping[str, str], uid: int, run: Place, tmp: Place) -> tuple[str, ...]:
     """Folders of this user's daemons, the one for a new daemon first."""
     if uid == 0:
-        return (run / NAME,)
+        return (os.path.join(run, NAME),)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     # After `su` the variable is that of another user; the specification demands the owner, so hold it to that.
     try:
-        is_ours = runtime.startswith("/") and Path(runtime).stat().st_uid == uid
+        is_ours = runtime.startswith("/") and os.stat(runtime).st_uid == uid
     except OSError:
         is_ours = False
-    private = private_folder(uid, tmp)
-    return (Path(runtime, NAME), private) if is_ours else (private,)
+    private = _private(uid, tmp)
+    return (os.path.join(runtime, NAME), private) if is_ours else (private,)
 
 
 def _subfolder(instance: str | None) -> str:
@@ -216,7 +241,7 @@ def _subfolder(instance: str | None) -> str:
     return instance
 
 
-def _checked(path: Path) -> Path:
+def _checked(path: str) -> str:
     """Refuse what the kernel would refuse with a riddle."""
     size = len(os.fsencode(path))
     if size > PATH_MAX:
@@ -229,7 +254,7 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _only(found: list[Path], usual: Path) -> Path:
+def _only(found: list[str], usual: str) -> str:
     """Pick the one that lives: a daemon that was killed leaves its socket."""
     living = [path for path in found if _is_answering(path)]
     if not living:
@@ -237,19 +262,19 @@ def _only(found: list[Path], usual: Path) -> Path:
     if len(living) > 1:
         raise CannotError(
             "choose a daemon",
-            f"{len(living)} are running: {', '.join(map(str, living))}",
+            f"{len(living)} are running: {', '.join(living)}",
             hint="name one with --instance NAME or --socket PATH",
             exit_code=EXIT_USAGE,
         )
     return living[0]
 
 
-def _is_answering(path: Path) -> bool:
+def _is_answering(path: str) -> bool:
     """Whether somebody listens there, even if we may not speak to him: then the client's own try says so."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            code = probe.connect_ex(str(path))
+            code = probe.connect_ex(path)
         except OSError:  # Too long.
             return False
     return code in {0, errno.EAGAIN, errno.EACCES, errno.EPERM}

@@ -7,10 +7,7 @@ feels instant. Errors are said elsewhere.
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor import __version__
-from supervisor.cli import complete, operate, schema
+from supervisor.cli import complete, operate, schema, terminal
 from supervisor.cli.grammar import NOT_YET, PROGRAM, Commands, Where, as_json, at_daemon, refuse
 from supervisor.cli.outcome import (
     EXIT_BAD_FILE,
@@ -29,6 +26,7 @@ from supervisor.cli.outcome import (
     FileRefusedError,
     complain,
     put,
+    put_json,
     say,
 )
 from supervisor.errors import CannotError
@@ -37,7 +35,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from supervisor.front.client import Client
-    from supervisor.front.show import Page
+    from supervisor.front.page import Page
+    from supervisor.front.show import Bars
     from supervisor.front.verdict import Wait
 
 RELOAD_S = 120.0
@@ -114,7 +113,7 @@ def plan(where: Where, file: str, *, is_json: bool) -> int:
     from supervisor.front.verdict import has_no_place
 
     answer = _plan(where, file)
-    _put(answer, lambda: plan_page(answer), is_json=is_json)
+    _put(answer, lambda bars: plan_page(answer, bars=bars), is_json=is_json)
     return EXIT_NOT_ALL if any(has_no_place(row) for row in answer["workers"]) else 0
 
 
@@ -132,7 +131,7 @@ def devices(where: Where, *, is_json: bool) -> int:
         answer = survey.devices(os.environ)
     else:
         answer = client.get("/v1/devices", {"figures": "1"}, thing="show the devices")
-    _put(answer, lambda: devices_page(answer), is_json=is_json)
+    _put(answer, lambda bars: devices_page(answer, bars=bars), is_json=is_json)
     return 0
 
 
@@ -144,18 +143,13 @@ def devices(where: Where, *, is_json: bool) -> int:
 @at_daemon
 def status(where: Where, target: str | None, wait: Wait | None, timeout: str | None, *, is_json: bool) -> int:
     """Show services and workers, their states, and why."""
-    from supervisor.front.show import last_words_page, status_page
-    from supervisor.front.verdict import is_met, workers_of
+    from supervisor.front.show import status_of
+    from supervisor.front.verdict import is_met
 
     timeout_s = _timeout_s(timeout, wait)
     answer = _status_once_up(where, target, wait, timeout_s)
 
-    def page() -> Page:
-        is_one = target is not None and "/" in target
-        words = [line for worker in workers_of(answer) if is_one for line in last_words_page(worker)]
-        return (*status_page(answer, _now()), *words)
-
-    _put(answer, page, is_json=is_json)
+    _put(answer, lambda bars: status_of(answer, target, _now(), bars=bars), is_json=is_json)
     return 0 if is_met(answer, wait) else EXIT_NOT_ALL
 
 
@@ -171,25 +165,29 @@ def explain(where: Where, worker: str, *, is_json: bool) -> int:
         cause = f'"{worker}" names no worker'
         raise CannotError(f"explain {worker}", cause, hint=f"for example: explain {worker}/0", exit_code=EXIT_USAGE)
     answer = where.client().get("/v1/explain", {"target": worker}, thing=f"explain {worker}")
-    _put(answer, lambda: explain_page(answer, _now()), is_json=is_json)
+    _put(answer, lambda _: explain_page(answer, _now()), is_json=is_json)
     return 0
 
 
 @cli.command()
-@click.argument("target", metavar="[SERVICE[/N]]", required=False)
+@click.argument("targets", metavar="[SERVICE[/N]] ...", nargs=-1, shell_complete=complete.complete_targets)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what they say, until Ctrl-C.")
-@click.option("-n", "--lines", metavar="N", type=click.IntRange(0), default=100, help="Last lines of each; 100.")
+@click.option("-n", "--lines", metavar="N", type=click.IntRange(0), default=None, help="Last lines of each; 100.")
+@click.option("--since", metavar="D|TIME", help="Not older than 10m, 2h, or 2026-11-20T10:00:00Z.")
 @as_json
 @at_daemon
-def logs(where: Where, target: str | None, *, follow: bool, lines: int, is_json: bool) -> int:
-    """Show what workers said last, also before a restart."""
-    from supervisor.cli.logs import EVERYTHING, show
+def logs(
+    where: Where, targets: tuple[str, ...], *, follow: bool, lines: int | None, since: str | None, is_json: bool
+) -> int:
+    """Show what workers said last, over restarts; of all if none is named."""
+    from supervisor.cli.logs import Asked, read_since, show
 
-    return show(where.client(), target, lines=min(lines, EVERYTHING), follow=follow, is_json=is_json)
+    at = None if since is None else read_since(since, _now())
+    return show(where.client(), Asked(targets, lines, at, follow=follow), is_json=is_json)
 
 
 @cli.command()
-@click.argument("target", metavar="[SERVICE[/N]]", required=False)
+@click.argument("target", metavar="[SERVICE[/N]]", required=False, shell_complete=complete.complete_targets)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option("-n", "--lines", metavar="N", type=click.IntRange(0), default=None, help="Only the last N; all kept.")
 @as_json
@@ -215,7 +213,7 @@ def doctor(where: Where, file: str | None, *, is_json: bool) -> int:
     path = Path(file) if file else find_file(daemon) if daemon else None
     findings = examine_machine(path, daemon["unit"] if daemon else None, os.environ)
     rows = [{"check": one.check, "level": one.level, "found": one.found, "hint": one.hint} for one in findings]
-    _put({"findings": rows}, lambda: doctor_page(rows), is_json=is_json)
+    _put({"findings": rows}, lambda _: doctor_page(rows), is_json=is_json)
     return 0
 
 
@@ -246,9 +244,9 @@ def reload(where: Where, *, wait: bool, is_json: bool) -> int:
         if error.status != 400:
             raise
         if is_json:
-            _put_json(error.answer)
+            put_json(error.answer)
         raise FileRefusedError("reload", error.problems) from None
-    _put(answer, lambda: difference_page(answer["difference"]), is_json=is_json)
+    _put(answer, lambda _: difference_page(answer["difference"]), is_json=is_json)
     if answer["ok"]:
         return 0
     cause = "; ".join(answer["problems"])
@@ -361,26 +359,12 @@ def _timeout_s(text: str | None, wait: str | None) -> float | None:
 # ---- showing --------------------------------------------------------------------------------------------------------
 
 
-def _put(answer: Mapping[str, Any], page: Callable[[], Page], *, is_json: bool) -> None:
+def _put(answer: Mapping[str, Any], page: Callable[[Bars], Page], *, is_json: bool) -> None:
     """Show an answer as people or as programs want it."""
     if is_json:
-        _put_json(answer)
+        put_json(answer)
         return
-    import shutil
-
-    from supervisor.front.show import draw
-
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else None
-    # https://no-color.org: a NO_COLOR that is set and not empty forbids it.
-    colour = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    drawn = io.StringIO()
-    draw(page(), drawn, width=width, colour=colour)
-    put(drawn.getvalue())
-
-
-def _put_json(answer: Mapping[str, Any]) -> None:
-    put(json.dumps(answer, indent=2) + "\n")
+    put(terminal.text_of(page, terminal.find()))
 
 
 def _now() -> datetime:

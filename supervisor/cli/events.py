@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from supervisor.cli import terminal
 from supervisor.cli.outcome import put, say
 from supervisor.front.client import Client
+from supervisor.front.page import STYLES, ansi, clean
+from supervisor.front.words import because
 
 
 def show(client: Client, target: str | None, *, lines: int | None, follow: bool, is_json: bool) -> int:
@@ -26,6 +29,7 @@ def show(client: Client, target: str | None, *, lines: int | None, follow: bool,
     params = {"follow": "1" if follow else "0"} | ({} if target is None else {"target": target})
     params |= {} if lines is None else {"lines": str(lines)}
     thing = f"show the events of {target or 'everybody'}"
+    colour = terminal.find().colour
     reason = "slow"
     while reason == "slow":
         for number, event, data in client.stream("/v1/events", params, thing=thing):
@@ -33,16 +37,21 @@ def show(client: Client, target: str | None, *, lines: int | None, follow: bool,
                 reason = data["reason"]
                 break
             params["after"] = str(number)
-            put(f"{json.dumps(data) if is_json else _text(data)}\n", is_raw=True)
+            put(f"{json.dumps(data) if is_json else _text(data, colour=colour)}\n", is_raw=True)
         if reason == "slow":
             params.pop("lines", None)
             say("fell behind; going on with what is still kept, events may be missing")
     return 0
 
 
-def _text(data: dict[str, Any]) -> str:
-    """``2026-11-20T10:00:00Z llm/0 ready -> backoff (Exited): exited with 1``; on one line, whatever a reason holds."""
-    way = f"{data['before'] or 'new'} -> {data['after'] or 'gone'}"
-    reason = " ".join(str(data["reason"]).split())
-    shown = "".join(one if one.isprintable() else "?" for one in reason)
-    return f"{data['at']} {data['worker']} {way} ({data['cause']})" + (f": {shown}" if shown else "")
+def _text(data: dict[str, Any], *, colour: bool) -> str:
+    """``2026-11-20T10:00:00Z llm/0 ready -> backoff (it ended): exited with 1``; one line, whatever a reason holds."""
+    after = data["after"] or "gone"
+    style = STYLES.get(after, "") if colour else ""
+    pieces = (
+        (f"{data['at']} {data['worker']} {data['before'] or 'new'} -> ", ""),
+        (after, style),
+        (f" ({because(data)})", ""),
+    )
+    reason = clean(" ".join(str(data["reason"]).split()))
+    return ansi(pieces, colour=colour) + (f": {reason}" if reason else "")

@@ -3,53 +3,157 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from supervisor.cli.outcome import put, say
+from supervisor.cli import terminal
+from supervisor.cli.outcome import EXIT_USAGE, put, say
+from supervisor.errors import CannotError
 from supervisor.front.client import Client
+from supervisor.front.page import CODES
+from supervisor.front.verdict import UnknownNameError, select_all, workers_of
 
 EVERYTHING = 1_000_000
 """More lines than are kept of any worker."""
 
+LINES = 100
+"""Of each worker for who says neither how many nor since when."""
 
-def show(client: Client, target: str | None, *, lines: int, follow: bool, is_json: bool) -> int:
+PALETTE = ("cyan", "yellow", "green", "magenta", "blue", "red")
+"""Of the names in front of the lines, in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    Which lines.
+
+    Args:
+        targets: ``llm``, ``llm/0``; none for everybody.
+        lines: Of each worker at the most; None where nothing was said.
+        since: Only lines that are not older; None for all.
+        follow: Go on.
+    """
+
+    targets: tuple[str, ...]
+    lines: int | None = None
+    since: datetime | None = None
+    follow: bool = False
+
+    @property
+    def title(self) -> str:
+        """What was asked for, in words."""
+        return f"show the logs of {' '.join(self.targets) or 'everybody'}"
+
+
+def show(client: Client, asked: Asked, *, is_json: bool) -> int:
     """
     Write the last lines of workers, and go on if that is wanted until there is no more.
 
     Args:
         client: Of the daemon.
-        target: ``llm``, ``llm/0``; None for everybody.
-        lines: Of each worker at the most.
-        follow: Do not end with what has been said so far.
+        asked: Which lines.
         is_json: One object a line, instead of text.
 
     Returns:
         The exit status.
     """
-    is_named = target is None or "/" not in target
-    width = _width(client, target) if is_named and not is_json else 0
-    params = {"lines": str(lines), "follow": "1" if follow else "0"} | ({} if target is None else {"target": target})
+    writer = _json if is_json else _make_prefix(client, asked)
+    wants = _chooser(asked)
+    lines = (LINES if asked.since is None else EVERYTHING) if asked.lines is None else min(asked.lines, EVERYTHING)
+    params = {"lines": str(lines), "follow": "1" if asked.follow else "0"}
+    if len(asked.targets) == 1:
+        params["target"] = asked.targets[0]
     reason = "slow"
     while reason == "slow":
-        for number, event, data in client.stream("/v1/logs", params, thing=f"show the logs of {target or 'everybody'}"):
+        for number, event, data in client.stream("/v1/logs", params, thing=asked.title):
             if event == "end":
                 reason = data["reason"]
                 break
             params["after"] = str(number)
-            put(json.dumps(data) + "\n" if is_json else _text(data, width if is_named else None), is_raw=True)
+            if wants(data):
+                put(writer(data), is_raw=True)
         if reason == "slow":
             params["lines"] = str(EVERYTHING)
             say("fell behind; going on with what is still kept, lines may be missing")
     return 0
 
 
-def _text(data: dict[str, Any], width: int | None) -> str:
-    """The line as the worker wrote it, its escapes included: a terminal is to see what it would have seen."""
-    return f"{data['line']}\n" if width is None else f"{data['worker']:<{width}} | {data['line']}\n"
+def read_since(text: str, now: datetime) -> datetime:
+    """
+    A point in time, as a person gives it.
+
+    Args:
+        text: A duration such as ``10m``, counted back from now, or a time of RFC 3339; without a zone a local one.
+        now: With its zone.
+
+    Raises:
+        CannotError: It is neither.
+    """
+    from supervisor.core.file.problems import BadValueError
+    from supervisor.core.file.quantities import parse_duration_s
+
+    try:
+        return now - timedelta(seconds=parse_duration_s(text))
+    except BadValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        cause = f'expected a duration such as 10m, or a time such as 2026-11-20T10:00:00Z, got "{text}"'
+        raise CannotError("use --since", cause, exit_code=EXIT_USAGE) from None
+    # Lines have whole seconds: one of the same second is not older.
+    return found.replace(microsecond=0)
 
 
-def _width(client: Client, target: str | None) -> int:
-    """Columns of the longest name, so that what workers say begins in one column."""
-    status = client.get("/v1/status", {} if target is None else {"target": target}, thing=f"show the logs of {target}")
-    names = [worker["worker"] for service in status["services"] for worker in service["workers"]]
-    return max(map(len, names), default=0)
+def _chooser(asked: Asked) -> Callable[[dict[str, Any]], bool]:
+    """Whether a line was asked for, by its worker and its time."""
+    targets = asked.targets if len(asked.targets) > 1 else ()  # One alone is the daemon's to pick.
+    since = asked.since
+
+    def wants(data: dict[str, Any]) -> bool:
+        worker = str(data["worker"])
+        is_named = not targets or worker in targets or worker.partition("/")[0] in targets
+        return is_named and (since is None or datetime.fromisoformat(data["at"]).astimezone(UTC) >= since)
+
+    return wants
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data) + "\n"
+
+
+@dataclass(slots=True)
+class _Prefix:
+    """Names in front of lines: in one column, and on a terminal each in a colour of its own."""
+
+    width: int
+    colour: bool
+    styles: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, data: dict[str, Any]) -> str:
+        """The line as the worker wrote it, its escapes included: a terminal is to see what it would have seen."""
+        worker, line = str(data["worker"]), str(data["line"])
+        if not self.colour:
+            return f"{worker:<{self.width}} | {line}\n"
+        code = self.styles.setdefault(worker, CODES[PALETTE[len(self.styles) % len(PALETTE)]])
+        # What a line has begun is not to go on in the next one, which may be another's.
+        return f"\x1b[{code}m{worker:<{self.width}} |\x1b[0m {line}" + ("\x1b[0m\n" if "\x1b" in line else "\n")
+
+
+def _make_prefix(client: Client, asked: Asked) -> Callable[[dict[str, Any]], str]:
+    """For one worker alone no name is needed; else they have the columns of the longest one there is now."""
+    status = client.get("/v1/status", thing=asked.title)
+    try:
+        services: Sequence[dict[str, Any]] = select_all(status, asked.targets) if asked.targets else status["services"]
+    except UnknownNameError as error:
+        raise CannotError(asked.title, str(error), hint=error.hint, exit_code=EXIT_USAGE) from None
+    if len(asked.targets) == 1 and "/" in asked.targets[0]:
+        return lambda data: f"{data['line']}\n"
+    names = [str(worker["worker"]) for worker in workers_of({"services": services})]
+    prefix = _Prefix(max(map(len, names), default=0), terminal.find().colour)
+    for number, name in enumerate(names):
+        prefix.styles[name] = CODES[PALETTE[number % len(PALETTE)]]
+    return prefix

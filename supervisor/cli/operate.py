@@ -6,14 +6,13 @@ Each sets what is wanted and returns; `status --wait` tells when it is so.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from supervisor.cli.complete import complete_counts, complete_targets
 from supervisor.cli.grammar import Command, Where, as_json, at_daemon
-from supervisor.cli.outcome import EXIT_USAGE, put, say
+from supervisor.cli.outcome import EXIT_USAGE, put, put_json, say
 from supervisor.errors import CannotError
 
 Answer = dict[str, Any]
@@ -70,7 +69,7 @@ def scale(where: Where, counts: tuple[str, ...], *, is_json: bool) -> int:
     wanted = _read_counts(counts)
     answer = where.client().post("/v1/scale", body={"targets": wanted}, thing=f"scale {' '.join(counts)}")
     if is_json:
-        _put_json(answer)
+        put_json(answer)
         return 0
     for service in answer["services"]:
         count = f"{service['target']} worker" + ("" if service["target"] == 1 else "s")
@@ -103,9 +102,9 @@ def _read_counts(words: tuple[str, ...]) -> dict[str, int]:
 def _show(answer: Answer, *, is_json: bool) -> None:
     """One line for each worker: what it is in at this moment, and why."""
     if is_json:
-        _put_json(answer)
+        put_json(answer)
         return
-    from supervisor.front.show import clean
+    from supervisor.front.page import clean
 
     for worker in _workers(answer):
         why = f" ({clean(str(worker['reason']))})" if worker["reason"] else ""
@@ -114,7 +113,3 @@ def _show(answer: Answer, *, is_json: bool) -> None:
 
 def _workers(answer: Answer) -> list[Answer]:
     return [worker for service in answer["services"] for worker in service["workers"]]
-
-
-def _put_json(answer: Answer) -> None:
-    put(json.dumps(answer, indent=2) + "\n")

@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import click
@@ -101,6 +101,14 @@ def put(text: str, *, is_raw: bool = False) -> None:
         raise CannotError("write the output", words(error)) from error
 
 
+def put_json(answer: Mapping[str, object]) -> None:
+    """An answer as JSON: on one line for programs, set in for a person at a terminal."""
+    import json
+
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    put(json.dumps(answer, indent=2 if is_terminal else None) + "\n")
+
+
 def complain(error: CannotError) -> int:
     """Say what cannot be done and what to do about it; the exit status for it."""
     say(str(error))
@@ -111,7 +119,7 @@ def complain(error: CannotError) -> int:
 
 def say(text: str) -> None:
     """Lines for a person, on standard error."""
-    from supervisor.front.show import clean_lines
+    from supervisor.front.page import clean_lines
 
     with suppress(OSError):
         for line in clean_lines(text):

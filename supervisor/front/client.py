@@ -1,28 +1,28 @@
 """
 The client's side of the control socket: one request, one bounded answer, and in words what went wrong.
 
-Standard library only, since it is on the way of every command and those must feel instant. Judges no answer.
+The little of HTTP that it takes is here: http.client, dataclasses, typing and pathlib together take twice as long to
+import as an interpreter to start, and every command comes by here. Judges no answer.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import select
 import socket
 import struct
-from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 from supervisor.errors import CannotError
 from supervisor.rendezvous import no_daemon, words
 
-Json = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any, BinaryIO
+
+    Json = dict[str, Any]
 
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
 """Far beyond the status of the most workers a file may have, last words included."""
@@ -33,8 +33,15 @@ ANSWER_S = 10.0
 DETAILS = frozenset({"type", "title", "status", "detail"})
 """Of a refusal, by RFC 9457."""
 
+LINE_MAX_BYTES = 64 * 1024
+"""Of a line of a head; the daemon's are short."""
+
 _PEER = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid.
 _TIME = struct.Struct("ll")  # struct timeval.
+
+
+class _GarbledError(Exception):
+    """What came is not HTTP."""
 
 
 class AnswerError(CannotError):
@@ -55,7 +62,6 @@ class AnswerError(CannotError):
         super().__init__(thing, "; ".join(self.problems), hint=hint, exit_code=2 if status == 404 else 1)
 
 
-@dataclass(frozen=True, slots=True)
 class Client:
     """
     Asks one daemon. Every request is a connection of its own.
@@ -64,7 +70,10 @@ class Client:
         path: Of its control socket.
     """
 
-    path: Path
+    __slots__ = ("path",)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
 
     def get(
         self,
@@ -119,21 +128,22 @@ class Client:
             AnswerError: The daemon refuses.
             CannotError: There is no daemon (4), or it ends in the middle.
         """
-        query = urlencode(params or {}, errors="surrogateescape")
-        with closing(_Connection(self.path, ANSWER_S)) as connection:
+        with closing(_connect(self.path, ANSWER_S)) as connection:
             try:
-                connection.request("GET", f"{route}?{query}" if query else route)
-                response = connection.getresponse()
-                if response.status != http.client.OK:
-                    _understand(response.status, response.read(ANSWER_MAX_BYTES + 1), thing, self.path)
-                if connection.sock is not None:
-                    connection.sock.settimeout(None)
-                yield from _events(response)
+                connection.settimeout(ANSWER_S)
+                with _ask(connection, "GET", _url(route, params), None) as file:
+                    status, _ = _read_head(file)
+                    if status != 200:
+                        _understand(status, file.read(ANSWER_MAX_BYTES + 1), thing, self.path)
+                    connection.settimeout(None)
+                    yield from _events(file)
             except TimeoutError:
                 cause = f"the daemon at {self.path} does not answer"
                 raise CannotError(thing, cause, hint="its process may be stopped or very busy") from None
-            except (http.client.HTTPException, ConnectionError):
+            except (EOFError, ConnectionError):
                 raise no_daemon(self.path, "the daemon ended before it had answered") from None
+            except _GarbledError as error:
+                raise CannotError(thing, f"the daemon at {self.path} gave no good answer: {error}") from None
 
     def shut_down(self) -> Json:
         """
@@ -146,16 +156,16 @@ class Client:
             AnswerError: The daemon refuses.
             CannotError: There is no daemon (4), or no answer that can be used.
         """
-        with closing(_Connection(self.path, ANSWER_S)) as connection:
-            connection.connect()
-            peer = _peer_pid(connection.sock)
+        with closing(_connect(self.path, ANSWER_S)) as connection:
+            connection.settimeout(ANSWER_S)
+            peer = _peer_pid(connection)
             with _pidfd(peer) as process:
-                answer = self._exchange(connection, "POST", "/v1/shutdown", "shut down")
+                answer = self._exchange(connection, "POST", "/v1/shutdown", "shut down", is_kept=True)
                 # A listening socket may have been made by somebody else, who does not end: believe both or none.
                 if process is not None and answer.get("pid") == peer:
                     _wait_readable(process)
-                elif connection.sock is not None:
-                    _wait_closed(connection.sock)
+                else:
+                    _wait_closed(connection)
         return answer
 
     def _ask(
@@ -168,36 +178,80 @@ class Client:
         *,
         body: Mapping[str, object] | None = None,
     ) -> Json:
-        # Names of files need not be UTF-8.
-        query = urlencode(params or {}, errors="surrogateescape")
-        with closing(_Connection(self.path, timeout_s)) as connection:
-            return self._exchange(connection, method, f"{route}?{query}" if query else route, thing, body=body)
+        with closing(_connect(self.path, ANSWER_S)) as connection:
+            connection.settimeout(timeout_s)
+            return self._exchange(connection, method, _url(route, params), thing, body=body)
 
     def _exchange(
-        self, connection: _Connection, method: str, url: str, thing: str, *, body: Mapping[str, object] | None = None
+        self,
+        connection: socket.socket,
+        method: str,
+        url: str,
+        thing: str,
+        *,
+        body: Mapping[str, object] | None = None,
+        is_kept: bool = False,
     ) -> Json:
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body).encode()
         try:
-            connection.request(method, url, None if body is None else json.dumps(body).encode(), headers)
-            response = connection.getresponse()
-            content = response.read(ANSWER_MAX_BYTES + 1)
-            is_cut = bool(response.length) and len(content) <= ANSWER_MAX_BYTES
+            with _ask(connection, method, url, content, is_kept=is_kept) as file:
+                status, length = _read_head(file)
+                limit = ANSWER_MAX_BYTES + 1
+                answer = file.read(limit if length is None else min(length, limit))
         except TimeoutError:
             cause = f"the daemon at {self.path} does not answer"
             raise CannotError(thing, cause, hint="its process may be stopped or very busy") from None
-        except (ConnectionResetError, BrokenPipeError):
+        except (EOFError, ConnectionResetError, BrokenPipeError):
             raise no_daemon(self.path, "the daemon ended before it had answered") from None
-        except (http.client.HTTPException, OSError) as error:
+        except (_GarbledError, OSError) as error:
             raise CannotError(thing, f"the daemon at {self.path} gave no good answer: {error}") from error
-        if is_cut:
+        if length is not None and len(answer) < min(length, limit):
             raise no_daemon(self.path, "the daemon ended before it had answered")
-        return _understand(response.status, content, thing, self.path)
+        return _understand(status, answer, thing, self.path)
 
 
-def _events(response: http.client.HTTPResponse) -> Iterator[tuple[int | None, str, Json]]:
+def _url(route: str, params: Mapping[str, str] | None) -> str:
+    if not params:
+        return route
+    from urllib.parse import urlencode  # noqa: PLC0415 - See the module.
+
+    # Names of files need not be UTF-8.
+    return f"{route}?{urlencode(params, errors='surrogateescape')}"
+
+
+def _ask(connection: socket.socket, method: str, url: str, body: bytes | None, *, is_kept: bool = False) -> BinaryIO:
+    """Send a request; what comes back. Of version 1.0 an answer comes in one piece and ends the connection."""
+    head = [f"{method} {url} HTTP/1.{int(is_kept)}", "Host: localhost", "Accept-Encoding: identity"]
+    if body is not None:
+        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    connection.sendall("\r\n".join((*head, "", "")).encode() + (body or b""))
+    return connection.makefile("rb")
+
+
+def _read_head(file: BinaryIO) -> tuple[int, int | None]:
+    """The status of an answer and the bytes of its body, None where it goes on to the end."""
+    line = file.readline(LINE_MAX_BYTES)
+    if not line:
+        raise EOFError
+    words = line.split()
+    if not line.startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
+        raise _GarbledError(repr(line[:60].decode(errors="replace")))
+    status, length = int(words[1]), None
+    while (line := file.readline(LINE_MAX_BYTES)) not in {b"\r\n", b"\n"}:
+        if not line:
+            raise EOFError
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            if not value.strip().isdigit():
+                raise _GarbledError(f"a length of {value.strip().decode(errors='replace')}")
+            length = int(value)
+    return status, length
+
+
+def _events(file: BinaryIO) -> Iterator[tuple[int | None, str, Json]]:
     """Server-sent events. A stream that ends without an event of type ``end`` was cut off."""
     number, kind = None, "message"
-    for line in response:
+    for line in file:
         name, _, value = line.decode().rstrip("\n").partition(": ")
         match name:
             case "id":
@@ -211,27 +265,15 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[int | None, st
                 number, kind = None, "message"
             case _:
                 pass
-    raise http.client.IncompleteRead(b"")
+    raise EOFError
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float | None) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = _connect(self._path, ANSWER_S)
-        self.sock.settimeout(self.timeout)
-
-
-def _connect(path: Path, patience_s: float) -> socket.socket:
+def _connect(path: str, patience_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # With a timeout of Python's own, the socket would not block, and a full backlog be an error at once.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _time(patience_s))
-        connection.connect(str(path))
+        connection.connect(path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         connection.close()
         raise no_daemon(path) from None
@@ -247,7 +289,7 @@ def _time(seconds: float) -> bytes:
     return _TIME.pack(int(whole), int(part * 1_000_000))
 
 
-def _unreachable(path: Path, error: OSError) -> CannotError:
+def _unreachable(path: str, error: OSError) -> CannotError:
     if isinstance(error, PermissionError):
         return CannotError(
             "reach the daemon", f"permission denied on {path}", hint="ask as the user who runs it, or as root"
@@ -258,7 +300,7 @@ def _unreachable(path: Path, error: OSError) -> CannotError:
     return CannotError("reach the daemon", f"{words(error)}: {path}")
 
 
-def _understand(status: int, content: bytes, thing: str, path: Path) -> Json:
+def _understand(status: int, content: bytes, thing: str, path: str) -> Json:
     """The JSON of a good answer; a refusal raises."""
     if len(content) > ANSWER_MAX_BYTES:
         raise CannotError(thing, f"the answer of {path} has more than {ANSWER_MAX_BYTES} bytes")

@@ -1,71 +1,50 @@
 """
-What people see: status, devices, plans and differences as pages, and pages on a terminal or in a pipe.
+What people see: status, devices, plans, explanations and differences as pages.
 
-Pages are lines and tables, mere values; only `draw` writes. rich is imported for a terminal alone: in a pipe a page is
-plain aligned text, as wide as it is, so that grep and awk find whole lines.
+Pages are mere values, which another module draws. With *bars* a page is for a terminal: memory is a bar too, and lists
+are short. Without, it is for a pipe, where figures stand alone in a cell.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, Literal
+
+from supervisor.front.cells import (
+    age_of,
+    bar_of,
+    device_numbers,
+    ended,
+    foreign_of,
+    gpus_of,
+    left_s,
+    names_of,
+    reason_of,
+    share_of,
+    size_of,
+    span_of,
+    used_of,
+)
+from supervisor.front.page import Page, Styled, Table
+from supervisor.front.words import GPU_WORDS, PROOFS, because
 
 Json = Mapping[str, Any]
 
-GPU_WORDS = {
-    None: "the GPUs have not been read yet",
-    "absent": "no GPUs: there is no NVIDIA driver library here",
-    "not_loaded": "no GPUs: the NVIDIA kernel module is not loaded",
-    "no_permission": "no GPUs: no permission to use the NVIDIA driver",
-    "mismatch": "no GPUs: the NVIDIA library and the loaded kernel module are of different versions",
-    "unresponsive": "the NVIDIA driver does not answer; what was last known of the GPUs stays in force",
-    "error": "the NVIDIA driver reports an error; what was last known of the GPUs stays in force",
-}
-
-STYLES = {
-    **dict.fromkeys(("ready", "running", "ok", "yes", "keep", "bound"), "green"),
-    **dict.fromkeys(("failed", "lost", "no", "problem", "refused"), "red"),
-    **dict.fromkeys(
-        ("starting", "unready", "backoff", "pending", "reloading", "wait", "replace", "stop", "warning"), "yellow"
-    ),
-    **dict.fromkeys(("stopping", "killing", "releasing"), "magenta"),
-    **dict.fromkeys(("stopped", "exited"), "dim"),
-}
-"""Colours of words that stand alone in a cell."""
-
-NOTHING = "-"
+Bars = Literal["ascii", "unicode"] | None
+"""Of which characters bars are; None: there are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """
-    A table.
-
-    Args:
-        columns: Headings; the last column is the one with long texts.
-        rows: Cells as text; an empty one is shown as a dash, so that columns can be counted.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-Page = tuple[str | Table, ...]
-"""Lines and tables, from the top down."""
-
-
-# ---- pages ----------------------------------------------------------------------------------------------------------
-
-
-def status_page(status: Json, now: datetime) -> Page:
+def status_page(status: Json, now: datetime, *, bars: Bars = None, target: str | None = None) -> Page:
     """
     Services, workers and devices, and why they are as they are.
 
     Args:
         status: The status JSON.
         now: For ages.
+        bars: See the module.
+        target: What was asked for; of the devices only those of its workers are shown.
     """
     services = status["services"]
     parts: list[str | Table] = list(_daemon_lines(status["daemon"], now))
@@ -75,11 +54,24 @@ def status_page(status: Json, now: datetime) -> Page:
         parts.append(Table(("SERVICE", "SOCKET", "ADDRESS", "STATE", "REASON"), sockets))
     workers = [worker for service in services for worker in service["workers"]]
     if workers:
-        parts.append(_workers_table(workers, now, _device_numbers(status["devices"])))
+        parts.append(_workers_table(workers, now, device_numbers(status["devices"])))
         parts += _limit_lines(workers)
-    if status["devices"]:
-        parts.append(_devices_table(status["devices"], is_long=False))
+    devices = status["devices"]
+    if target is not None:
+        own = {gpu["uuid"] for worker in workers for gpu in worker["gpus"]}
+        devices = [device for device in devices if device["uuid"] in own]
+    if devices:
+        numbers = device_numbers(status["devices"])
+        parts.append(_bars_table(devices, numbers, bars) if bars else _devices_table(devices, numbers, is_long=False))
     return tuple(parts)
+
+
+def status_of(status: Json, target: str | None, now: datetime, *, bars: Bars = None) -> Page:
+    """The answer of `status`: of a single worker also what its last process wrote last."""
+    is_one = target is not None and "/" in target
+    workers = [worker for service in status["services"] for worker in service["workers"] if is_one]
+    words = [line for worker in workers for line in last_words_page(worker)]
+    return (*status_page(status, now, bars=bars, target=target), *words)
 
 
 def last_words_page(worker: Json) -> Page:
@@ -88,7 +80,7 @@ def last_words_page(worker: Json) -> Page:
     if not last or not last["tail"]:
         return ()
     return (
-        f"last lines of {worker['worker']} before it ended ({_ended(last)}):",
+        f"last lines of {worker['worker']} before it ended ({ended(last)}):",
         *(f"  {line}" for line in last["tail"]),
     )
 
@@ -99,7 +91,7 @@ def explain_page(worker: Json, now: datetime) -> Page:
     parts: list[str | Table] = [f"{worker['worker']}: {worker['state']} for {age_of(worker['since'], now)}{pid}"]
     parts.append(f"asks for {worker['asks']}")
     if worker["gpus"]:
-        where = f"GPU {_gpus(worker, {})}", ", ".join(gpu["uuid"] for gpu in worker["gpus"])
+        where = f"GPU {gpus_of(worker, {})}", ", ".join(gpu["uuid"] for gpu in worker["gpus"])
         is_reserved = worker["state"] == "pending"
         parts.append(f"{where[0]} is reserved for it ({where[1]})" if is_reserved else f"has {where[0]} ({where[1]})")
     if sockets := worker.get("listen"):
@@ -107,17 +99,18 @@ def explain_page(worker: Json, now: datetime) -> Page:
     waits = None if worker["state"] == "backoff" else worker["waits"]
     if waits is not None and waits["for"]:
         parts.append(f"has waited {age_of(waits['since'], now)}: {waits['for']}")
-    elif reason := _reason(worker, now):
+    elif reason := reason_of(worker, now):
         parts.append(reason)
     parts += _failure_lines(worker.get("failures"))
+    parts += _release_lines(worker.get("release"))
     is_told = waits is not None or worker.get("ready_by") or worker["next_start"]
     if not is_told and (timer := worker.get("timer")) is not None:
-        left_s = max(0.0, (datetime.fromisoformat(timer["at"]) - now).total_seconds())
-        parts.append(f"in {_span(left_s)}: {timer['what']}")
+        parts.append(f"in {span_of(left_s(timer['at'], now))}: {timer['what']}")
     if waits is not None and waits["next_look"]:
-        left_s = max(0.0, (datetime.fromisoformat(waits["next_look"]) - now).total_seconds())
-        soon = left_s < 1
-        parts.append("looks again now" if soon else f"looks again in {_span(left_s)}, sooner when something changes")
+        left = left_s(waits["next_look"], now)
+        parts.append(
+            "looks again now" if left < 1 else f"looks again in {span_of(left)}, sooner when something changes"
+        )
     if worker["verdicts"]:
         rows = tuple((one["device"], one["name"], one["verdict"]) for one in worker["verdicts"])
         parts.append(Table(("DEVICE", "NAME", "FOR THIS WORKER"), rows))
@@ -133,72 +126,32 @@ def doctor_page(findings: Sequence[Json]) -> Page:
     return (table, *hints)
 
 
-def _failure_lines(failures: Json | None) -> Iterator[str]:
-    """How near it is to be given up; a daemon of before does not tell."""
-    if failures is None:
-        return
-    kinds = (("count", "limit", "without a healthy run"), ("without_ready", "start_limit", "without being ready"))
-    counts = [
-        f"{failures[count]} of {failures[limit]} {words}"
-        for count, limit, words in kinds
-        if failures[count] and failures[limit]
-    ]
-    if counts:
-        yield f"failures in a row: {', '.join(counts)}; at a limit it has failed"
-
-
-def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:
-    """Its last transitions and deaths; a daemon of before has told none."""
-    if rows := [
-        (age_of(one["at"], now), one["before"] or "new", one["after"] or "gone", one["cause"], one["reason"] or "-")
-        for one in worker.get("transitions", ())
-    ]:
-        yield Table(("AGO", "FROM", "TO", "BECAUSE", "REASON"), tuple(rows))
-    if deaths := [
-        (
-            age_of(one["at"], now),
-            str(one["incarnation"]),
-            one["cause"],
-            _ended(one),
-            "-" if one["uptime_s"] is None else _span(one["uptime_s"]),
-            _death_devices(one["devices"]),
-        )
-        for one in worker.get("deaths", ())
-    ]:
-        yield Table(("DIED AGO", "PROCESS", "CAUSE", "HOW", "LIVED", "GPUS, FREE THEN"), tuple(deaths))
-
-
-def _death_devices(devices: list[Json]) -> str:
-    return (
-        ", ".join(
-            f"{one.get('index', one['uuid'])}: {size_of(one['memory']['free'])}" if "memory" in one else one["uuid"]
-            for one in devices
-        )
-        or "-"
-    )
-
-
-def devices_page(devices: Json) -> Page:
+def devices_page(devices: Json, *, bars: Bars = None) -> Page:
     """The inventory, with who is on each device."""
     lines = list(_gpu_lines(devices["gpu"]))
-    if devices["devices"]:
-        return (*lines, _devices_table(devices["devices"], is_long=True))
-    return tuple(lines) or ("no GPUs: the NVIDIA driver shows none",)
+    found = devices["devices"]
+    if not found:
+        return tuple(lines) or ("no GPUs: the NVIDIA driver shows none",)
+    numbers = device_numbers(found)
+    if not bars:
+        return (*lines, _devices_table(found, numbers, is_long=True))
+    names = tuple((numbers[device["uuid"]], device["pci"], device["uuid"]) for device in found)
+    return (*lines, _bars_table(found, numbers, bars), Table(("GPU", "PCI", "UUID"), names))
 
 
-def plan_page(plan: Json) -> Page:
+def plan_page(plan: Json, *, bars: Bars = None) -> Page:
     """Device by device and worker by worker what would happen."""
     parts: list[str | Table] = list(_gpu_lines(plan.get("gpu") or {"state": "ok"}))
-    if plan["devices"]:
-        parts.append(_devices_table(plan["devices"], is_long=False))
-    numbers = _device_numbers(plan["devices"])
+    numbers = device_numbers(plan["devices"])
+    if devices := plan["devices"]:
+        parts.append(_bars_table(devices, numbers, bars) if bars else _devices_table(devices, numbers, is_long=False))
     columns = ("WORKER", "ACTION", "PLACED", "GPUS", "FALLBACK", "REASON")
     rows = [
         (
             row["worker"],
             row["action"],
             "yes" if row["placed"] else "no",
-            _gpus(row, numbers),
+            gpus_of(row, numbers),
             row["fallback"] or "",
             row["reason"],
         )
@@ -216,16 +169,13 @@ def plan_page(plan: Json) -> Page:
     return tuple(parts)
 
 
-def _listen_lines(workers: Iterable[Json]) -> list[str]:
-    """Where services would listen."""
-    found = {row["worker"].partition("/")[0]: row["listen"] for row in workers if row["wanted"] and row.get("listen")}
-    return [f"{service} listens on {', '.join(addresses)}" for service, addresses in found.items()]
-
-
 def difference_page(difference: Mapping[str, str]) -> Page:
     """What a reload does, one line for each worker that it touches."""
     touched = [f"{worker} {action}" for worker, action in difference.items() if action != "keep"]
     return tuple(touched) or ("nothing to do",)
+
+
+# ---- parts of pages -------------------------------------------------------------------------------------------------
 
 
 def _daemon_lines(daemon: Json, now: datetime) -> Iterator[str]:
@@ -234,7 +184,7 @@ def _daemon_lines(daemon: Json, now: datetime) -> Iterator[str]:
     yield f"{daemon['file']}: {daemon['state']},{instance} up {age}, pid {daemon['pid']}, version {daemon['version']}"
     reload = daemon["reload"]
     if reload and not reload["ok"]:
-        yield f"the last reload ({age_of(reload['at'], now)} ago) failed, what ran before goes on:"
+        yield Styled(f"the last reload ({age_of(reload['at'], now)} ago) failed, what ran before goes on:", "red")
         yield from (f"  {problem}" for problem in reload["problems"])
     http = daemon.get("http")
     if http and http["state"] == "refused":
@@ -248,12 +198,86 @@ def _gpu_lines(gpu: Json) -> Iterator[str]:
         return
     words = GPU_WORDS.get(state, f"the GPUs are in state {state}")
     detail = gpu.get("detail")
-    yield f"{words} ({detail})" if detail and detail != words else words
+    yield Styled(f"{words} ({detail})" if detail and detail != words else words, "yellow")
+
+
+def _failure_lines(failures: Json | None) -> Iterator[str]:
+    """How near it is to be given up; a daemon of before does not tell."""
+    if failures is None:
+        return
+    kinds = (("count", "limit", "without a healthy run"), ("without_ready", "start_limit", "without being ready"))
+    counts = [
+        f"{failures[count]} of {failures[limit]} {words}"
+        for count, limit, words in kinds
+        if failures[count] and failures[limit]
+    ]
+    if counts:
+        yield f"failures in a row: {', '.join(counts)}; at a limit it has failed"
+
+
+def _release_lines(release: Json | None) -> Iterator[str]:
+    """How the GPU memory of its last process came back."""
+    if release is None:
+        return
+    took = f"{release['seconds']:.1f} s" if release["seconds"] < 60 else span_of(release["seconds"])
+    if release["dirty"]:
+        yield f"the GPU memory of its last process had not come back after {took}: the device was given up as dirty"
+    else:
+        proof = PROOFS.get(release["proof"], release["proof"])
+        yield f"the GPU memory of its last process was back after {took} ({proof})"
+
+
+def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:
+    """Its last transitions and deaths; a daemon of before has told none."""
+    if rows := [
+        (age_of(one["at"], now), one["before"] or "new", one["after"] or "gone", because(one), one["reason"])
+        for one in worker.get("transitions", ())
+    ]:
+        yield Table(("AGO", "FROM", "TO", "BECAUSE", "REASON"), tuple(rows))
+    if deaths := [
+        (
+            age_of(one["at"], now),
+            str(one["incarnation"]),
+            one["cause"],
+            "" if one["uptime_s"] is None else span_of(one["uptime_s"]),
+            _death_devices(one["devices"]),
+            ended(one),
+        )
+        for one in worker.get("deaths", ())
+    ]:
+        yield Table(("DIED AGO", "PROCESS", "CAUSE", "LIVED", "GPUS, FREE THEN", "HOW"), tuple(deaths))
+
+
+def _death_devices(devices: list[Json]) -> str:
+    return ", ".join(
+        f"{one.get('index', one['uuid'])}: {size_of(one['memory']['free'])}" if "memory" in one else one["uuid"]
+        for one in devices
+    )
+
+
+def _listen_lines(workers: Iterable[Json]) -> list[str]:
+    """Where services would listen."""
+    found = {row["worker"].partition("/")[0]: row["listen"] for row in workers if row["wanted"] and row.get("listen")}
+    return [f"{service} listens on {', '.join(addresses)}" for service, addresses in found.items()]
 
 
 def _services_table(services: Iterable[Json]) -> Table:
-    rows = [(service["name"], _target(service), str(service["ready"])) for service in services]
-    return Table(("SERVICE", "WORKERS", "READY"), tuple(rows))
+    return Table(
+        ("SERVICE", "READY", "NOT READY"),
+        tuple((service["name"], _ready(service), _not_ready(service)) for service in services),
+    )
+
+
+def _ready(service: Json) -> str:
+    """``3/4``; a target that an operator asked for instead of the file is marked."""
+    count = f"{service['ready']}/{service['target']}" + (" (scaled)" if service["scaled"] else "")
+    return Styled(count, "green" if service["ready"] == service["target"] else "yellow")
+
+
+def _not_ready(service: Json) -> str:
+    """The workers that are not, by their states: ``2 starting, 1 failed``."""
+    counts = Counter(worker["state"] for worker in service["workers"] if worker["state"] != "ready")
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def _socket_rows(services: Iterable[Json]) -> Iterator[tuple[str, ...]]:
@@ -273,54 +297,61 @@ def _limit_lines(workers: Iterable[Json]) -> list[str]:
     return [f"{reason} ({names})" for reason, names in shown.items()]
 
 
-def _target(service: Json) -> str:
-    """How many workers there shall be; what an operator asked for instead of the file is marked."""
-    return f"{service['target']} (scaled)" if service["scaled"] else str(service["target"])
-
-
 def _workers_table(workers: Iterable[Json], now: datetime, numbers: Mapping[str, str]) -> Table:
     rows = [
         (
             worker["worker"],
             worker["state"],
             str(worker["pid"] or ""),
-            _gpus(worker, numbers),
+            gpus_of(worker, numbers),
             str(worker["restarts"]),
             age_of(worker["since"], now),
-            _reason(worker, now),
+            reason_of(worker, now),
         )
         for worker in workers
     ]
-    return Table(("WORKER", "STATE", "PID", "GPUS", "RESTARTS", "AGE", "REASON"), tuple(rows))
+    columns = ("WORKER", "STATE", "PID", "GPUS", "RESTARTS", "AGE", "REASON")
+    return Table(columns, tuple(rows), spare=("PID", "GPUS", "RESTARTS"))
 
 
-def _devices_table(devices: Iterable[Json], *, is_long: bool) -> Table:
+def _bars_table(devices: Iterable[Json], numbers: Mapping[str, str], bars: Bars) -> Table:
+    """Devices for a terminal: how full each is, and who is on it; their health only where one is not well."""
+    columns: tuple[str, ...] = ("GPU", "HEALTH", "MEMORY", "USED", "DECLARED", "WORKERS", "NAME")
+    rows: list[tuple[str, ...]] = []
+    for device in (devices := list(devices)):
+        memory = device["memory"]
+        used = used_of(memory)
+        foreign = foreign_of(device)
+        remarks = (*_device_remarks(device, devices), *((f"others: {foreign}",) if foreign else ()))
+        rows.append(
+            (
+                numbers[device["uuid"]],
+                device["health"],
+                bar_of(used, memory["declared"], memory["total"], ascii_only=bars == "ascii"),
+                share_of(used, memory["total"]),
+                size_of(memory["declared"]) if memory["declared"] else "",
+                names_of(device["workers"]),
+                ": ".join(filter(None, (device["name"].removeprefix("NVIDIA "), "; ".join(remarks)))),
+            )
+        )
+    if all(device["health"] == "ok" for device in devices):
+        columns, rows = (columns[0], *columns[2:]), [(row[0], *row[2:]) for row in rows]
+    return Table(columns, tuple(rows), spare=("DECLARED", "MEMORY"))
+
+
+def _devices_table(devices: Iterable[Json], numbers: Mapping[str, str], *, is_long: bool) -> Table:
     columns = ["GPU", "HEALTH", "FREE", "TOTAL", "DECLARED", "WORKERS", "FOREIGN"]
     columns += ["UUID", "PCI"] if is_long else []
     rows = []
-    numbers = _device_numbers(devices := list(devices))
-    for device in devices:
+    for device in (devices := list(devices)):
         memory = device["memory"]
         row = [numbers[device["uuid"]], device["health"]]
         row += [size_of(memory["free"]), size_of(memory["total"]), size_of(memory["declared"])]
-        row += [",".join(device["workers"]), _foreign(device)]
+        row += [",".join(device["workers"]), foreign_of(device)]
         row += [device["uuid"], device["pci"]] if is_long else []
         row += [": ".join(filter(None, (device["name"], "; ".join(_device_remarks(device, devices)))))]
         rows.append(tuple(row))
     return Table((*columns, "NAME"), tuple(rows))
-
-
-def _device_numbers(devices: Iterable[Json]) -> dict[str, str]:
-    """``0``, and ``0/1`` for the second MIG instance of GPU 0, as nvidia-smi counts both."""
-    numbers: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    for device in devices:
-        number, parent = str(device["index"]), device.get("parent")
-        if parent is not None:
-            number += f"/{counts.get(parent, 0)}"
-            counts[parent] = counts.get(parent, 0) + 1
-        numbers[device["uuid"]] = number
-    return numbers
 
 
 def _device_remarks(device: Json, devices: Iterable[Json]) -> Iterator[str]:
@@ -334,144 +365,3 @@ def _device_remarks(device: Json, devices: Iterable[Json]) -> Iterator[str]:
         yield "outside the pool"
     if device["memory"].get("unified"):
         yield "its memory is the host's"
-
-
-# ---- cells ----------------------------------------------------------------------------------------------------------
-
-
-def age_of(since: str | None, now: datetime) -> str:
-    """Time passed since an RFC 3339 time, in its largest unit that leaves two digits or so: ``95s 12m 5h 3d``."""
-    if since is None:
-        return ""
-    return _span(max(0.0, (now - datetime.fromisoformat(since)).total_seconds()))
-
-
-def size_of(count: int | None) -> str:
-    """Bytes as a person reads them, without a blank: ``79.6GiB``."""
-    if count is None:
-        return ""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.4g}{unit}"
-        size /= 1024
-    return f"{size:.4g}TiB"
-
-
-def _span(seconds: float) -> str:
-    for unit_s, unit, limit in ((1, "s", 120), (60, "m", 120), (3600, "h", 48)):
-        if seconds < limit * unit_s:
-            return f"{seconds // unit_s:.0f}{unit}"
-    return f"{seconds // 86400:.0f}d"
-
-
-def _gpus(worker: Json, numbers: Mapping[str, str]) -> str:
-    """``0,1``, with a share ``0:0.25``, a MIG instance ``0/1``; the fallback of one that runs without."""
-    if worker["fallback"] and not worker["gpus"]:
-        return f"fallback:{worker['fallback']}"
-    return ",".join(
-        f"{gpu['uuid'] if gpu['index'] is None else numbers.get(gpu['uuid'], gpu['index'])}"
-        + (f":{gpu['share']:g}" if gpu["share"] < 1 else "")
-        for gpu in worker["gpus"]
-    )
-
-
-def _foreign(device: Json) -> str:
-    """Processes of others on a device, ``python(4711,ann,20GiB)``; who they are is not always known."""
-    return ",".join(
-        f"{one['name'] or '?'}({','.join(filter(None, (str(one['pid']), one['user'], size_of(one['bytes']))))})"
-        for one in device["foreign"] or ()
-    )
-
-
-def _reason(worker: Json, now: datetime) -> str:
-    """Why it is as it is; for one that is well, what became of the process before."""
-    reason = str(worker["reason"])
-    last = worker["last_exit"]
-    is_told = last is not None and (_ended(last) in reason or bool(last["detail"] and last["detail"] in reason))
-    if last and not is_told and (worker["state"] == "failed" or not reason):
-        is_down = worker["state"] in {"exited", "failed", "backoff"}
-        reason = "; ".join(filter(None, (reason, _ended(last) if is_down else f"before: {_ended(last)}")))
-    if ready_by := worker.get("ready_by"):
-        left_s = max(0.0, (datetime.fromisoformat(ready_by) - now).total_seconds())
-        took_s = worker.get("time_to_ready")
-        last_time = "" if took_s is None else f", took {_span(took_s)} last time"
-        reason += ("; " if reason else "") + f"{_span(left_s)} left to get ready{last_time}"
-    if worker["next_start"]:
-        wait_s = (datetime.fromisoformat(worker["next_start"]) - now).total_seconds()
-        reason += ("; " if reason else "") + (f"next start in {_span(wait_s)}" if wait_s > 0 else "next start is due")
-    return reason
-
-
-def _ended(last: Json) -> str:
-    how = f"ended by {last['signal']}" if last["signal"] else f"exited with {last['code']}"
-    if last["signal"] is None and last["code"] is None:
-        how = str(last["cause"])
-    return f"{how}: {last['detail']}" if last["detail"] else how
-
-
-# ---- drawing --------------------------------------------------------------------------------------------------------
-
-
-def draw(page: Page, out: TextIO, *, width: int | None, colour: bool) -> None:
-    """
-    Write a page.
-
-    Args:
-        page: What.
-        out: Where.
-        width: Columns of the terminal; None where there is none, and then nothing is cut or wrapped.
-        colour: Whether it may be coloured.
-    """
-    for number, part in enumerate(page):
-        # Tables stand apart from what is above and below them.
-        if number and (isinstance(part, Table) or isinstance(page[number - 1], Table)):
-            out.write("\n")
-        if isinstance(part, str):
-            out.write("".join(f"{line}\n" for line in clean_lines(part)))
-        elif width is None:
-            _write_plain(part, out)
-        else:
-            _write_rich(part, out, width, colour=colour)
-
-
-def clean_lines(text: str) -> list[str]:
-    """A text from elsewhere as lines that do nothing to a terminal."""
-    return [clean(line) for line in text.splitlines()] or [""]
-
-
-def clean(text: str) -> str:
-    """A text on one line, what cannot be printed shown as its escape."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _write_plain(table: Table, out: TextIO) -> None:
-    lines = [table.columns, *([clean(cell) or NOTHING for cell in row] for row in table.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
-    for line in lines:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        out.write("  ".join(padded).rstrip() + "\n")
-
-
-def _write_rich(table: Table, out: TextIO, width: int, *, colour: bool) -> None:
-    # Together about 50 ms, which only a person at a terminal should wait for.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table as RichTable  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    console = Console(
-        file=out,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        no_color=not colour,
-        highlight=False,
-    )
-    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in table.columns:
-        drawn.add_column(heading, overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(clean(cell) or NOTHING, style=STYLES.get(cell, "")) for cell in row))
-    console.print(drawn)

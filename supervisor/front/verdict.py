@@ -1,17 +1,22 @@
 """
 What a status says: whether all is well, whether what somebody waits for has come, and which part of it was asked for.
 
-Works on the status JSON alone, so that the daemon's side and the client's judge alike; imports only the standard
-library at once, since every command comes by here.
+Works on the status JSON alone, so that the daemon's side and the client's judge alike; imports nothing at once,
+not even typing, since every command comes by here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
 
-Json = dict[str, Any]
-Wait = Literal["ready", "stopped"]
+    Json = dict[str, Any]
+    Wait = Literal["ready", "stopped"]
+else:
+    Json, Wait = dict, str
+
 WAITS: tuple[Wait, ...] = ("ready", "stopped")
 
 FINE = frozenset({"ready", "stopped", "exited"})

@@ -51,7 +51,7 @@ class BoundControl:
         _unlock(self.lock, lock_path(self.path))
 
 
-def bind_control(path: Path, *, tmp: Path = TMP) -> BoundControl:
+def bind_control(path: Path, *, tmp: Path = Path(TMP)) -> BoundControl:
     """
     Make the control socket at *path* and listen on it, in a folder of mode 0700 that is made if need be.
 
@@ -79,7 +79,7 @@ def bind_control(path: Path, *, tmp: Path = TMP) -> BoundControl:
         raise CannotError(f"listen on {path}", words(error), hint="name another place with --socket") from error
 
 
-def renew_control(bound: BoundControl, *, tmp: Path = TMP) -> BoundControl | None:
+def renew_control(bound: BoundControl, *, tmp: Path = Path(TMP)) -> BoundControl | None:
     """
     Make the socket's file anew where somebody has removed it, or where it is a dead one's.
 

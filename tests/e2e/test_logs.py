@@ -103,6 +103,37 @@ services:
     assert daemon.worker("talk/0")["pid"] == pid
 
 
+def test_following_several_loses_nothing_over_rotations_and_restarts(start: StartDaemon) -> None:
+    """Their files are rotated and their processes die meanwhile; who is not named is not heard."""
+    daemon = start(
+        """
+services:
+  web:
+    command:
+      [sh, -c, "for i in $(seq 40); do printf '%s %s %0200d\\n' $WORKER_RESTARTS $i 0; done; exec sleep 1000"]
+    workers: 2
+    ready: {after: 50ms}
+    logs: {file: web-$(WORKER_INDEX).log, max_size: 4KiB, keep: 2}
+  other:
+    command: [sh, -c, "echo mine; exec sleep 1000"]
+    ready: {after: 50ms}
+"""
+    )
+    workers = daemon.wait_states(web="ready", other="ready")
+    command = [sys.executable, "-m", "supervisor", "logs", "web/0", "web/1", "-f", "--since", "1h"]
+    with subprocess.Popen(command, env=daemon.env, cwd=daemon.home, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        first = [follower.stdout.readline() for _ in range(80)]
+        os.kill(workers["web/0"]["pid"], signal.SIGKILL)
+        again = [follower.stdout.readline() for _ in range(40)]
+        follower.terminate()
+
+    for name in ("web/0", "web/1"):
+        assert [line for line in first if line.startswith(name)] == [f"{name} | 0 {n} {0:0200}\n" for n in range(1, 41)]
+    assert again == [f"web/0 | 1 {n} {0:0200}\n" for n in range(1, 41)]
+    assert (daemon.home / "web-0.log.2").exists()
+
+
 def test_nothing_of_a_crash_is_lost(start: StartDaemon) -> None:
     """The last words are in status, in `logs` and in the file, with no line feed at their end either."""
     daemon = start(

@@ -50,7 +50,7 @@ def test_why_it_died_is_told_and_kept(start: StartDaemon) -> None:
 
     (death,) = json.loads(daemon.cli("explain", "llm/0", "--json").stdout)["deaths"]
     assert (death["cause"], death["code"]) == ("cuda_oom", 1)
-    assert "llm/0 starting -> failed (Exited): exited with 1" in daemon.cli("events", "llm").stdout
+    assert "llm/0 starting -> failed (it ended): exited with 1" in daemon.cli("events", "llm").stdout
     assert daemon.stop() == 0
 
     (file,) = daemon.file.parent.rglob("llm.0.json")

@@ -122,7 +122,7 @@ def test_a_socket_of_somebody_else_is_named_as_such(control: Path, face: FakeFac
 
 def test_permission_denied_is_named_and_is_not_no_daemon(control: Path) -> None:
     """The words for it, also where tests run as root."""
-    error = client_module._unreachable(control, PermissionError(13, "Permission denied"))
+    error = client_module._unreachable(str(control), PermissionError(13, "Permission denied"))
 
     assert (1, f"cannot reach the daemon: permission denied on {control}") == (error.exit_code, str(error))
     assert "root" in error.hint
@@ -178,7 +178,7 @@ def test_a_daemon_that_takes_no_connections_is_not_waited_for(control: Path, mon
         first.connect(str(control))
 
         with pytest.raises(CannotError) as caught:
-            client_module._connect(control, 0.05)
+            client_module._connect(str(control), 0.05)
 
     assert f"cannot reach the daemon: the daemon at {control} takes no connections" == str(caught.value)
 

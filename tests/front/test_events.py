@@ -99,8 +99,8 @@ def test_each_is_one_line_whatever_its_reason_holds(
     assert show(Client(control), None, lines=None, follow=False, is_json=False) == 0
 
     assert capsys.readouterr().out.splitlines() == [
-        f"{SINCE} llm/0 new -> pending (Exited)",
-        f"{SINCE} llm/0 ready -> backoff (Exited): exited with 1:?[1m a b",
+        f"{SINCE} llm/0 new -> pending (it ended)",
+        f"{SINCE} llm/0 ready -> backoff (it ended): exited with 1:\\x1b[1m a b",
     ]
 
 

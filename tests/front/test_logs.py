@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from supervisor.cli.logs import show
+from supervisor.cli.logs import Asked, read_since, show
 from supervisor.errors import CannotError
 from supervisor.front.client import AnswerError, Client
 from tests.front.fakes import SINCE, FakeFace, Json, a_status, a_worker, served
+
+NOW = datetime(2026, 11, 20, 10, 5, 0, tzinfo=UTC)
 
 
 def said(number: int, worker: str, line: str) -> Json:
@@ -57,7 +60,7 @@ def test_names_stand_in_one_column_and_lines_as_they_were_written(
     face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A terminal gets the escapes that the worker wrote, as it would have from the worker."""
-    assert show(Client(control), "llm", lines=5, follow=False, is_json=False) == 0
+    assert show(Client(control), Asked(("llm",), 5), is_json=False) == 0
 
     assert capsys.readouterr().out == "llm/0  | one \x1b[1m\nllm/10 | t\x00wo\u2028\n"
     assert face.asked == [("logs", "llm", 5, None, False)]
@@ -67,13 +70,82 @@ def test_one_worker_needs_no_name_and_json_is_one_object_a_line(
     face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For pipes and for programs."""
-    show(Client(control), "llm/0", lines=5, follow=False, is_json=False)
+    show(Client(control), Asked(("llm/0",), 5), is_json=False)
     assert capsys.readouterr().out == "one \x1b[1m\nt\x00wo\u2028\n"
 
-    show(Client(control), "llm", lines=5, follow=False, is_json=True)
+    show(Client(control), Asked(("llm",), 5), is_json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
     assert lines[0] == {"worker": "llm/0", "incarnation": 3, "at": SINCE, "line": "one \x1b[1m"}
     assert len(lines) == 2
+
+
+def test_several_are_picked_out_of_all_with_their_names(
+    face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Services and workers side by side; a name that is not there is one for all of them."""
+    face.shown = a_status(a_worker("llm/0"), a_worker("llm/10"), a_worker("web/0"), a_worker("web/1"))
+    names = ("llm/0", "web/0", "llm/10", "web/1")
+    face.told = ({"lines": [said(number, name, "x") for number, name in enumerate(names)]},)
+
+    assert show(Client(control), Asked(("web", "llm/10")), is_json=False) == 0
+    assert capsys.readouterr().out == "web/0  | x\nllm/10 | x\nweb/1  | x\n"
+    assert face.asked == [("logs", None, 100, None, False)]
+
+    with pytest.raises(CannotError, match='there is no service "wbe"; there is no worker "llm/3"') as caught:
+        show(Client(control), Asked(("wbe", "llm/3")), is_json=False)
+    assert caught.value.exit_code == 2
+
+
+def test_on_a_terminal_each_name_has_its_colour_and_no_line_colours_the_next(
+    face: FakeFace, control: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a worker leaves open is closed behind its line."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    face.told = ({"lines": [said(1, "llm/0", "\x1b[31mred"), said(2, "llm/10", "plain")]},)
+
+    show(Client(control), Asked(()), is_json=False)
+
+    assert capsys.readouterr().out == ("\x1b[36mllm/0  |\x1b[0m \x1b[31mred\x1b[0m\n\x1b[33mllm/10 |\x1b[0m plain\n")
+
+
+def test_since_leaves_out_what_is_older_and_asks_for_all_that_is_kept(
+    face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line of the same second is not older."""
+    old, new = said(1, "llm/0", "old"), said(2, "llm/0", "new")
+    face.told = ({"lines": [{**old, "at": "2026-11-20T09:59:59Z"}, new]},)
+
+    show(Client(control), Asked(("llm/0",), since=read_since("2026-11-20T10:00:00.5Z", NOW)), is_json=False)
+
+    assert capsys.readouterr().out == "new\n"
+    assert face.asked == [("logs", "llm/0", 1_000_000, None, False)]
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("5m", "2026-11-20T10:00:00+00:00"),
+        ("300", "2026-11-20T10:00:00+00:00"),
+        ("2026-11-20T12:00:00+02:00", "2026-11-20T10:00:00+00:00"),
+        ("2026-11-20", None),
+    ],
+)
+def test_since_is_a_duration_or_a_time(text: str, at: str | None) -> None:
+    """A time without a zone is that of the person's own clock."""
+    found = read_since(text, NOW)
+
+    assert found == (datetime.fromisoformat(at) if at else datetime.fromisoformat(text).astimezone())
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10 parsecs", "2026-13-01", "-5m"])
+def test_since_that_is_neither_is_a_usage_error(text: str) -> None:
+    """With an example of both."""
+    with pytest.raises(CannotError, match="expected a duration such as 10m, or a time such as") as caught:
+        read_since(text, NOW)
+
+    assert caught.value.exit_code == 2
 
 
 def test_who_was_too_slow_goes_on_where_it_was(
@@ -93,7 +165,7 @@ def test_who_was_too_slow_goes_on_where_it_was(
 
     face.logs = logs  # type: ignore[method-assign]
 
-    assert show(Client(control), "llm/0", lines=5, follow=True, is_json=False) == 0
+    assert show(Client(control), Asked(("llm/0",), 5, follow=True), is_json=False) == 0
 
     out = capsys.readouterr()
     assert out.out.endswith("three\n")

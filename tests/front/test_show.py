@@ -7,20 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from supervisor.front.show import (
-    Page,
-    Table,
-    age_of,
-    clean,
-    devices_page,
-    difference_page,
-    draw,
-    explain_page,
-    last_words_page,
-    plan_page,
-    size_of,
-    status_page,
-)
+from supervisor.front.cells import age_of, size_of
+from supervisor.front.page import Page, Table, clean, draw
+from supervisor.front.show import devices_page, difference_page, explain_page, last_words_page, plan_page, status_page
 from tests.front.fakes import a_device, a_row, a_status, a_worker, an_exit
 
 NOW = datetime(2026, 11, 20, 10, 5, 0, tzinfo=UTC)
@@ -44,11 +33,11 @@ def line_of(page: Page, start: str) -> list[str]:
 def test_a_count_that_an_operator_asked_for_is_marked() -> None:
     """It is not what the file says, and a reload takes it back."""
     status = a_status(a_worker("llm/0", "ready"))
-    assert line_of(status_page(status, NOW), "llm") == ["llm", "1", "1"]
+    assert line_of(status_page(status, NOW), "llm") == ["llm", "1/1", "-"]
 
     status["services"][0]["scaled"] = True
 
-    assert line_of(status_page(status, NOW), "llm") == ["llm", "1", "(scaled)", "1"]
+    assert line_of(status_page(status, NOW), "llm") == ["llm", "1/1", "(scaled)", "-"]
 
 
 def test_the_sockets_of_a_service_are_shown_with_what_is_wrong_with_them() -> None:
@@ -190,7 +179,7 @@ def test_services_are_counted() -> None:
     """A service has a line of its own, also one without workers."""
     page = status_page(a_status(a_worker("llm/0"), a_worker("llm/1", "failed")), NOW)
 
-    assert line_of(page, "llm") == ["llm", "2", "1"]
+    assert line_of(page, "llm") == ["llm", "1/2", "1", "failed"]
 
 
 def test_a_devices_line_has_memory_and_who_is_on_it() -> None:
@@ -397,7 +386,7 @@ def test_colour_only_where_it_may_be(colour: bool, monkeypatch: pytest.MonkeyPat
 
 
 def test_cells_are_text_and_not_markup() -> None:
-    """Brackets in a reason mean nothing to rich."""
+    """Brackets in a reason mean nothing."""
     out = io.StringIO()
 
     draw((Table(("A",), (("[bold]x[/bold] \x1b[2J",),)),), out, width=80, colour=False)

@@ -75,7 +75,7 @@ def find(
     uid: int = 0,
     environ: Mapping[str, str] | None = None,
 ) -> Path:
-    return find_control(explicit, instance, environ or {}, uid, run=home / "run", tmp=home / "tmp")
+    return Path(find_control(explicit, instance, environ or {}, uid, run=home / "run", tmp=home / "tmp"))
 
 
 def test_roots_daemon_is_in_run(home: Path) -> None:
