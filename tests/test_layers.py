@@ -37,7 +37,7 @@ OWNERS: Mapping[str, set[str]] = {
     "pwd": {"host/accounts.py"},
     "grp": {"host/accounts.py"},
     # The keeper and the shims are processes of their own, with nothing but the standard library.
-    "time": {"cli/commands.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
+    "time": {"cli/commands.py", "cli/screen.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
     # CUDA's library is loaded in a process of its own, as NVML's is.
     "ctypes": {"host/cuda.py", "host/kernel.py"},
     "aiohttp": {
@@ -66,7 +66,7 @@ OWNERS: Mapping[str, set[str]] = {
     "os.execve": set(),
     "os.execvp": set(),
     "os.execvpe": set(),
-    "signal.signal": {"host/cuda.py", "host/keeper.py", "host/prober.py", "host/shim.py"},
+    "signal.signal": {"cli/screen.py", "host/cuda.py", "host/keeper.py", "host/prober.py", "host/shim.py"},
 }
 """Modules and functions, and the only files that may use them."""
 

@@ -139,10 +139,20 @@ def devices(where: Where, *, is_json: bool) -> int:
 @click.argument("target", metavar="[SERVICE[/N]]", required=False, shell_complete=complete.complete_targets)
 @click.option("--wait", type=click.Choice(["ready", "stopped"]), help="Return when all are, or one has failed.")
 @click.option("--timeout", metavar="D", help="For how long to wait: 500ms 10s 5m 2h. Without: no limit.")
+@click.option("--watch", is_flag=True, help="Stay, and draw it anew whenever something happens.")
 @as_json
 @at_daemon
-def status(where: Where, target: str | None, wait: Wait | None, timeout: str | None, *, is_json: bool) -> int:
+def status(
+    where: Where, target: str | None, wait: Wait | None, timeout: str | None, *, watch: bool, is_json: bool
+) -> int:
     """Show services and workers, their states, and why."""
+    if watch:
+        from supervisor.cli.watch import watch as start_watch
+
+        if wait is not None or is_json:
+            cause = "it stays until it is ended"
+            raise CannotError("use --watch with --wait or --json", cause, exit_code=EXIT_USAGE)
+        return start_watch(where.client, target)
     from supervisor.front.show import status_of
     from supervisor.front.verdict import is_met
 
