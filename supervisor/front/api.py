@@ -18,6 +18,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from supervisor import __version__
 from supervisor.core.file.problems import nearest
 from supervisor.errors import CannotError, ProblemsError
 from supervisor.front.callers import read_peer
@@ -159,6 +160,11 @@ class _Api:
         if self._is_stopping(status) or not is_met(status, None):
             return make_problem(503, *unready(status))
         return make_json({"ok": True})
+
+    async def openapi(self, _call: _Call) -> web.Response:
+        from supervisor.front.openapi import make_document  # noqa: PLC0415 - Few ever ask.
+
+        return make_json(make_document(__version__))
 
     async def reload(self, call: _Call) -> web.Response:
         self._face.log_change("reload", read_peer(call.request))

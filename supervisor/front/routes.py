@@ -6,7 +6,6 @@ The one table from which the server, its queries and the OpenAPI document are ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,6 +129,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/logs",
         "logs",
         "What workers said and say, one event a line; the last is of type `end`.",
+        "LogEvent",
         media=_EVENTS,
         params=_STREAM,
         refusals=(404,),
@@ -139,6 +139,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/events",
         "events",
         "What happened and happens to workers, one event a transition; the last is of type `end`.",
+        "WorkerEvent",
         media=_EVENTS,
         params=_STREAM,
         refusals=(404,),
@@ -180,12 +181,9 @@ ROUTES: tuple[Route, ...] = (
         takes="counts",
         refusals=(404, 409, 415),
     ),
+    Route("GET", "/v1/openapi.json", "openapi", "This document.", "Document", is_open=True),
     Route("POST", "/v1/shutdown", "shutdown", "Stop every worker and end the daemon.", "Ended"),
 )
 
-NOT_YET = ("/v1/openapi.json", "/v1/upgrade")
+NOT_YET = ("/v1/upgrade",)
 """Routes that the contract has and this version has not."""
-
-PATHS: Mapping[str, tuple[Route, ...]] = {
-    path: tuple(route for route in ROUTES if route.path == path) for path in dict.fromkeys(one.path for one in ROUTES)
-}
