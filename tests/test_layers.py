@@ -41,7 +41,7 @@ OWNERS: Mapping[str, set[str]] = {
     # CUDA's library is loaded in a process of its own, as NVML's is.
     "ctypes": {"host/cuda.py", "host/kernel.py"},
     "aiohttp": {
-        *("daemon/door.py", "daemon/loop.py", "daemon/web.py"),
+        *("daemon/door.py", "daemon/loop.py", "daemon/web.py", "host/hooks.py"),
         *(f"front/{name}.py" for name in ("api", "callers", "gate", "guests", "problem", "stream")),
     },
     "click": {

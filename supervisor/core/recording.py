@@ -18,6 +18,7 @@ from typing import Any
 from supervisor.core import environment, inventory, message, plan, restart, sockets, spec, turn, worker
 from supervisor.core.codec import Codec, CodecError, Hook, Pool
 from supervisor.core.file import listen
+from supervisor.core.file.hooks import Hook as EventHook
 from supervisor.core.file.service import ServiceSpec, WorkerEntry
 from supervisor.core.message import Action, Event, Spawn
 from supervisor.core.mishap import take
@@ -267,6 +268,8 @@ def make_codec(veil: Veil) -> Codec:
         (Recipe, "env"): lru_cache(_RECIPES_MAX)(veil.pairs),
         (ServiceSpec, "env"): veil.templates,
         (WorkerEntry, "env"): veil.templates,
+        # Of services that are posted to the path is the password.
+        (EventHook, "url"): veil.text,
     }
     return Codec(NAMES, hooks, SHARED)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from supervisor.core.file import keys, probe_keys
 from supervisor.core.file.daemon import DAEMON, DaemonSpec
+from supervisor.core.file.hooks import HOOK, Hook
 from supervisor.core.file.problems import Section
 from supervisor.core.file.service import Alive, Logs, Ready, Recycle, Resources, Restart, ServiceSpec, Stop, Update
 from supervisor.core.spec import FILE
@@ -37,6 +38,7 @@ PORT: Schema = {"type": "integer", "minimum": 1, "maximum": keys.PORT_MAX}
 ACCOUNT: Schema = {"type": ["string", "integer"]}
 ENV: Schema = {"type": ["object", "null"], "additionalProperties": SCALAR}
 ARGV: Schema = {"type": "array", "minItems": 1, "items": SCALAR}
+COMMAND: Schema = {"anyOf": [TEXT, ARGV]}
 TYPES: Schema = {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": TEXT}]}
 GPUS: Schema = {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}}
 GPU: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"const": "all"}]}
@@ -61,6 +63,21 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
         {"type": "boolean"},
         "End with 1 when nobody runs or is going to, and somebody has failed.",
     ),
+    "daemon.on_event": (
+        {},
+        "Who is told what happens, as JSON: a command (on its standard input), a URL (POST), a map, or a list of maps.",
+    ),
+    "on_event.command": (
+        COMMAND,
+        "Run for each event, as the daemon's user, beside the file, with the event as input.",
+    ),
+    "on_event.url": ({"type": "string", "pattern": "^https?://"}, "Each event is posted to it as JSON."),
+    "on_event.events": (
+        {"type": "array", "minItems": 1, "items": TEXT},
+        "Only these, such as worker.failed, or failed for every event that ends so; else all.",
+    ),
+    "on_event.retries": (WHOLE, "Tries after the first that failed: 1 s later, then ever later, up to 30 s."),
+    "on_event.timeout": (DURATION, "For one try; after that the command and all it started are killed."),
     "daemon.poll": (DURATION, "Between two looks at what workers use, which recycle needs and nothing else."),
     "daemon.http": (
         TEXT,
@@ -75,7 +92,7 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
         "How log lines look; else console on a terminal, json elsewhere.",
     ),
     "service.command": (
-        {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": SCALAR}]},
+        COMMAND,
         "Program and arguments, as a list or as a string that is split as a shell would; no shell is run.",
     ),
     "service.workers": (
@@ -213,6 +230,7 @@ WORDS = {**_WORDS, **{f"on.{key}": _WORDS[f"restart.{key}"] for key in keys.REST
 SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
     "": (FILE, None),
     "daemon": (DAEMON, DaemonSpec),
+    "on_event": (HOOK, Hook),
     "service": (keys.SERVICE, ServiceSpec),
     "entry": (keys.ENTRY, None),
     "resources": (keys.RESOURCES, Resources),
@@ -250,6 +268,9 @@ def make_schema() -> Schema:
         service["properties"][name] |= _reference(name)
     service["properties"]["logs"] |= {"anyOf": [_one_of("inherit", "journal"), _reference("logs")]}
     maps = {name: _section(name) for name in SECTIONS if name not in {"", "service"}}
+    maps["daemon"]["properties"]["on_event"] |= {
+        "anyOf": [*COMMAND["anyOf"], _reference("on_event"), {"type": "array", "items": _reference("on_event")}]
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Service file of gpu-supervisor",

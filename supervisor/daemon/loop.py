@@ -67,6 +67,7 @@ from supervisor.daemon.face import DaemonFace
 from supervisor.daemon.gauges import Gauges
 from supervisor.daemon.hands import Hands
 from supervisor.daemon.herald import Herald
+from supervisor.daemon.hooks import Hooks, Means
 from supervisor.daemon.inbox import Deadlines, Inbox
 from supervisor.daemon.meter import Meter
 from supervisor.daemon.pulse import Pulse
@@ -224,6 +225,17 @@ class Daemon:
         self._crashes: Crashes | None = None
         self._recorder: Recorder | None = None
         self.chronicle = Chronicle(clock.rfc3339, self._bury)
+        self._hooks = Hooks(
+            Means(
+                processes,
+                os.environ,
+                str(reader.file.absolute().parent),
+                self._describe,
+                clock.rfc3339,
+                clock.monotonic,
+                self.tally.hooked,
+            )
+        )
         self._herald = None
         if manager is not None:
             self._herald = Herald(
@@ -353,14 +365,21 @@ class Daemon:
         # A worker should not wait for the log line about its start.
         for action in sorted(actions, key=_is_word):
             self._perform(action)
-        self.chronicle.hear(before, fleet, actions)
-        self.tally.hear(before, fleet, actions, self.clock.monotonic())
+        self._tell(before, fleet, actions)
         if self._herald is not None:
             self._herald.look(fleet)
         if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
             self.face.notice()
             if self._ledger is not None:
                 self._ledger.note()
+
+    def _tell(self, before: Fleet, fleet: Fleet, actions: tuple[Action, ...]) -> None:
+        """Let everybody know who counts, remembers or passes on what happens."""
+        self.chronicle.hear(before, fleet, actions)
+        self.tally.hear(before, fleet, actions, self.clock.monotonic())
+        if fleet.spec is not before.spec and fleet.spec is not None:
+            self._hooks.use(fleet.spec.daemon.on_event)
+        self._hooks.hear(actions)
 
     def _tell_broken(self, now: float, event: Event, error: Exception) -> None:
         """A bug of ours. The story says more than the stack, but where it broke is said too."""
@@ -371,6 +390,10 @@ class Daemon:
         recording = recorder.hear_broken(now, event, error, self.fleet) if recorder is not None else None
         told = {"where": where[-1:], "recording": recording and str(recording), "story": story}
         log.error("daemon.invariant_broken", error=words, **told)
+
+    def _describe(self) -> dict[str, object]:
+        """This daemon, among several."""
+        return {"pid": os.getpid(), "instance": self._instance, "file": str(self.reader.file), "version": __version__}
 
     def _bury(self, worker: WorkerId, death: dict[str, object]) -> None:
         if self._crashes is not None:
@@ -455,6 +478,7 @@ class Daemon:
     async def _close(self, server: web.AppRunner) -> None:
         self.face.close()
         await server.cleanup()
+        await self._hooks.close()
         await self._web.close()
         await self._hands.let_go()
         await self._devices.close()

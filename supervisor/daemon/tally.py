@@ -59,6 +59,7 @@ class Tally:
         self._exits: Counter[tuple[str, str]] = Counter()
         self._reloads: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
+        self._hooked: Counter[str] = Counter()
         self._missing_since: dict[WorkerId, float] = {}
         self._missing_s: Counter[str] = Counter()
         self._to_ready: dict[str, Histogram] = {}
@@ -97,6 +98,10 @@ class Tally:
     def dropped(self, outlet: str, lines: int) -> None:
         """Lines of workers' output were lost on the way to ``file``, ``journal`` or ``inherit``."""
         self._dropped[outlet] += lines
+
+    def hooked(self, result: str, events: int) -> None:
+        """Events for hooks were ``delivered``, ``failed`` or ``dropped``."""
+        self._hooked[result] += events
 
     def _step(self, before: Fleet, after: Fleet, transition: Transition) -> None:
         service = transition.worker.service
@@ -143,6 +148,7 @@ class Tally:
             exits=dict(self._exits),
             reloads=dict(self._reloads),
             dropped=dict(self._dropped),
+            hooked=dict(self._hooked),
             missing_s=dict(missing),
             to_ready=_all(self._to_ready),
             to_release=_all(self._to_release),

@@ -213,6 +213,7 @@ def _counted(counts: Counts) -> Iterator[Metric]:
         _single(counts.missing_s),
     )
     yield _counter("log_lines_dropped", "Lines that found no way out.", ("outlet",), _single(counts.dropped))
+    yield _counter("hook_events", "Events for hooks, by what became of them.", ("result",), _single(counts.hooked))
     yield _histogram("time_to_ready_seconds", "Start to ready.", by_service, _single(counts.to_ready))
     yield _histogram("release_seconds", "Dead to memory back.", by_service, _single(counts.to_release))
     yield _histogram("backoff_seconds", "Wait before a restart after a failure.", by_service, _single(counts.backoffs))

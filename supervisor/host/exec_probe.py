@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from supervisor.core.file.names import LISTEN_NAMES, NOTIFY_NAMES, expand_names
 from supervisor.core.message import Exited, KillTree, ShimLost, SpawnFailed, TreeGone
 from supervisor.core.spec import INHERIT, WorkerId
+from supervisor.host.wire import close_all
 
 if TYPE_CHECKING:
     from supervisor.core.message import Event, Spawn
@@ -59,9 +60,13 @@ class Command:
         self._tail = b""
         spawner.listen(self._order.worker, self._hear)
 
-    async def ask(self, timeout_s: float | None) -> str | None:
+    async def ask(self, timeout_s: float | None, given: bytes | None = None) -> str | None:
         """
-        Run it once, for so long at the most; None = until it ends.
+        Run it once.
+
+        Args:
+            timeout_s: For so long at the most; None = until it ends.
+            given: What it finds on its standard input; None = nothing.
 
         Returns:
             Empty if it ended with 0, else why not, in words; None if this machine could not even run it.
@@ -70,7 +75,7 @@ class Command:
             async with asyncio.timeout(timeout_s):
                 while not self._is_gone:
                     await self._wait()
-                self._start()
+                self._start(given)
                 while self._end is None:
                     await self._wait()
         except TimeoutError:
@@ -95,13 +100,15 @@ class Command:
         """The command without its folder; a fault begins with it."""
         return self._order.argv[0].rpartition("/")[2][:_SHOWN_MAX]
 
-    def _start(self) -> None:
+    def _start(self, given: bytes | None) -> None:
         ours, its_own = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        fds = {1: its_own}
         try:
-            its_error = os.dup(its_own)
+            fds[2] = os.dup(its_own)
+            if given is not None:
+                fds[0] = _make_input(given)
         except OSError:
-            os.close(ours)
-            os.close(its_own)
+            close_all((ours, *fds.values()))
             raise
         os.set_blocking(its_own, True)
         self._close_output()
@@ -109,7 +116,7 @@ class Command:
         self._number = next(self._numbers)
         self._output = ours
         self._loop.add_reader(ours, self._read)
-        self._spawner.spawn(replace(self._order, incarnation=self._number), {1: its_own, 2: its_error})
+        self._spawner.spawn(replace(self._order, incarnation=self._number), fds)
 
     def _kill(self) -> None:
         if not self._is_gone:
@@ -162,3 +169,15 @@ class Command:
                 return None if end.errno in REFUSED else f"cannot run {self.name}: {end.detail}"
             case _:
                 return None
+
+
+def _make_input(content: bytes) -> int:
+    """A file of memory: nobody has to write while it is read, and one who never reads it costs nothing."""
+    descriptor = os.memfd_create("input")
+    try:
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from supervisor.core.file.hooks import Hook, read_hooks
 from supervisor.core.file.listen import Address
 from supervisor.core.file.problems import (
     BadValueError,
@@ -41,6 +42,7 @@ class DaemonSpec(BaseModel):
         log_format: None = console on a terminal, else json.
         poll: Seconds between two looks at what workers use, which is looked at only for `recycle`.
         exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
+        on_event: Who is told what happens.
         http: Where the API listens over TCP; None = on its unix socket alone.
         http_token_file: Absolute path of the secret that opens over TCP what not everybody may see or do.
     """
@@ -53,6 +55,7 @@ class DaemonSpec(BaseModel):
     log_format: Literal["console", "json"] | None = None
     exit_when_failed: bool = False
     poll: float = 5.0
+    on_event: tuple[Hook, ...] = ()
     http: Address | None = None
     http_token_file: str | None = None
 
@@ -90,6 +93,7 @@ DAEMON = Section(
         "log_format": leaf(choice("console", "json")),
         "exit_when_failed": leaf(parse_bool),
         "poll": leaf(_parse_poll),
+        "on_event": read_hooks,
         "http": leaf(parse_http),
         "http_token_file": leaf(_parse_file),
     },
