@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     from supervisor.front.client import Client
     from supervisor.front.page import Page
     from supervisor.front.show import Bars
+    from supervisor.front.top import Sort
     from supervisor.front.verdict import Wait
 
 RELOAD_S = 120.0
 """The daemon gives the driver 30 s to begin and 10 s for a call, and has answered 2 s later; this is for many calls."""
+
+SORTS = ("name", "cpu", "memory", "gpu", "age", "restarts")
+"""Of `top`, which is not loaded for knowing them."""
 
 LOOK_S = 0.1
 """Between two looks for a daemon that is only just starting."""
@@ -210,6 +214,18 @@ def events(where: Where, target: str | None, *, follow: bool, lines: int | None,
 
 
 @cli.command()
+@click.option("--sort", type=click.Choice(SORTS), default="name", help="By what workers are ordered at first.")
+@click.option("--once", is_flag=True, help="One look, as where the output is no terminal.")
+@as_json
+@at_daemon
+def top(where: Where, sort: Sort, *, once: bool, is_json: bool) -> int:
+    """Show what GPUs and workers do, every two seconds: utilization, memory, temperature, power, CPU."""
+    from supervisor.cli.top import top as show
+
+    return show(where, sort=sort, once=once, is_json=is_json)
+
+
+@cli.command()
 @click.argument("file", required=False)
 @as_json
 @at_daemon
@@ -243,13 +259,17 @@ def replay(file: str, *, is_json: bool) -> int:
 @at_daemon
 def reload(where: Where, *, wait: bool, is_json: bool) -> int:
     """Read the file again and show what changes. A bad file changes nothing."""
+    from contextlib import nullcontext
+
+    from supervisor.cli.progress import progress
     from supervisor.front.client import AnswerError
     from supervisor.front.show import difference_page
 
     client = where.client()
     try:
         params = {"wait": "1"} if wait else {}
-        answer = client.post("/v1/reload", params, thing="reload", timeout_s=None if wait else RELOAD_S)
+        with progress(client, None, until="ready") if wait else nullcontext():
+            answer = client.post("/v1/reload", params, thing="reload", timeout_s=None if wait else RELOAD_S)
     except AnswerError as error:
         if error.status != 400:
             raise
@@ -267,7 +287,12 @@ def reload(where: Where, *, wait: bool, is_json: bool) -> int:
 @at_daemon
 def shutdown(where: Where) -> None:
     """End the daemon and its workers, and return when they are gone."""
-    if unit := where.client().shut_down().get("unit"):
+    from supervisor.cli.progress import progress
+
+    client = where.client()
+    with progress(client, None, until="stopped"):
+        unit = client.shut_down().get("unit")
+    if unit:
         say(f"hint: systemd starts it again if {unit} says so; `systemctl stop {unit}` ends it for good")
 
 
@@ -347,7 +372,10 @@ def _status(client: Client, target: str | None, wait: str | None, timeout_s: flo
     if wait is None:
         return client.get("/v1/status", given, thing=thing)
     patience_s = None if timeout_s is None else timeout_s + 15.0
-    return client.get("/v1/status", given, thing=thing, timeout_s=patience_s)
+    from supervisor.cli.progress import progress
+
+    with progress(client, target, until=wait):
+        return client.get("/v1/status", given, thing=thing, timeout_s=patience_s)
 
 
 def _timeout_s(text: str | None, wait: str | None) -> float | None:

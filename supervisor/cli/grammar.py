@@ -28,7 +28,6 @@ COMPLETE_VARIABLE = "_GPU_SUPERVISOR_COMPLETE"
 
 NOT_YET = (
     "export",
-    "top",
     "upgrade",
 )
 """Commands that the contract has and this version has not."""

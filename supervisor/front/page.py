@@ -8,7 +8,7 @@ long last cell goes below its row, and nothing is lost. Draws by itself: rich ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TextIO
 
 STYLES = {
@@ -74,11 +74,13 @@ class Table:
         columns: Headings; the last column is the one with long texts.
         rows: Cells as text; an empty one is shown as a dash, so that columns can be counted.
         spare: Columns that a terminal too narrow for all of them does without, the first one first.
+        is_cut: On a terminal each row is one line, and long last cells are cut.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     spare: tuple[str, ...] = ()
+    is_cut: bool = False
 
 
 Page = tuple[str | Table, ...]
@@ -182,6 +184,8 @@ def _fitted(table: Table, width: int) -> Iterator[Line]:
         last = clean(row[-1])
         if not last:
             yield _row(row[:-1], widths)
+        elif table.is_cut:
+            yield _row((*row[:-1], *((_like(row[-1], _head(last, place)),) if place > 0 else ())), widths)
         elif not is_wrapped or columns_of(last) <= place:
             yield _row(row, widths)
         elif place >= LEAST and columns_of(last) <= 2 * place and len(wrapped := _wrap(last, place)) == 2:
@@ -200,7 +204,7 @@ def _spared(table: Table, width: int) -> Table:
             break
         at = table.columns.index(name)
         rows = tuple((*row[:at], *row[at + 1 :]) for row in table.rows)
-        table = Table((*table.columns[:at], *table.columns[at + 1 :]), rows)
+        table = replace(table, columns=(*table.columns[:at], *table.columns[at + 1 :]), rows=rows)
     return table
 
 

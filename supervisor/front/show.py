@@ -128,7 +128,7 @@ def doctor_page(findings: Sequence[Json]) -> Page:
 
 def devices_page(devices: Json, *, bars: Bars = None) -> Page:
     """The inventory, with who is on each device."""
-    lines = list(_gpu_lines(devices["gpu"]))
+    lines = list(driver_lines(devices["gpu"]))
     found = devices["devices"]
     if not found:
         return tuple(lines) or ("no GPUs: the NVIDIA driver shows none",)
@@ -141,7 +141,7 @@ def devices_page(devices: Json, *, bars: Bars = None) -> Page:
 
 def plan_page(plan: Json, *, bars: Bars = None) -> Page:
     """Device by device and worker by worker what would happen."""
-    parts: list[str | Table] = list(_gpu_lines(plan.get("gpu") or {"state": "ok"}))
+    parts: list[str | Table] = list(driver_lines(plan.get("gpu") or {"state": "ok"}))
     numbers = device_numbers(plan["devices"])
     if devices := plan["devices"]:
         parts.append(_bars_table(devices, numbers, bars) if bars else _devices_table(devices, numbers, is_long=False))
@@ -178,10 +178,15 @@ def difference_page(difference: Mapping[str, str]) -> Page:
 # ---- parts of pages -------------------------------------------------------------------------------------------------
 
 
-def _daemon_lines(daemon: Json, now: datetime) -> Iterator[str]:
+def head_of(daemon: Json, now: datetime) -> str:
+    """The first line about a daemon."""
     instance = f" instance {daemon['instance']}," if daemon["instance"] else ""
     age = age_of(daemon["since"], now)
-    yield f"{daemon['file']}: {daemon['state']},{instance} up {age}, pid {daemon['pid']}, version {daemon['version']}"
+    return f"{daemon['file']}: {daemon['state']},{instance} up {age}, pid {daemon['pid']}, version {daemon['version']}"
+
+
+def _daemon_lines(daemon: Json, now: datetime) -> Iterator[str]:
+    yield head_of(daemon, now)
     reload = daemon["reload"]
     if reload and not reload["ok"]:
         yield Styled(f"the last reload ({age_of(reload['at'], now)} ago) failed, what ran before goes on:", "red")
@@ -189,10 +194,11 @@ def _daemon_lines(daemon: Json, now: datetime) -> Iterator[str]:
     http = daemon.get("http")
     if http and http["state"] == "refused":
         yield f"not served over TCP: {http['reason']}; it is tried again and again"
-    yield from _gpu_lines(daemon["gpu"])
+    yield from driver_lines(daemon["gpu"])
 
 
-def _gpu_lines(gpu: Json) -> Iterator[str]:
+def driver_lines(gpu: Json) -> Iterator[str]:
+    """What is wrong with the driver, if anything is."""
     state = gpu["state"]
     if state == "ok":
         return
@@ -322,7 +328,7 @@ def _bars_table(devices: Iterable[Json], numbers: Mapping[str, str], bars: Bars)
         memory = device["memory"]
         used = used_of(memory)
         foreign = foreign_of(device)
-        remarks = (*_device_remarks(device, devices), *((f"others: {foreign}",) if foreign else ()))
+        remarks = (*remarks_of(device, devices), *((f"others: {foreign}",) if foreign else ()))
         rows.append(
             (
                 numbers[device["uuid"]],
@@ -349,12 +355,12 @@ def _devices_table(devices: Iterable[Json], numbers: Mapping[str, str], *, is_lo
         row += [size_of(memory["free"]), size_of(memory["total"]), size_of(memory["declared"])]
         row += [",".join(device["workers"]), foreign_of(device)]
         row += [device["uuid"], device["pci"]] if is_long else []
-        row += [": ".join(filter(None, (device["name"], "; ".join(_device_remarks(device, devices)))))]
+        row += [": ".join(filter(None, (device["name"], "; ".join(remarks_of(device, devices)))))]
         rows.append(tuple(row))
     return Table((*columns, "NAME"), tuple(rows))
 
 
-def _device_remarks(device: Json, devices: Iterable[Json]) -> Iterator[str]:
+def remarks_of(device: Json, devices: Iterable[Json]) -> Iterator[str]:
     """What a person has to know of a device beside its numbers."""
     if device["reason"]:
         yield device["reason"]
