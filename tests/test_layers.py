@@ -42,7 +42,7 @@ OWNERS: Mapping[str, set[str]] = {
     "ctypes": {"host/cuda.py", "host/kernel.py"},
     "aiohttp": {
         *("daemon/door.py", "daemon/loop.py", "daemon/web.py", "host/hooks.py"),
-        *(f"front/{name}.py" for name in ("api", "callers", "gate", "guests", "problem", "stream")),
+        *(f"front/{name}.py" for name in ("api", "callers", "gate", "guests", "problem", "stream", "web_page")),
     },
     "click": {
         *("cli/commands.py", "cli/complete.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py", "cli/schema.py"),

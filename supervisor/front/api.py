@@ -65,6 +65,7 @@ def make_app(face: Face, gate: Callable[[], Gate] | None = None, *, body_s: floa
     app.add_routes([web.route(hdrs.METH_ANY, path, _refuse_route) for path in NOT_YET])
     app.on_shutdown.append(api.end_waits)
     if gate is not None:
+        app.add_routes([web.get("/", _serve_page)])
         app.on_response_prepare.append(_add_headers)
     return app
 
@@ -270,6 +271,12 @@ class _Api:
     def _refuse_stopping(self) -> None:
         if self._is_stopping(self._face.status()):
             raise RefusedError(409, "the daemon is stopping")
+
+
+async def _serve_page(_request: web.Request) -> web.Response:
+    from supervisor.front.web_page import answer_page  # noqa: PLC0415 - Who opens no browser does not pay for it.
+
+    return answer_page()
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import re
 import socket
 
 import pytest
@@ -201,6 +204,28 @@ async def test_no_other_site_is_allowed_to_read() -> None:
             assert answer.headers["x-frame-options"] == "DENY"
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["cache-control"] == "no-store"
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_page_may_run_itself_and_ask_us_and_nothing_else() -> None:
+    """Its rules name what stands in it by digest; it names no other place, and needs no token to be seen."""
+    async with serving_tcp(a_face()) as served:
+        answer = await served.ask("GET", "/")
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert (await served.ask("GET", "/", host="evil.example")).status == 421
+        assert (await served.ask("GET", "/page.html")).status == 404
+
+    rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == rules["frame-ancestors"] == "'none'"
+    assert rules["connect-src"] == "'self'"
+    for tag in ("script", "style"):
+        (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", answer.body.decode(), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert re.findall(r"https?://[^'\s]+", answer.body.decode()) == ["http://www.w3.org/2000/svg"]
+    assert b"innerHTML" not in answer.body
 
 
 # ---- paths, methods, sizes ------------------------------------------------------------------------------------------
