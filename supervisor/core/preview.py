@@ -6,17 +6,18 @@ Changes nothing: `rescale` carries it out, and whoever wants to know beforehand 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from supervisor.core.counts import count_workers, with_ports
 from supervisor.core.evolve import evolve
+from supervisor.core.extras import allowed_extras, place_extras
 from supervisor.core.gpus import make_supply
 from supervisor.core.message import State
 from supervisor.core.plan import Current, Placement, Supply, make_plan
 from supervisor.core.spec import Spec, WorkerId, WorkerSpec
 from supervisor.core.turn import Fleet
-from supervisor.core.worker import FREED, HOLDING, LIVING, Worker
+from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, reach
 
 Plan = dict[WorkerId, Placement]
 
@@ -52,27 +53,46 @@ def preview(
         before = {name: size for name, size in fleet.sizes.items() if is_sized(spec, name)}
         sizes = raised(sizes_of(fleet, spec, cpu_count, known), floors_of(fleet, spec)) if fleet.trusted else before
         spec = spec.scale(with_ports(spec, cpu_count, sizes))
+    extras = [as_kept(kept[one.id], one) if one.id in kept else one for one in allowed_extras(fleet, spec, cpu_count)]
+    # Who has a process stays where it is, as others do; for the rest there is what those leave.
+    late = [one for one in extras if one.id not in known or known[one.id].state not in HOLDING]
     wanted = tuple(as_kept(kept[one.id], one) if one.id in kept else one for one in spec.expand(cpu_count))
+    wanted += tuple(one for one in extras if one not in late)
     if fleet.trusted:
         # A driver that errs has no GPU to give, and who runs is better off where it is.
         asked |= {one.id for one in known.values() if one.renew}
     else:
         asked = frozenset()
-    idle = {one.id: _idle(known[one.id], one, reloaded=reloaded) for one in wanted if one.id in known}
+    idle = {one.id: _idle(known[one.id], one, reloaded=reloaded) for one in (*wanted, *late) if one.id in known}
     # No slice is kept for one that is born held down.
     idle |= {one.id: Placement(one, None) for one in wanted if one.id not in known and fleet.is_held(one.id)}
     current = {
         one.id: found
-        for one in wanted
+        for one in (*wanted, *late)
         if (found := current_of(fleet, known.get(one.id), one, is_asked=one.id in asked)) is not None
     }
     # Who was never started has taken nothing yet: it comes in its place in the file, and where it was if that is free.
     newborn = [one for one in current if fleet.trusted and one in known and _is_newborn(known[one])]
     current |= {one: replace(current[one], reserved=False) for one in newborn}
-    plan = make_plan(
-        [one for one in wanted if idle.get(one.id) is None], supply_of(fleet, spec), current, allowed=spec.gpus
-    )
-    return {one.id: idle.get(one.id) or plan[one.id] for one in wanted}
+    asking, supply = [one for one in wanted if idle.get(one.id) is None], supply_of(fleet, spec)
+    plan = make_plan(asking, supply, current, allowed=spec.gpus)
+    if late:
+        taken = _taken(fleet, known.values(), plan)
+        coming = [one for one in late if idle.get(one.id) is None]
+        plan |= place_extras(coming, asking, supply, current, allowed=spec.gpus, taken=taken)
+    return {one.id: idle.get(one.id) or plan[one.id] for one in (*wanted, *late)}
+
+
+def _taken(fleet: Fleet, workers: Iterable[Worker], plan: Plan) -> dict[str, set[str]]:
+    """Devices that the workers of each service have, or are to have, but for extra ones."""
+    taken: dict[str, set[str]] = {}
+    for worker in workers:
+        if worker.id not in fleet.extras:
+            taken.setdefault(worker.id.service, set()).update(reach(worker))
+    for worker_id, placement in plan.items():
+        if worker_id not in fleet.extras and placement.launch is not None:
+            taken.setdefault(worker_id.service, set()).update(share.uuid for share in placement.launch.slice)
+    return taken
 
 
 def _is_newborn(worker: Worker) -> bool:
@@ -142,7 +162,9 @@ def sizes_of(fleet: Fleet, spec: Spec, cpu_count: int, workers: Mapping[WorkerId
     current = {
         one.id: found
         for one in workers.values()
-        if one.target is not None and (found := current_of(fleet, one, one.target.wanted, is_asked=False)) is not None
+        if one.target is not None
+        and one.id not in fleet.extras
+        and (found := current_of(fleet, one, one.target.wanted, is_asked=False)) is not None
     }
     return count_workers(spec, cpu_count, supply_of(fleet, spec), current, fleet.sizes)
 

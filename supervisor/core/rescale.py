@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from supervisor.core import revision
+from supervisor.core import revision, surge
 from supervisor.core.counts import with_ports
 from supervisor.core.gpus import schedule_retry
 from supervisor.core.message import Say, State
@@ -41,8 +41,10 @@ def replan(
     if turn.fleet.sizes_due and turn.fleet.trusted:
         _size(turn, spec, turn.fleet.sizes if floors is None else floors)
     spec = spec_in_force(turn.fleet)
+    surge.end_unwanted(turn, spec)
     plan = _plan_of(turn, spec, reloaded=reloaded, asked=asked)
-    actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in plan.items()}
+    of_file = {worker: one for worker, one in plan.items() if worker not in turn.fleet.extras}
+    actions = {worker: action_of(turn.workers.get(worker), placement) for worker, placement in of_file.items()}
     gone = [worker.id for worker in turn.workers.values() if worker.id not in plan and worker.target is not None]
     actions |= dict.fromkeys(gone, "stop")
     if reloaded:
@@ -50,6 +52,9 @@ def replan(
     revision.settle(turn, spec, plan)
     if turn.fleet.kept:
         plan = _plan_of(turn, spec, reloaded=reloaded, asked=asked, kept=turn.fleet.kept)
+    if turn.fleet.extras and (left := surge.end_homeless(turn, plan)):
+        gone += left
+        plan = {worker: one for worker, one in plan.items() if worker not in left}
     _take(turn, plan, gone)
     if reloaded:
         revision.note_outdated(turn)
@@ -79,7 +84,7 @@ def _take(turn: Turn, plan: Plan, gone: list[WorkerId]) -> None:
     before = {worker.id for worker in turn.workers.values() if worker.target and worker.target.fallback}
     reasons = {worker.id: worker.target.reason for worker in turn.workers.values() if worker.target}
     turn.set(
-        counts=Counter(worker.service for worker in plan),
+        counts=Counter(worker.service for worker in plan if worker not in turn.fleet.extras),
         wants_gpu=any(placement.wanted.request.gpu != 0 for placement in plan.values()),
     )
     if turn.fleet.deadline is None and turn.fleet.asked is None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from supervisor.core import order, rescale, revision, sockets
+from supervisor.core import order, rescale, revision, sockets, surge
 from supervisor.core.evolve import evolve
+from supervisor.core.extras import extras_of
 from supervisor.core.memory import hopeless
 from supervisor.core.message import Say, State
 from supervisor.core.moves import last_words
 from supervisor.core.preview import Plan, preview
 from supervisor.core.slices import Placement
-from supervisor.core.spec import ServiceSpec, WorkerId
+from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet, LastReload, Roll, Turn
 from supervisor.core.worker import FREED, RUNNING, Relaunched, Worker
 
@@ -36,6 +37,9 @@ def roll(turn: Turn) -> None:
             _advance(turn, service)
         if service in turn.fleet.restarting and service not in turn.fleet.rolling:
             _restart_next(turn, service)
+    for service in sorted({one.service for one in turn.fleet.extras} - turn.fleet.rolling):
+        if surge.end_all(turn, service, is_over=not _is_under_way(turn, service)):
+            rescale.replan(turn)
 
 
 # ---- a new launch ---------------------------------------------------------------------------------------------------
@@ -52,6 +56,7 @@ class Standing:
         ready: Workers that are ready.
         expected: Workers that should be, by the file.
         is_proven: One has got ready with the new launch.
+        extras: Who of them is beyond what the file says: nobody misses it.
     """
 
     candidates: tuple[tuple[WorkerId, State], ...]
@@ -59,11 +64,13 @@ class Standing:
     ready: int
     expected: int
     is_proven: bool
+    extras: frozenset[WorkerId] = frozenset()
 
 
 def next_batch(standing: Standing, max_unavailable: int) -> tuple[WorkerId, ...]:
     """Whose turn it is: first one alone; then who serves nobody anyway, and of the rest as many as may be missing."""
-    ranked = sorted((_RANK.get(state, 0), one) for one, state in standing.candidates)
+    ranks = sorted((_RANK.get(state, 0), one not in standing.extras, one) for one, state in standing.candidates)
+    ranked = [(rank, one) for rank, _, one in ranks]
     idle = [one for rank, one in ranked if rank < _RANK[State.READY]]
     spare = max(0, standing.ready - (standing.expected - max_unavailable))
     if not standing.is_proven:
@@ -80,34 +87,70 @@ def _advance(turn: Turn, service: str) -> None:
     _note_arrivals(turn, service)
     one = turn.fleet.rolls[service]
     workers = workers_of(turn, service)
-    for worker in workers:
+    for worker in (*workers, *_extras(turn, service)):
         if (why := _why_failed(turn, worker, one)) is not None:
             _halt(turn, service, worker.id, why)
             return
+    if surge.end_useless(turn, service):
+        rescale.replan(turn)
+        workers = workers_of(turn, service)
     standing = _stand(turn, service, workers)
     if not standing.candidates and not standing.arriving:
         _let_the_rest_come(turn, service)
         return
-    new_sockets = sockets.coming(turn.fleet, service)
-    if (why := sockets.refusal_for(turn.fleet, new_sockets)) is not None:
-        first = min([one for one, _ in standing.candidates] or [one.id for one in mine], default=WorkerId(service, 0))
-        _halt(turn, service, first, why, of_service=True)
-        return
-    if any(one.address not in turn.fleet.bound for one in new_sockets):
+    standing = _with_extras(turn, service, standing)
+    if not _has_sockets(turn, service, [one for one, _ in standing.candidates] or [one.id for one in mine]):
         return
     if any(order.wait_of(turn.fleet, turn.workers[worker]) for worker, _ in standing.candidates):
         return  # Whoever were taken down now would wait for those it comes after.
-    service_spec = turn.fleet.spec.services[service] if turn.fleet.spec else ServiceSpec(command=())
     if any(_is_without_place(worker) for worker in workers if worker.id in turn.fleet.tried):
         _make_room(turn, service, standing)
-    elif batch := next_batch(standing, service_spec.update.max_unavailable):
-        _replace(turn, service, batch, standing, service_spec.update.max_unavailable)
+        return
+    serving = sum(state is State.READY for one, state in standing.candidates if one not in standing.extras)
+    if surge.grow(turn, service, serving, is_arriving=standing.arriving):
+        rescale.replan(turn)
+        standing = _with_extras(turn, service, _stand(turn, service, workers_of(turn, service)))
+    max_unavailable = surge.may_be_missing(turn.fleet, service)
+    if batch := next_batch(standing, max_unavailable):
+        _replace(turn, service, batch, standing, max_unavailable)
+
+
+def _has_sockets(turn: Turn, service: str, candidates: list[WorkerId]) -> bool:
+    """Whether those that the new launch is to find are there; one that cannot be had is the end of the roll-out."""
+    new = sockets.coming(turn.fleet, service)
+    if (why := sockets.refusal_for(turn.fleet, new)) is not None:
+        _halt(turn, service, min(candidates, default=WorkerId(service, 0)), why, of_service=True)
+        return False
+    return all(one.address in turn.fleet.bound for one in new)
 
 
 def workers_of(turn: Turn, service: str) -> list[Worker]:
     """Those of a service that the plan wants, by index."""
     indices = (WorkerId(service, index) for index in range(turn.fleet.counts.get(service, 0)))
     return [turn.workers[one] for one in indices if one in turn.workers]
+
+
+def _extras(turn: Turn, service: str) -> list[Worker]:
+    return [turn.workers[one] for one in extras_of(turn.fleet, service) if one in turn.workers]
+
+
+def _with_extras(turn: Turn, service: str, standing: Standing) -> Standing:
+    """The same with extra workers, which nobody misses and who may stand in for others."""
+    if not (extras := _extras(turn, service)):
+        return standing
+    theirs = _stand(turn, service, extras)
+    return replace(
+        standing,
+        candidates=standing.candidates + theirs.candidates,
+        arriving=standing.arriving or theirs.arriving,
+        ready=standing.ready + theirs.ready,
+        extras=frozenset(one.id for one in extras),
+    )
+
+
+def _is_under_way(turn: Turn, service: str) -> bool:
+    """Whether somebody of a service is on its way to where it will stay."""
+    return any(not (is_settled(one) or never_came(one)) for one in workers_of(turn, service))
 
 
 def _stand(turn: Turn, service: str, workers: Sequence[Worker]) -> Standing:
@@ -163,8 +206,8 @@ def _note_arrivals(turn: Turn, service: str) -> None:
 def _why_failed(turn: Turn, worker: Worker, roll: Roll) -> str | None:
     """Why a worker shows that the new launch does not work, None if it does not."""
     attempt = turn.fleet.tried.get(worker.id)
-    if worker.id in turn.fleet.kept or worker.target is None:
-        return None
+    if worker.id in turn.fleet.kept or worker.target is None or (worker.id in turn.fleet.extras and worker.starved):
+        return None  # For an extra one there may be no room; that says nothing about the launch.
     if worker.state is State.FAILED:
         is_of_now = attempt is not None or failed_since(worker, roll.at)
         # A spawn that failed says so itself.
@@ -212,7 +255,7 @@ def _replace(turn: Turn, service: str, batch: Collection[WorkerId], standing: St
             if not left:
                 if not standing.arriving:
                     first = min(lost_anyway)
-                    _halt(turn, service, first, f"no place: {best[first].reason or hopeless(turn.fleet, best[first])}")
+                    _want_room(turn, service, first, best[first].reason or hopeless(turn.fleet, best[first]) or "")
                 return
             batch = next_batch(replace(standing, candidates=left), max_unavailable)
         batch = _with_room(turn, batch, best)
@@ -226,7 +269,7 @@ def _is_refused(turn: Turn, service: str, batch: Collection[WorkerId], standing:
     plan = _foresee(turn, batch)
     refused = [one for one in sorted(batch) if one.service == service and plan[one].refused]
     if refused and not standing.arriving:
-        _halt(turn, service, refused[0], f"no place: {plan[refused[0]].reason}")
+        _want_room(turn, service, refused[0], plan[refused[0]].reason)
     return bool(refused)
 
 
@@ -247,7 +290,15 @@ def _make_room(turn: Turn, service: str, standing: Standing) -> None:
         turn.set(tried={one: attempt for one, attempt in turn.fleet.tried.items() if one not in nowhere})
         _advance(turn, service)
     elif len(nowhere) == len(tried):
-        _halt(turn, service, nowhere[0], f"no place: {best[nowhere[0]].reason}")
+        _want_room(turn, service, nowhere[0], best[nowhere[0]].reason)
+
+
+def _want_room(turn: Turn, service: str, worker: WorkerId, why: str) -> None:
+    """The new launch has no place, and fails for that unless it is one that an extra worker has."""
+    if surge.make_room(turn, service, f"{worker} has no place otherwise: {why}"):
+        rescale.replan(turn)
+    elif not turn.fleet.extras:
+        _halt(turn, service, worker, f"no place: {why}")
 
 
 def _promote(turn: Turn, batch: Collection[WorkerId]) -> None:

@@ -127,8 +127,12 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     "recycle.gpu_memory": (AMOUNT, "It has more of the memory of one of its GPUs, as far as the driver tells."),
     "service.update": ({}, "How its workers are replaced by a reload."),
     "update.max_unavailable": (
-        {"type": "integer", "minimum": 1},
-        "So many of them may be missing at once, once one has got ready with the new launch.",
+        {"type": "integer", "minimum": 0},
+        "So many of them may be missing at once, once one has got ready with the new launch; 0 only with surge.",
+    ),
+    "update.surge": (
+        {"type": "integer", "minimum": 0},
+        "So many more run meanwhile, on GPUs that no worker of the service is on; not with port or a list of workers.",
     ),
     "service.logs": ({}, "Where its output goes: inherit, journal, or a file."),
     "service.after": (

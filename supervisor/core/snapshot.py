@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor.core.figures import Figures, device_figures, worker_figures
-from supervisor.core.foresight import foresee
+from supervisor.core.foresight import Course, foresee
 from supervisor.core.gpu_types import type_of
 from supervisor.core.gpus import make_supply
 from supervisor.core.inventory import Device, Health
@@ -94,15 +94,23 @@ def make_plan_json(fleet: Fleet, plan: Plan, view: View) -> Json:
 
 def make_rollout_json(fleet: Fleet, spec: Spec, plan: Plan) -> list[Json]:
     """Who would be replaced in which order, and how many of each service are ready at every step."""
-    counts = Counter(worker.service for worker in plan)
+    counts = Counter(worker.service for worker in plan if worker not in fleet.extras)
     return [
         {
             "service": name,
             "target": counts[name],
-            "steps": [{"workers": [str(one) for one in stage.workers], "ready": stage.ready} for stage in stages],
+            "steps": [{"workers": [str(one) for one in it.workers], "ready": it.ready} for it in course.stages],
+            **_extras_json(course),
         }
-        for name, stages in foresee(fleet, spec, plan).items()
+        for name, course in foresee(fleet, spec, plan).items()
     ]
+
+
+def _extras_json(course: Course) -> Json:
+    """Workers beyond the target, where the file asks for them."""
+    if course.extras is None:
+        return {}
+    return {"extra": [str(one) for one in course.extras], "reason": course.lack}
 
 
 def _daemon(fleet: Fleet, view: View) -> Json:

@@ -116,12 +116,16 @@ class Roll:
         before: The service as it was in the last file to which all of it went, None for one that is new.
         is_proven: A worker has got ready with the new launch, so the others follow.
         is_halted: One did not: until the next reload everybody keeps or gets back what was before.
+        room: For so many extra workers there is room; None as long as nobody has found that there is too little.
+        lack: Why there is none for any, so that it goes on without; empty while nobody knows of a reason.
     """
 
     at: float
     before: ServiceSpec | None = None
     is_proven: bool = False
     is_halted: bool = False
+    room: int | None = None
+    lack: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,7 @@ class Fleet:
         rolls: Services whose workers go from one launch to another, and those in which that was halted.
         kept: Workers of these that for now, or until the next reload, are what they were before the file.
         tried: Those that are on their way to what the file says.
+        extras: Workers beyond the count of their service, for as long as a roll-out takes (`update.surge`).
         worn: Workers that are to be recycled.
         recycling: Those that are being, until another process is ready in their place.
         restarting: Services in which workers wait for their turn to be restarted.
@@ -273,6 +278,7 @@ class Fleet:
     rolls: Mapping[str, Roll] = field(default_factory=dict)
     kept: Mapping[WorkerId, WorkerSpec] = field(default_factory=dict)
     tried: Mapping[WorkerId, Try] = field(default_factory=dict)
+    extras: frozenset[WorkerId] = frozenset()
     worn: frozenset[WorkerId] = frozenset()
     recycling: Mapping[WorkerId, Recycled] = field(default_factory=dict)
     restarting: Mapping[str, Restarting] = field(default_factory=dict)

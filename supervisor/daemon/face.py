@@ -127,7 +127,8 @@ class DaemonFace:
             raise ProblemsError(getattr(event, "problems", ()))
         await self._refresh()
         fleet = self._daemon.fleet
-        found = preview(fleet, event.spec, event.cpu_count)
+        wanted = preview(fleet, event.spec, event.cpu_count)
+        found = {worker: placement for worker, placement in wanted.items() if worker not in fleet.extras}
         rollout = make_rollout_json(fleet, event.spec, found)
         return {**make_plan_json(fleet, found, self._daemon.view), "rollout": rollout}
 

@@ -160,13 +160,21 @@ def plan_page(plan: Json, *, bars: Bars = None) -> Page:
     parts.append(Table(columns, tuple(rows)) if rows else "no workers")
     parts += _listen_lines(plan["workers"])
     steps = [
-        (service["service"], str(number), ", ".join(step["workers"]), f"{step['ready']} of {service['target']}")
+        (service["service"], str(number), _step(service, step), f"{step['ready']} of {service['target']}")
         for service in plan.get("rollout", ())
         for number, step in enumerate(service["steps"], 1)
     ]
     if steps:
         parts.append(Table(("SERVICE", "STEP", "REPLACED", "READY MEANWHILE"), tuple(steps)))
+    lacks = [(service["service"], service.get("reason")) for service in plan.get("rollout", ())]
+    parts += [f"{name} rolls without surge: {reason}" for name, reason in lacks if reason]
     return tuple(parts)
+
+
+def _step(service: Json, step: Json) -> str:
+    """Who is replaced in it; of those who come beyond the target that they do."""
+    extra = service.get("extra", ())
+    return ", ".join(f"{one} (extra)" if one in extra else one for one in step["workers"])
 
 
 def difference_page(difference: Mapping[str, str]) -> Page:

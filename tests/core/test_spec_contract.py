@@ -69,7 +69,7 @@ WORKING = (
     {"env_file", "user", "group", "umask", "limits", "nice", "oom_score_adj"}
     | {"command", "workers", "resources", "on_no_gpu", "env", "working_dir", "port", "ready", "stop", "restart", "logs"}
     | {"sharing", "placement", "resources.gpu", "resources.gpus", "resources.gpu_memory", "resources.gpu_type"}
-    | {"after", "listen", "update", "update.max_unavailable", "recycle", "daemon.poll"}
+    | {"after", "listen", "update", "update.max_unavailable", "update.surge", "recycle", "daemon.poll"}
     | {f"recycle.{key}" for key in SECTION_KEYS["recycle"]}
     | {"alive", "ready.http", "ready.exec", "ready.notify"}
     | {f"alive.{key}" for key in SECTION_KEYS["alive"]}
@@ -96,7 +96,10 @@ def contract_keys() -> list[tuple[str, Document]]:
         cases += [
             (
                 f"{section}.{key}",
-                file({"port": 1, section: (_TCP if (section, key) in _TIMED else own.get(section, {})) | {key: value}}),
+                file(
+                    ({} if key == "surge" else {"port": 1})
+                    | {section: (_TCP if (section, key) in _TIMED else own.get(section, {})) | {key: value}},
+                ),
             )
             for key, value in keys.items()
         ]

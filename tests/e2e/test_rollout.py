@@ -81,6 +81,35 @@ def test_two_may_be_missing_at_once(start: StartDaemon, box: FakeBox) -> None:
     assert min(seen) >= 2
 
 
+def test_with_surge_another_one_serves_before_anybody_goes(start: StartDaemon, box: FakeBox) -> None:
+    """Nobody is missing at any moment, and the extra one is gone when the reload is over; without room it is told."""
+    more = "ready: {after: 300ms}\n    update: {max_unavailable: 0, surge: 1}"
+    daemon = start(service(2, more=more), box=box)
+    daemon.wait_states(llm="ready")
+
+    daemon.write(service(2, command="sleep 1001", more=more))
+    told = daemon.cli("plan", str(daemon.file))
+    assert [line.split() for line in told.stdout.splitlines() if line.startswith("llm ")] == [
+        ["llm", "1", "llm/2", "(extra)", "2", "of", "2"],
+        ["llm", "2", "llm/0", "2", "of", "2"],
+        ["llm", "3", "llm/1", "2", "of", "2"],
+    ]
+    assert daemon.cli("reload").returncode == 0
+    seen = set()
+
+    def is_over(now: dict[str, dict[str, object]]) -> bool:
+        seen.add(sum(one["state"] == "ready" for one in now.values()))
+        return list(now) == ["llm/0", "llm/1"] and all(one["restarts"] == 1 for one in now.values())
+
+    daemon.wait(is_over, "two new workers and no other")
+    assert min(seen) >= 2
+    daemon.wait_states(llm="ready")
+
+    daemon.write(service(2, gpu=len(box.devices) - 1, more=more))
+    told = daemon.cli("plan", str(daemon.file))
+    assert "llm rolls without surge: no room for one more worker: needs 3 GPUs" in told.stdout
+
+
 def test_another_file_in_the_middle_ends_what_was_under_way(start: StartDaemon, box: FakeBox) -> None:
     """The old file again: only the canary was ever replaced."""
     daemon = start(service(3), box=box)

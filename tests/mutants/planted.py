@@ -11,7 +11,7 @@ from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
 from tests.mutants.planted_probes import PROBES
 from tests.mutants.planted_release import RELEASE
-from tests.mutants.planted_rollout import ROLLOUT
+from tests.mutants.planted_rollout import ROLLOUT, SURGE
 from tests.mutants.planted_sockets import SOCKETS
 from tests.mutants.planted_stops import STOPS
 from tests.mutants.planted_surroundings import SURROUNDINGS
@@ -389,6 +389,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *ORDERS,
     *SOCKETS,
     *ROLLOUT,
+    *SURGE,
     Mutant(
         "a GPU that is not cut any more goes unnoticed",
         "gpus.py",

@@ -96,3 +96,73 @@ ROLLOUT = (
         "    failed: list[Worker] = []\n",
     ),
 )
+
+SURGE = (
+    Mutant(
+        "an extra worker is missed like others",
+        "rollout.py",
+        "        ready=standing.ready + theirs.ready,\n",
+        "        ready=standing.ready + theirs.ready,\n        expected=standing.expected + theirs.expected,\n",
+    ),
+    Mutant(
+        "one goes before the extra one is ready",
+        "rollout.py",
+        "        ready=standing.ready + theirs.ready,\n",
+        "        ready=standing.ready + len(extras),\n",
+    ),
+    Mutant(
+        "an extra worker beside one of its service",
+        "extras.py",
+        "    left = tuple(uuid for uuid in eligible if uuid not in taken)\n",
+        "    left = tuple(eligible)\n",
+    ),
+    Mutant(
+        "an extra worker without the GPU that it asks for",
+        "extras.py",
+        'replace(extra.policy, on_no_gpu="wait")',
+        "extra.policy",
+    ),
+    Mutant(
+        "an extra worker stays",
+        "rollout.py",
+        "    for service in sorted({one.service for one in turn.fleet.extras} - turn.fleet.rolling):\n",
+        "    for service in ():\n",
+    ),
+    Mutant(
+        "an extra worker goes when a roll-out is halted",
+        "surge.py",
+        "    ended = {one for one in mine if is_over or one not in serving}\n",
+        "    ended = set(mine)\n",
+    ),
+    Mutant(
+        "one extra worker more than the file says",
+        "surge.py",
+        "    missing = min(most, serving) - len(mine)\n",
+        "    missing = min(most + 1, serving) - len(mine)\n",
+    ),
+    Mutant(
+        "extra workers count",
+        "rescale.py",
+        "Counter(worker.service for worker in plan if worker not in turn.fleet.extras)",
+        "Counter(worker.service for worker in plan)",
+    ),
+    Mutant(
+        "no room is looked for",
+        "surge.py",
+        "    new, why = _find_room(turn, new_ids(fleet, service, missing, fleet.counts.get(service, 0)))\n",
+        '    new, why = [], ""\n',
+    ),
+    Mutant(
+        "who waits for what never comes holds up a roll-out",
+        "surge.py",
+        "        elif worker.state is State.PENDING and turn.now",
+        "        elif False and turn.now",
+        by="tests/core/test_surge.py",
+    ),
+    Mutant(
+        "a count that has grown leaves an extra worker extra",
+        "extras.py",
+        "if service is not None and service.update.surge and worker.index >= len(service.entries(cpu_count)):",
+        "if service is not None and service.update.surge:",
+    ),
+)

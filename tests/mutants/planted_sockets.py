@@ -73,7 +73,7 @@ SOCKETS = (
     Mutant(
         "a roll-out waits for ever for an address that somebody else has",
         "rollout.py",
-        "    if (why := sockets.refusal_for(turn.fleet, new_sockets)) is not None:\n",
+        "    if (why := sockets.refusal_for(turn.fleet, new)) is not None:\n",
         "    if why := None:\n",
         by=_TESTS,
     ),

@@ -22,6 +22,7 @@ from tests.sim import (
     rules_state,
     rules_step,
     rules_stop,
+    rules_surge,
     rules_surroundings,
 )
 from tests.sim.notes import Notes
@@ -43,6 +44,7 @@ ACT_RULES = (
     *rules_release.RULES,
     *rules_sockets.RULES,
     *rules_rollout.RULES,
+    *rules_surge.RULES,
     *rules_recycle.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)

@@ -15,6 +15,7 @@ from tests.sim.chaos import Chaos
 from tests.sim.rules_order import layers, waits_for_others
 from tests.sim.rules_start import headroom, wanted_now
 from tests.sim.rules_state import could_be_placed
+from tests.sim.rules_surge import leftovers
 from tests.sim.specs import read
 from tests.sim.trouble import Step, TroubleError
 from tests.sim.world import World
@@ -156,6 +157,8 @@ def _restless(world: World, *, is_last: bool) -> Iterator[str]:
     is_asked = fleet.asked is not None and not any(one.starved for one in fleet.workers.values())
     if fleet.state is not DaemonState.RUNNING or fleet.reload is not None or is_asked:
         yield f"the daemon is {fleet.state}, reload {fleet.reload is not None}, asked {fleet.asked}"
+    if left := leftovers(fleet):
+        yield f"{left} are there without a roll-out"
     for worker in fleet.workers.values():
         is_due = is_last or worker.id.service in fleet.rolling
         is_kept = _is_left_behind(fleet, worker) or waits_for_others(world, fleet, worker)

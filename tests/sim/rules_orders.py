@@ -37,7 +37,7 @@ def few_are_restarted_at_a_time(world: World, step: Step) -> Iterator[str]:
         # Who never came, and finds memory in this very step, was not waited for.
         missing = [one for one in missing if not _never_came(step, one)]
         spec = step.after.spec.services.get(change.id.service) if step.after.spec else None
-        if spec is not None and len(missing) >= spec.update.max_unavailable:
+        if spec is not None and len(missing) >= max(1, spec.update.max_unavailable):
             yield f"{change.id} is restarted while {[f'{one.id} is {one.state}' for one in missing]}"
         if change.id.service in step.after.rolling:
             yield f"{change.id} is restarted in the middle of a roll-out"

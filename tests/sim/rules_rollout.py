@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from supervisor.core.message import Cause, State
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import FREED, RUNNING, Worker
-from tests.sim.rules_start import wanted_by_file
+from tests.sim.rules_start import extras_by_file, wanted_by_file
 from tests.sim.rules_step import makes_way
 from tests.sim.trouble import Change, Rule, Step
 
@@ -60,8 +60,10 @@ def enough_stay_ready(world: World, step: Step) -> Iterator[str]:
         # What leaves a device to one of these has to be missing.
         others = {one.id for one in workers if one.id in step.after.tried and one.id != change.id}
         room = {one.id for one in workers if one.id in others and _leaves_room(step.after, one)}
-        expected = sum(_counts(step, one) for one in workers if one.id not in room or one.state is State.READY)
-        if spec is not None and ready < expected - spec.update.max_unavailable:
+        missed = [one for one in workers if one.id not in step.after.extras]
+        expected = sum(_counts(step, one) for one in missed if one.id not in room or one.state is State.READY)
+        roll = step.after.rolls.get(change.id.service)
+        if spec is not None and ready < expected - (spec.update.max_unavailable or bool(roll and roll.lack)):
             yield f"{change.id} is replaced, and {ready} of {expected} are ready"
 
 
@@ -166,6 +168,7 @@ def note_rollouts(world: World, step: Step) -> None:
             notes.former.setdefault(one.id.service, set()).add((replace(one.recipe, port=None), one.request))
     wanted_now = wanted_by_file(world, step.after)
     notes.wanted_before = tuple(wanted_now.values())
+    wanted_now = wanted_now | extras_by_file(step.after)
     for name, roll in step.after.rolls.items():
         if notes.proven.get(name, (None, False))[0] != roll.at:
             notes.proven[name] = (roll.at, False)

@@ -188,12 +188,25 @@ def wanted_by_file(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
 
 def wanted_now(world: World, fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
     """The same, but for those that keep an old launch: of them it says how they are treated, not what they are."""
-    wanted = dict(wanted_by_file(world, fleet))
+    wanted = wanted_by_file(world, fleet) | extras_by_file(fleet)
     for worker, was in fleet.kept.items():
         if worker in wanted:
             policy = replace(wanted[worker].policy, ready=was.policy.ready, alive=was.policy.alive)
             wanted[worker] = replace(was, policy=policy)
     return wanted
+
+
+def extras_by_file(fleet: Fleet) -> dict[WorkerId, WorkerSpec]:
+    """Extra workers of roll-outs: what others of their service are."""
+    found = {}
+    for one in fleet.extras:
+        if fleet.spec is not None and one.service in fleet.spec.services:
+            *_, found[one] = (
+                scaled_file(fleet.spec, {one.service: one.index + 1})
+                .services[one.service]
+                .expand(one.service, fleet.cpu_count)
+            )
+    return found
 
 
 def headroom(fleet: Fleet, total: int) -> int:

@@ -69,6 +69,7 @@ class Writer:
         document["daemon"] = daemon
         if self.gpus and rng.random() < 0.15:
             document["gpus"] = self._tokens(rng.randint(1, len(self.gpus)))
+        self._surge(document, 0.6)
         return document
 
     def edit(self, before: Document) -> Document:
@@ -77,7 +78,24 @@ class Writer:
         after.pop("nonsense", None)
         for _ in range(self.rng.choice((0, 1, 1, 1, 1, 2, 3))):
             self.rng.choice((self._edit_service, self._edit_service, self._edit_service, self._edit_file))(after)
+        self._surge(after, 0.1)
         return after
+
+    def _surge(self, document: Document, chance: float) -> None:
+        """
+        Some services that may have extra workers want some, or no more; who may not does not.
+
+        By dice of its own, so that whoever may not lives as before.
+        """
+        for name, service in (document.get("services") or {}).items():
+            rng = random.Random(f"{self._version} {name} {service}")
+            may = "port" not in service and not isinstance(service["workers"], list)
+            may &= service["workers"] not in {"per_gpu", "fit"} if may else False
+            update = service.get("update", {})
+            if may and rng.random() < chance:
+                service["update"] = {"max_unavailable": rng.choice((0, 0, 1, 2)), "surge": rng.choice((1, 1, 2))}
+            elif update.get("surge") and (not may or rng.random() < chance):
+                service["update"] = {"max_unavailable": max(1, update["max_unavailable"])}
 
     # ---- one service ------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ NOTICES = (
     *("worker.dirty", "worker.memory_late", "worker.unkillable"),
     *("device.clean", "device.held", "device.unmeasured"),
     *("inventory.failed", "inventory.read"),
-    *("plan.degraded", "plan.halted", "plan.waiting", "scale.rejected", "socket.refused"),
+    *("plan.degraded", "plan.halted", "plan.surge_dropped", "plan.waiting", "scale.rejected", "socket.refused"),
     *("spec.loaded", "spec.rejected", "daemon.failed", "endpoints.failed", "endpoints.reload_failed"),
 )
 """What is told beside the steps of workers; the names are those of the log."""

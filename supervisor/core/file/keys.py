@@ -86,6 +86,7 @@ def read_service(place: Place, base_dir: str) -> ServiceSpec:
     _check_port_variable(place, written)
     _check_listen_variables(place, written)
     check_gpu_use(place, service, written)
+    _check_surge(place, service)
     return service if service.port is None else _with_tcp_by_default(service)
 
 
@@ -112,6 +113,22 @@ def _check_ready(place: Place, service: ServiceSpec, written: Mapping[str, objec
     if service.probe_by_port and service.ready.after_s >= service.ready.timeout_s:
         message = "expected more than the 1s after which a worker without a port counts as ready"
         place.refuse(message, "write after: too", below=("ready", "timeout"))
+
+
+def _check_surge(place: Place, service: ServiceSpec) -> None:
+    """One more worker than the file says has to be one like the others, and to have room."""
+    if not service.update.surge:
+        return
+    message, hint = "", ""
+    if service.port is not None:
+        message = "one more worker would need a port of its own, and those of its service are all its workers'"
+        hint = "leave port out and serve on listen:, which all workers share"
+    elif isinstance(service.workers, tuple):
+        message, hint = "workers are listed one by one, and none is listed for one more", "write a number of workers"
+    elif service.is_sized:
+        message, hint = f"workers: {service.workers} leaves no room for one more", "write a number of workers"
+    if message:
+        place.refuse(message, hint, below=("update", "surge"))
 
 
 def _check_port_variable(place: Place, written: Mapping[str, object]) -> None:
@@ -209,8 +226,11 @@ def _read_recycle(place: Place) -> Recycle:
 
 
 def _read_update(place: Place) -> Update:
-    """How workers are replaced."""
-    return Update.model_validate(read_section(place, UPDATE))
+    """How workers are replaced. Somebody has to be missing where nobody comes before one goes."""
+    update = Update.model_validate(read_section(place, UPDATE))
+    if not update.max_unavailable and not update.surge:
+        place.refuse("expected at least 1 without surge", "write surge: 1 beside it", below=("max_unavailable",))
+    return update
 
 
 def read_restart(place: Place) -> Restart:
@@ -346,8 +366,10 @@ RECYCLE = Section(
     example="recycle: {after: 1d}",
 )
 UPDATE = Section(
-    keys={"max_unavailable": leaf(whole_number(1, WORKERS_MAX))},
-    not_yet=frozenset({"surge"}),
+    keys={
+        "max_unavailable": leaf(whole_number(0, WORKERS_MAX)),
+        "surge": leaf(whole_number(0, WORKERS_MAX)),
+    },
     example="update: {max_unavailable: 1}",
 )
 STOP = Section(

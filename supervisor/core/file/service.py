@@ -173,10 +173,12 @@ class Update(_Value):
     How the workers of a service are replaced by others.
 
     Args:
-        max_unavailable: So many of them may be missing at once, whatever of.
+        max_unavailable: So many of them may be missing at once, whatever of; 0 only with *surge*.
+        surge: So many more may run meanwhile, on devices that none of them is on.
     """
 
     max_unavailable: int = 1
+    surge: int = 0
 
 
 class Recycle(_Value):
