@@ -31,7 +31,7 @@ SIBLINGS = {"rendezvous": {"core"}, "core": {"rendezvous"}, "front": {"host"}, "
 
 OWNERS: Mapping[str, set[str]] = {
     # Together the prober, a process of its own.
-    "pynvml": {"host/links.py", "host/nvml.py", "host/prober.py", "host/sensors.py"},
+    "pynvml": {"host/links.py", "host/nvml.py", "host/prober.py", "host/sensors.py", "host/vitals.py"},
     "yaml": {"host/yaml_tree.py"},
     "psutil": {"host/machine.py"},
     "pwd": {"host/accounts.py"},

@@ -12,6 +12,9 @@ from supervisor.core.message import EndStopCommand, ExamineTree, KillTree, Say, 
 from supervisor.core.moves import Step, command_words, signalled, to_killing
 from supervisor.core.worker import DeadlinePassed, KillAsked, Worker
 
+STUCK = "still not gone after"
+"""How the reason of one begins that SIGKILL does not end."""
+
 LAST_S = 0.1
 """At least so long lies between the signal and SIGKILL, however late the daemon is."""
 
@@ -72,7 +75,7 @@ def kill_deadline(worker: Worker, _event: DeadlinePassed, now: float) -> Step:
 
 def _stuck_words(worker: Worker, now: float) -> str:
     held = "; its GPUs stay taken" if worker.occupied else ""
-    return f"still not gone after {now - worker.since:.0f} s in spite of SIGKILL{held}"
+    return f"{STUCK} {now - worker.since:.0f} s in spite of SIGKILL{held}"
 
 
 def tree_examined(worker: Worker, event: TreeExamined, now: float) -> Step:

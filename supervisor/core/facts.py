@@ -210,6 +210,8 @@ def _charged(worker: Worker, run: Run, now: float) -> Worker:
 def exited(worker: Worker, event: Exited, now: float) -> Step:
     """The main process ended by itself, or was ended by somebody else."""
     worker = _recorded(worker, event, now)
+    if event.device_fault and event.code != 0 and worker.restart.policy != "never":
+        return _bury(evolve(worker, verdict=RestartAt(now)), event, now, grace_until=now)
     run = Run(event.code, was_ready=worker.was_ready, was_healthy=worker.was_healthy or is_healthy_now(worker, now))
     return _bury(_charged(worker, run, now), event, now, grace_until=now)
 
@@ -269,7 +271,9 @@ def _recorded(worker: Worker, event: Exited, now: float) -> Worker:
     starved = event.out_of_memory and event.code != 0
     own = Cause.HOST_OOM if starved else Cause.EXIT if event.signal is None else Cause.SIGNAL
     words = _last_words(worker, event)
-    if words is not None and words.cause and not starved:
+    if event.device_fault and event.code != 0:
+        own = Cause.DEVICE
+    elif words is not None and words.cause and not starved:
         own = Cause(words.cause)
     record = ExitRecord(
         code=event.code,
@@ -291,6 +295,8 @@ def _last_words(worker: Worker, event: Exited) -> Words | None:
 def _details(worker: Worker, event: Exited) -> Iterator[str]:
     yield _detail(worker, event)
     yield worker.stop_fault
+    if worker.cause is None and event.code != 0:
+        yield event.device_fault or event.xids
     if worker.cause is not None and worker.killed and event.signal == signals.SIGKILL:
         yield f"it did not end when it got {signal_name(worker.policy.stop.signal)}"
 
@@ -298,7 +304,7 @@ def _details(worker: Worker, event: Exited) -> Iterator[str]:
 def _detail(worker: Worker, event: Exited) -> str:
     if worker.cause is Cause.START_TIMEOUT and worker.held is not None:
         return worker.fault or f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
-    if worker.cause in HUNG:
+    if worker.cause in HUNG or worker.cause is Cause.DEVICE:
         return worker.fault
     if worker.cause is None and event.out_of_memory and event.code != 0:
         return "out of memory"

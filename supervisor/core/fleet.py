@@ -20,12 +20,15 @@ from supervisor.core import (
     rollout,
     sockets,
     stall,
+    wards,
     witnesses,
 )
 from supervisor.core.message import (
     Action,
     BecameReady,
     BecameUnready,
+    CanaryFinished,
+    DeviceEventTold,
     DevicesClaimed,
     DevicesFreed,
     Event,
@@ -35,7 +38,9 @@ from supervisor.core.message import (
     InventoryRead,
     LivenessLost,
     ProgressTold,
+    QuarantineRequested,
     ReadInventory,
+    ReleaseRequested,
     ReloadRequested,
     RestartRequested,
     Say,
@@ -96,6 +101,9 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         if turn.stale:
             rescale.replan(turn)
         order.settle(turn)
+        wards.settle(turn)
+        if turn.stale:
+            rescale.replan(turn)
         rollout.roll(turn)
         recycle.settle(turn)
         order.settle(turn)
@@ -103,6 +111,9 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         if order.settle(turn):
             admission.admit(turn)  # Who waits says so in today's numbers.
         _end_if_all_failed(turn)
+        if not turn.fleet.exiting:
+            wards.set_deadline(turn)
+    wards.note_ends(turn)
     claims.settle(turn)
     sockets.settle(turn)
     return turn.done()
@@ -126,6 +137,8 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
             admission.take_host(turn, event)
         case UsageRead():
             recycle.take_usage(turn, event)
+        case DeviceEventTold() | CanaryFinished() | QuarantineRequested() | ReleaseRequested():
+            wards.take(turn, event)
         case DevicesClaimed():
             claims.take_answer(turn, event)
         case DevicesFreed():
@@ -157,8 +170,13 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
 def _process(turn: Turn, event: ProcessEvent) -> None:
     """A fact about a process. One of an incarnation that is no more is dropped before the table is asked."""
     worker = turn.workers.get(event.worker)
-    if worker is not None and worker.incarnation == event.incarnation:
-        turn.tell(event.worker, event)
+    if worker is None or worker.incarnation != event.incarnation:
+        return
+    if isinstance(event, Exited):
+        event = wards.explain_exit(turn, worker, event)
+    turn.tell(event.worker, event)
+    if isinstance(event, Exited):
+        wards.note_death(turn, worker)
 
 
 def _time(turn: Turn, workers: tuple[WorkerId, ...]) -> None:
@@ -171,8 +189,11 @@ def _time(turn: Turn, workers: tuple[WorkerId, ...]) -> None:
         turn.set(deadline=None)
         if turn.fleet.state is DaemonState.STOPPING:
             _give_up(turn)
-        else:
-            turn.do(ReadInventory(fresh=not turn.fleet.dirty or turn.fleet.failures > 0))
+            return
+        wards.pass_time(turn)
+        if turn.fleet.look_at is not None and turn.fleet.look_at <= turn.now:
+            turn.set(look_at=None)
+            turn.do(ReadInventory(fresh=turn.fleet.failures > 0))
 
 
 def _shut_down(turn: Turn) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from supervisor.core import witnesses
+from supervisor.core import wards, witnesses
 from supervisor.core.inventory import Device, GpuState, Inventory, Reading
 from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import InventoryRead, ReadInventory, Say
@@ -16,6 +16,9 @@ from supervisor.errors import CannotError
 RETRY_S = 5.0
 RETRY_MAX_S = 60.0
 """A driver in trouble is asked again after 5 s, doubling to a minute: every asking may leave a stuck process behind."""
+
+LOOK_S = 60.0
+"""Where all is well the driver is asked so often how the devices are, as gpud and DCGM ask it."""
 
 BOOT_RETRY_S = 1.0
 """While the module is still being loaded, within `daemon.gpu_wait`."""
@@ -33,6 +36,8 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
     _note_state(turn, event.reading)
     inventory, trusted = _judge(turn.fleet, event, turn.now)
     turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading, trusted=trusted))
+    wards.take_reading(turn, event, before.inventory)
+    inventory = turn.fleet.inventory
     if inventory is not None and before.pool is None and before.pool_tokens is not None and inventory.devices:
         turn.set(pool=resolve_pool(before.pool_tokens, inventory.devices))
     if _identities(before.inventory) != _identities(inventory) or trusted != before.trusted:
@@ -215,13 +220,15 @@ def schedule_retry(turn: Turn) -> None:
     if fleet.state is DaemonState.STOPPING:
         return
     if not fleet.failures or not fleet.wants_gpu:
-        turn.set(deadline=turn.now + witnesses.DIRTY_LOOK_S if fleet.dirty else None)
+        has_any = fleet.wants_gpu and fleet.inventory is not None and (fleet.inventory.devices or fleet.missing)
+        every_s = witnesses.DIRTY_LOOK_S if fleet.dirty else LOOK_S if has_any else None
+        turn.set(look_at=None if every_s is None else turn.now + every_s)
         return
     delay = min(RETRY_MAX_S, RETRY_S * 2 ** min(fleet.failures - 1, 8))
     boot_over = fleet.started_at + _gpu_wait_s(fleet)
     if fleet.gpu.state is GpuState.NOT_LOADED and turn.now < boot_over:
         delay = min(BOOT_RETRY_S, boot_over - turn.now)
-    turn.set(deadline=turn.now + delay)
+    turn.set(look_at=turn.now + delay)
 
 
 def _identities(inventory: Inventory | None) -> object:

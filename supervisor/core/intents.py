@@ -6,11 +6,22 @@ In a worker that is going down an intent changes only what follows, and the last
 
 from __future__ import annotations
 
+from supervisor.core import ends
 from supervisor.core.evolve import evolve
 from supervisor.core.message import Cause, Redirect, State
 from supervisor.core.moves import Step, recycle_at, renewed, to_pending, to_stopped, to_stopping
 from supervisor.core.restart import parole_at
-from supervisor.core.worker import Relaunched, RestartAsked, StartAsked, StopAsked, Unwanted, Wanted, Worker
+from supervisor.core.worker import (
+    Evicted,
+    KillAsked,
+    Relaunched,
+    RestartAsked,
+    StartAsked,
+    StopAsked,
+    Unwanted,
+    Wanted,
+    Worker,
+)
 
 
 def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
@@ -109,6 +120,14 @@ def stop_outdated(worker: Worker, _event: Relaunched, now: float) -> Step:
     after, actions = to_stopping(worker, now, cause, reason)
     assert after is not None
     return evolve(after, relaunch=True), actions
+
+
+def evict(worker: Worker, event: Evicted, now: float) -> Step:
+    """Its device is sick: it goes down in order to come back elsewhere, and is not charged with it."""
+    marked = evolve(worker, relaunch=worker.target is not None, fault=event.reason)
+    if event.kill:
+        return ends.kill(evolve(marked, cause=Cause.DEVICE), KillAsked(), now)
+    return to_stopping(marked, now, Cause.DEVICE, event.reason)
 
 
 def mark_relaunch(worker: Worker, _event: Relaunched, _now: float) -> Step:

@@ -21,10 +21,50 @@ class GpuState(StrEnum):
 
 
 class Health(StrEnum):
-    """Health of one device."""
+    """
+    Health of one device; what leads from one to another stands in `health`.
+
+    A reading itself tells only OK, and LOST of a device that does not answer.
+    """
 
     OK = "ok"
-    LOST = "lost"
+    SUSPECT = "suspect"  # Something is odd: the last choice for who has yet to start.
+    DRAINING = "draining"  # Sick, and somebody of ours is still there.
+    QUARANTINED = "quarantined"  # Sick, and empty: nobody starts there until it has been well for a while.
+    PROBING = "probing"  # Looked at once more before it is used again.
+    LOST = "lost"  # It does not answer, or is not there.
+    STUCK = "stuck"  # A process of ours there does not die in spite of SIGKILL.
+    DIRTY = "dirty"  # Memory of the dead is left there.
+    HELD = "held"  # Another daemon has it.
+
+
+USABLE = frozenset({Health.OK, Health.SUSPECT})
+"""Of a device in the inventory: whoever starts may be placed there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """
+    What the driver tells of a device's own health; None where it does not.
+
+    Args:
+        recovery: What it wants done about the device: 0 nothing, 1 reset, 2 reboot, and so on.
+        remap_pending: Rows of memory are to be replaced at the next reset.
+        remap_failed: There are no rows left to replace them by.
+        pages_pending: Of cards without that: pages of memory are to be retired at the next reset.
+        uncorrected: ECC errors that could not be corrected since the driver was loaded.
+        fault: The code by which it said that it does not answer: 15 lost, 16 needs a reset, 999 whatever.
+    """
+
+    recovery: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
+    pages_pending: bool | None = None
+    uncorrected: int | None = None
+    fault: int | None = None
+
+
+UNTOLD = Vitals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +143,7 @@ class Device:
         holders: Who has memory of it; None where the driver does not tell.
         minor: Number of its file, ``/dev/nvidia3``; of an instance that of its GPU. None if unknown.
         instance: Numbers of a MIG instance's GPU instance and compute instance, by which older drivers name it.
+        vitals: What the driver tells of its health; of an instance nothing.
     """
 
     uuid: str
@@ -120,6 +161,12 @@ class Device:
     holders: tuple[Holder, ...] | None = None
     instance: tuple[int, int] | None = None
     minor: int | None = None
+    vitals: Vitals = UNTOLD
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether whoever starts may be placed there, as far as its health goes."""
+        return self.health in USABLE
 
 
 def name_of(device: Device) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from supervisor.core.bitsets import bits
-from supervisor.core.inventory import Device, Health
+from supervisor.core.inventory import Device
 from supervisor.core.slices import WHOLE, Share, Slice, Supply, headroom_bytes
 from supervisor.core.spec import Amount, Request, WorkerId, amount_bytes
 from supervisor.core.topology import Topology
@@ -35,8 +35,7 @@ class Ledger:
         self.holders: list[list[WorkerId]] = [[] for _ in devices]
         self.instances = _mask(device.parent is not None for device in devices)
         self.usable = _mask(
-            device.health is Health.OK and not device.is_cut and device.uuid not in supply.elsewhere
-            for device in devices
+            device.is_usable and not device.is_cut and device.uuid not in supply.elsewhere for device in devices
         )
         self.empty = self.usable
         """Usable devices on which nobody is."""

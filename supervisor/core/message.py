@@ -53,6 +53,7 @@ class Cause(StrEnum):
     RECYCLE = "recycle"
     ROLLOUT = "rollout"
     LOST = "lost"
+    DEVICE = "device"
     HOST_OOM = "host_oom"
     CUDA_OOM = "cuda_oom"
 
@@ -157,6 +158,8 @@ class Exited:
     alone: bool = False
     tail: tuple[str, ...] = ()
     out_of_memory: bool = False
+    device_fault: str = ""
+    xids: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,52 @@ class UsageRead:
 
     host_bytes: Mapping[WorkerId, tuple[Incarnation, int]] = field(default_factory=dict)
     reads_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEventTold:
+    """
+    The driver tells of something that has happened to a GPU.
+
+    Args:
+        uuid: Of the GPU, also where it is cut up.
+        kind: Bit of NVML's event types; 8 for an XID.
+        number: Of the XID; 999 where the driver does not know it itself.
+        instance: Numbers of the MIG instance that it is about, GPU instance and compute instance; None for all of it.
+    """
+
+    uuid: str
+    kind: int
+    number: int = 0
+    instance: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryFinished:
+    """What came of a RunCanary; *fault* says in words what went wrong, and is empty where nothing did."""
+
+    uuid: str
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRequested:
+    """
+    An operator takes GPUs out of use until they are released.
+
+    Args:
+        for_reset: Nothing of ours, the prober included, is to have them open.
+    """
+
+    uuids: tuple[str, ...]
+    for_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequested:
+    """An operator wants GPUs looked at and used again."""
+
+    uuids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +395,10 @@ Event = (
     | InventoryRead
     | HostRead
     | UsageRead
+    | DeviceEventTold
+    | CanaryFinished
+    | QuarantineRequested
+    | ReleaseRequested
     | DevicesClaimed
     | DevicesFreed
     | SocketsBound
@@ -513,6 +566,15 @@ class ReadInventory:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCanary:
+    """Run a command that sees this device alone; CanaryFinished comes back, in time whatever it does."""
+
+    uuid: str
+    argv: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReadHost:
     """See what memory the host has left; HostRead comes back at once."""
 
@@ -606,6 +668,7 @@ Action = (
     | ReadSpec
     | ReadInventory
     | ReadHost
+    | RunCanary
     | Claim
     | LetGo
     | Bind

@@ -62,4 +62,5 @@ def _without(fleet: Fleet, event: Event, now: float) -> Fleet:
     if fleet.state is DaemonState.STOPPING:
         return lost
     due = now + RETRY_S if fleet.deadline is None else min(fleet.deadline, now + RETRY_S)
-    return evolve(lost, deadline=due)
+    look_at = now + RETRY_S if fleet.look_at is None else min(fleet.look_at, now + RETRY_S)
+    return evolve(lost, deadline=due, look_at=look_at)

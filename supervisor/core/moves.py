@@ -99,7 +99,8 @@ def follow(worker: Worker, now: float) -> Step:
         return to_stopped(worker, now)
     if worker.relaunch or worker.renew or (worker.held is not None and worker.held.launch != worker.target.launch):
         # How its last process fared says nothing about another launch; and an operator who restarts it forgives.
-        return to_pending(renewed(worker), now)
+        # One that leaves a sick device neither gains nor loses by it.
+        return to_pending(worker if worker.cause is Cause.DEVICE and not worker.renew else renewed(worker), now)
     match worker.verdict:
         case RestartAt(at) if at > now:
             reason = last_words(worker)
@@ -119,7 +120,7 @@ def last_words(worker: Worker) -> str:
     if last is None:
         return ""
     how = f"ended by {last.signal}" if last.signal else f"exited with {last.code}"
-    if last.detail and last.cause in {Cause.EXIT, Cause.SIGNAL, Cause.CUDA_OOM}:
+    if last.detail and last.cause in {Cause.EXIT, Cause.SIGNAL, Cause.CUDA_OOM, Cause.DEVICE}:
         return f"{how}: {last.detail}"
     return last.detail or how
 

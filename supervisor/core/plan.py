@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from supervisor.core.bitsets import bits
-from supervisor.core.inventory import Health
 from supervisor.core.ledger import Group, Ledger, foreign_bytes
 from supervisor.core.matching import Matching, allowed_devices, file_problem, find_devices
 from supervisor.core.refusal import explain
@@ -90,7 +89,7 @@ class Planner:
         self._shares: dict[tuple[int, int], Share] = {}
         # A living worker stays where the last reading showed nothing, or something sick.
         is_seen = {one.uuid for one in supply.devices + supply.outside}
-        self._sick = {one.uuid for one in devices if one.health is not Health.OK}
+        self._sick = {one.uuid for one in devices if not one.is_usable}
         self._known = is_seen - self._sick
 
     # ---- who has a place keeps it -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from supervisor.core.counts import count_workers, with_ports
 from supervisor.core.evolve import evolve
 from supervisor.core.extras import allowed_extras, place_extras
 from supervisor.core.gpus import make_supply
+from supervisor.core.inventory import Health
 from supervisor.core.message import State
 from supervisor.core.plan import Current, Placement, Supply, make_plan
 from supervisor.core.spec import Spec, WorkerId, WorkerSpec
@@ -193,8 +194,14 @@ def is_sized(spec: Spec, name: str) -> bool:
     return name in spec.services and spec.services[name].is_sized
 
 
+def suspects(fleet: Fleet) -> frozenset[str]:
+    """Devices that are used only where there is no other."""
+    devices = fleet.inventory.devices if fleet.inventory else ()
+    return frozenset(one.uuid for one in devices if one.health is Health.SUSPECT)
+
+
 def supply_of(fleet: Fleet, spec: Spec) -> Supply:
     """What there is to hand out under a file."""
     # While the driver errs nobody is placed anew: who has a slice would lose the only one that it may start on.
-    dirty = frozenset(fleet.dirty) if fleet.trusted else frozenset()
+    dirty = frozenset(fleet.dirty) | suspects(fleet) if fleet.trusted else frozenset()
     return replace(make_supply(fleet), headroom=spec.daemon.headroom, dirty=dirty)

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
-from supervisor.core import environment, inventory, message, plan, restart, sockets, spec, turn, worker
+from supervisor.core import environment, health, inventory, message, plan, restart, sockets, spec, turn, worker
 from supervisor.core.codec import Codec, CodecError, Hook, Pool
 from supervisor.core.file import listen
 from supervisor.core.file.hooks import Hook as EventHook
@@ -37,7 +37,7 @@ SHARED = (Recipe, Request, Policy, WorkerSpec, Launch, Placement)
 
 NAMES: Mapping[str, Any] = {
     name: value
-    for module in (environment, inventory, listen, message, plan, restart, sockets, spec, turn, worker)
+    for module in (environment, health, inventory, listen, message, plan, restart, sockets, spec, turn, worker)
     for name, value in vars(module).items()
     if not name.startswith("_")
 }

@@ -9,7 +9,7 @@ from supervisor.core.bitsets import bits
 from supervisor.core.file.problems import show_words
 from supervisor.core.file.quantities import GIB, MIB
 from supervisor.core.gpu_types import type_of
-from supervisor.core.inventory import Device, Health, name_of
+from supervisor.core.inventory import Device, name_of
 from supervisor.core.ledger import Group, Ledger
 from supervisor.core.slices import WHOLE, Supply
 from supervisor.core.spec import Percent, Request
@@ -156,7 +156,7 @@ def _about_instances(request: Request, named: Iterable[int], ledger: Ledger) -> 
 
 
 def _is_sick(ledger: Ledger, at: int) -> bool:
-    return ledger.devices[at].health is not Health.OK
+    return not ledger.devices[at].is_usable
 
 
 def _millis(request: Request) -> int:

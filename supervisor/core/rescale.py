@@ -87,7 +87,7 @@ def _take(turn: Turn, plan: Plan, gone: list[WorkerId]) -> None:
         counts=Counter(worker.service for worker in plan if worker not in turn.fleet.extras),
         wants_gpu=any(placement.wanted.request.gpu != 0 for placement in plan.values()),
     )
-    if turn.fleet.deadline is None and turn.fleet.asked is None:
+    if turn.fleet.look_at is None and turn.fleet.asked is None:
         schedule_retry(turn)
     for worker_id in gone:
         turn.tell(worker_id, Unwanted())

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from supervisor.core.file import keys, probe_keys
 from supervisor.core.file.daemon import DAEMON, DaemonSpec
+from supervisor.core.file.health import HEALTH, HealthSpec
 from supervisor.core.file.hooks import HOOK, Hook
 from supervisor.core.file.problems import Section
 from supervisor.core.file.service import Alive, Logs, Ready, Recycle, Resources, Restart, ServiceSpec, Stop, Update
@@ -91,6 +92,15 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
         _one_of("console", "json"),
         "How log lines look; else console on a terminal, json elsewhere.",
     ),
+    "health": ({}, "What becomes of sick GPUs, and of who works there."),
+    "health.on_fault": (
+        _one_of("drain", "kill", "ignore"),
+        "Workers on a sick GPU are asked to end, or killed, and start elsewhere; or they are left alone.",
+    ),
+    "health.probation": (DURATION, "For how long a GPU has to be well before it is used again."),
+    "health.max_probation": (DURATION, "At the most: each quarantine in a row takes twice as long as the one before."),
+    "health.canary": (ARGV, "A command that has to end with 0 on the GPU before it is used again."),
+    "health.canary_timeout": (DURATION, "For how long it may take."),
     "service.command": (
         COMMAND,
         "Program and arguments, as a list or as a string that is split as a shell would; no shell is run.",
@@ -235,6 +245,7 @@ SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
     "": (FILE, None),
     "daemon": (DAEMON, DaemonSpec),
     "on_event": (HOOK, Hook),
+    "health": (HEALTH, HealthSpec),
     "service": (keys.SERVICE, ServiceSpec),
     "entry": (keys.ENTRY, None),
     "resources": (keys.RESOURCES, Resources),
@@ -265,6 +276,7 @@ def make_schema() -> Schema:
     }
     top["properties"]["defaults"] |= _reference("service")
     top["properties"]["daemon"] |= _reference("daemon")
+    top["properties"]["health"] |= _reference("health")
     service = _section("service")
     count = {"anyOf": [WHOLE, _one_of("cpu_count", "per_gpu", "fit"), {"type": "array", "items": _reference("entry")}]}
     service["properties"]["workers"] |= count

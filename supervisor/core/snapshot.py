@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from supervisor.core.ends import STUCK
 from supervisor.core.figures import Figures, device_figures, worker_figures
 from supervisor.core.foresight import Course, foresee
 from supervisor.core.gpu_types import type_of
@@ -282,9 +283,19 @@ def _devices(fleet: Fleet, view: View, occupants: Mapping[str, list[WorkerId]]) 
     if fleet.inventory is None:
         return []
     outside = {one.uuid for one in make_supply(fleet).outside}
+    lost = [
+        replace(one, health=Health.LOST, reason=ailment.reason, memory_free_bytes=None, holders=None)
+        for uuid, one in fleet.missing.items()
+        if (ailment := fleet.ailments.get(uuid)) is not None and uuid not in fleet.inventory.by_uuid
+    ]
     return [
-        {**_device(fleet, view, one, occupants.get(one.uuid, [])), "in_pool": one.uuid not in outside}
-        for one in fleet.inventory.devices
+        {
+            **_device(fleet, view, one, occupants.get(one.uuid, [])),
+            "in_pool": one.uuid not in outside,
+            # Of one that is not there any more, somebody else may have the index.
+            **({} if one.uuid in fleet.inventory.by_uuid else {"index": None}),
+        }
+        for one in (*fleet.inventory.devices, *lost)
     ]
 
 
@@ -297,7 +308,7 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         "type": type_of(device),
         "pci": device.pci,
         "numa": device.numa,
-        **_health(fleet, device),
+        **_health(fleet, view, device),
         "parent": device.parent,
         "mig": device.is_cut,
         "memory": {
@@ -324,13 +335,42 @@ def _foreign(device: Device) -> list[Json] | None:
     ]
 
 
-def _health(fleet: Fleet, device: Device) -> Json:
-    """The driver's word on a device; `held` is ours: it is well, and another daemon has it; and so is `dirty`."""
-    if device.health is Health.OK and device.uuid in fleet.elsewhere:
-        return {"health": "held", "reason": fleet.elsewhere[device.uuid]}
-    if device.health is Health.OK and device.uuid in fleet.dirty:
-        return {"health": "dirty", "reason": fleet.dirty[device.uuid].reason}
-    return {"health": str(device.health), "reason": device.reason}
+def _health(fleet: Fleet, view: View, device: Device) -> Json:
+    """
+    What is known against a device. Of one that is well otherwise: `held` by another daemon, `stuck`, `dirty`.
+
+    Args:
+        fleet: In which it is.
+        view: See View.
+        device: Its health is that of the books already.
+    """
+    ailment = fleet.ailments.get(device.uuid) or fleet.ailments.get(device.parent or "")
+    health, reason = str(device.health), device.reason
+    since = ailment.since if ailment is not None and device.health is not Health.OK else None
+    if device.health in {Health.OK, Health.SUSPECT}:
+        dirt, stuck = fleet.dirty.get(device.uuid), _stuck_on(fleet, device.uuid)
+        if device.uuid in fleet.elsewhere:
+            health, reason, since = "held", fleet.elsewhere[device.uuid], None
+        elif stuck is not None:
+            health, reason, since = "stuck", f"{stuck.id} {stuck.reason}", stuck.since
+        elif dirt is not None:
+            health, reason, since = "dirty", dirt.reason, dirt.at
+    until = ailment.until if ailment is not None and health == str(ailment.health) else None
+    return {
+        "health": health,
+        "reason": reason,
+        "health_since": None if since is None else view.rfc3339(since),
+        "health_until": None if until is None else view.rfc3339(until),
+    }
+
+
+def _stuck_on(fleet: Fleet, uuid: str) -> Worker | None:
+    """Who does not die there in spite of SIGKILL, by when a person should know."""
+    for worker_id in sorted(fleet.occupied.get(uuid, ())):
+        worker = fleet.workers[worker_id]
+        if worker.state is State.KILLING and worker.killed and worker.reason.startswith(STUCK):
+            return worker
+    return None
 
 
 def _declared(fleet: Fleet, device: Device) -> int:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from supervisor.core.file.after import order_problems
 from supervisor.core.file.daemon import DaemonSpec, read_daemon
 from supervisor.core.file.gpu_keys import GPU_KEYS_OF_A_WISH, read_gpus
+from supervisor.core.file.health import HealthSpec, read_health
 from supervisor.core.file.keys import PORT_MAX, SERVICE, WORKERS_MAX, read_service
 from supervisor.core.file.listen import listen_problems
 from supervisor.core.file.names import (
@@ -65,6 +66,7 @@ __all__ = [
     "Alive",
     "Amount",
     "DaemonSpec",
+    "HealthSpec",
     "Logs",
     "Percent",
     "Policy",
@@ -102,6 +104,7 @@ class Spec(BaseModel):
     Args:
         services: By name, in the file's order.
         gpus: The only devices to use, as the file names them; None = all.
+        health: What becomes of sick devices, and of who works there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +112,7 @@ class Spec(BaseModel):
     services: dict[str, ServiceSpec] = Field(default_factory=dict)
     gpus: tuple[str, ...] | None = None
     daemon: DaemonSpec = DaemonSpec()
+    health: HealthSpec = HealthSpec()
 
     def expand(self, cpu_count: int) -> tuple[WorkerSpec, ...]:
         """
@@ -416,6 +420,7 @@ FILE = Section(
         "defaults": _read_defaults,
         "gpus": read_gpus,
         "daemon": lambda _: None,  # Read apart, since its paths begin where the file is.
+        "health": read_health,
     },
     elsewhere=dict.fromkeys(SERVICE.keys, "it belongs to a service, or under defaults"),
     example="services: {NAME: {command: ...}}",

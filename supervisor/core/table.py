@@ -30,6 +30,7 @@ from supervisor.core.moves import Step
 from supervisor.core.worker import (
     Admitted,
     DeadlinePassed,
+    Evicted,
     KillAsked,
     MemoryBack,
     Relaunched,
@@ -86,6 +87,7 @@ class Row:
     start: Cell
     restart: Cell
     kill: Cell
+    evicted: Cell
 
 
 COLUMNS: Mapping[type[WorkerEvent], str] = {
@@ -111,6 +113,7 @@ COLUMNS: Mapping[type[WorkerEvent], str] = {
     StartAsked: "start",
     RestartAsked: "restart",
     KillAsked: "kill",
+    Evicted: "evicted",
 }
 
 GONE = None
@@ -138,6 +141,7 @@ _NO_PROCESS = {
     "memory_back": IMPOSSIBLE,
     "relaunched": IMPOSSIBLE,
     "kill": IGNORE,
+    "evicted": IMPOSSIBLE,
 }
 _FREED = {
     **_NO_PROCESS,
@@ -165,6 +169,7 @@ _RUNNING = {
     "start": IGNORE,
     "restart": Cell(intents.await_turn),
     "kill": Cell(ends.kill, (State.KILLING,)),
+    "evicted": Cell(intents.evict, (State.STOPPING, State.KILLING)),
 }
 _GOING = {
     "wanted": Cell(intents.retarget_going),
@@ -179,6 +184,7 @@ _GOING = {
     "progress_told": Cell(facts.progress_told),
     "start_extended": IGNORE,
     "admitted": IMPOSSIBLE,
+    "evicted": IGNORE,
 }
 
 TABLE: Mapping[State, Row] = {

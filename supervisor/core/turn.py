@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from supervisor.core.environment import Host
 from supervisor.core.evolve import evolve
-from supervisor.core.inventory import Device, GpuState, Health, Inventory, Opener
+from supervisor.core.health import Ailment
+from supervisor.core.inventory import Device, GpuState, Inventory, Opener
 from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import Action, Dismiss, ReadInventory, Report, State, Transition
 from supervisor.core.release import Sight
@@ -104,6 +105,33 @@ class Dirt:
     at: float
     sight: Sight
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class XidSeen:
+    """
+    An error that the driver told of a device.
+
+    Args:
+        number: The XID.
+        kind: Its class.
+        at: Monotonic second at which it came.
+        workers: Of ours that were on the device then.
+    """
+
+    number: int
+    kind: str
+    at: float
+    workers: tuple[WorkerId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that ended badly by itself: of which service, on which devices, and when (monotonic seconds)."""
+
+    service: str
+    devices: frozenset[str]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +229,14 @@ class Fleet:
         openers_at: When that was asked for.
         hidden: Processes that could not be looked at.
         dirty: Device UUID -> memory there that has not come back.
+        ailments: Device UUID -> what is known against it; the inventory's health follows it.
+        spared: Devices of which nothing of ours is to have a file open, for somebody wants to reset them.
+        missing: Devices that are lost and not in the inventory any more, as they were.
+        uncorrected: Device UUID -> ECC errors that could not be corrected, as last told.
+        xids: Device UUID -> the last errors that the driver told of it, oldest first.
+        ended_at: Device UUID -> when we last ended a process there; the driver tells of such as of an error.
+        deaths: The last ones, oldest first.
+        look_at: When the driver is to be asked again by itself; None for never.
         trusted: Whether it is still the driver's word: a failed reading leaves it in force for those who
             have a slice, and places nobody new.
         asked: When the driver was asked for a reading that is not in yet.
@@ -221,7 +257,7 @@ class Fleet:
         worn: Workers that are to be recycled.
         recycling: Those that are being, until another process is ready in their place.
         restarting: Services in which workers wait for their turn to be restarted.
-        deadline: The fleet's own: look at the driver again, or, while stopping, give up. None for never.
+        deadline: The fleet's own: look at the driver or at a sick device, or, while stopping, give up. None for never.
         exiting: It has said Exit.
         been_ready: Services, of those that others come after, whose workers were all ready at one moment.
         awaited: The rest of those that have workers -> how many of them are ready, in words.
@@ -261,6 +297,14 @@ class Fleet:
     openers_at: float | None = None
     hidden: int = 0
     dirty: Mapping[str, Dirt] = field(default_factory=dict)
+    ailments: Mapping[str, Ailment] = field(default_factory=dict)
+    spared: frozenset[str] = frozenset()
+    missing: Mapping[str, Device] = field(default_factory=dict)
+    uncorrected: Mapping[str, int] = field(default_factory=dict)
+    xids: Mapping[str, tuple[XidSeen, ...]] = field(default_factory=dict)
+    ended_at: Mapping[str, float] = field(default_factory=dict)
+    deaths: tuple[Death, ...] = ()
+    look_at: float | None = None
     read_at: float = 0.0
     trusted: bool = False
     gpu: Gpu = field(default_factory=Gpu)
@@ -433,9 +477,7 @@ class Turn:
         if any(share.uuid in fleet.dirty for share in worker.target.launch.slice):
             return True
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
-        return any(
-            one is None or one.health is not Health.OK or one.is_cut or self._is_full(worker, one) for one in devices
-        )
+        return any(one is None or not one.is_usable or one.is_cut or self._is_full(worker, one) for one in devices)
 
     def _is_full(self, worker: Worker, device: Device) -> bool:
         """

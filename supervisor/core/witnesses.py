@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from supervisor.core.evolve import evolve
 from supervisor.core.file.quantities import MIB
-from supervisor.core.inventory import Device, GpuState, Health, Opener, name_of
+from supervisor.core.inventory import Device, GpuState, Opener, name_of
 from supervisor.core.memory import NAMED_MAX, fits_again, holders_in_words, untaken_bytes
 from supervisor.core.message import InventoryRead, Say, State
 from supervisor.core.moves import LOOK_S, RELEASING
@@ -285,8 +285,8 @@ def give_up_if_late(turn: Turn, worker_id: WorkerId) -> None:
     turn.do(Say("worker.dirty", fields, is_warning=True))
     turn.tell(worker_id, MemoryBack(Proof.NOTHING, is_dirty=True))
     turn.stale = True
-    if turn.fleet.deadline is None:
-        turn.set(deadline=turn.now + DIRTY_LOOK_S)
+    if turn.fleet.look_at is None or turn.fleet.look_at > turn.now + DIRTY_LOOK_S:
+        turn.set(look_at=turn.now + DIRTY_LOOK_S)
 
 
 def _dirt(turn: Turn, worker: Worker, uuid: str) -> Dirt | None:
@@ -343,7 +343,7 @@ def _look_at_dirt(turn: Turn) -> None:
 
 def _is_clean(turn: Turn, dirt: Dirt, device: Device) -> bool:
     """By what can be told of it now. Where nothing can, it is well as soon as the driver says so."""
-    if device.health is not Health.OK:
+    if not device.is_usable:
         return False
     worker = turn.workers.get(dirt.worker)
     is_there_again = worker is not None and worker.state in HOLDING and worker.incarnation != dirt.incarnation

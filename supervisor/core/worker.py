@@ -124,6 +124,14 @@ class KillAsked:
     """The daemon has no more patience."""
 
 
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A device of it is sick: it is to come back elsewhere. *kill*: without being asked to end."""
+
+    reason: str
+    kill: bool = False
+
+
 Word = BecameReady | BecameUnready | LivenessLost | ProgressTold | StartExtended
 """What a process says, or its probes do."""
 
@@ -139,6 +147,7 @@ FleetEvent = (
     | StartAsked
     | RestartAsked
     | KillAsked
+    | Evicted
 )
 WorkerEvent = ProcessEvent | FleetEvent
 

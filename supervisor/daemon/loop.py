@@ -44,6 +44,7 @@ from supervisor.core.message import (
     Redirect,
     ReloadRequested,
     Report,
+    RunCanary,
     RunStopCommand,
     Say,
     ShutdownRequested,
@@ -74,6 +75,7 @@ from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.recorder import Recorder
 from supervisor.daemon.report import log_transition
+from supervisor.daemon.sickroom import Sickroom
 from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
 from supervisor.daemon.web import WebDoor
@@ -220,6 +222,7 @@ class Daemon:
             clock.monotonic,
         )
         self._locks = Locks(self.post, processes)
+        self._sickroom = Sickroom(processes, os.environ, self.post)
         self._inherited = inherited
         self._ledger: Ledger | None = None
         self._crashes: Crashes | None = None
@@ -254,6 +257,9 @@ class Daemon:
         self._ledger = Ledger(ledger, self._read_pids)
         self._crashes = Crashes(crashes_path(door.path, os.environ))
         self._recorder = Recorder(Ring(state_folder("flight", door.path, os.environ)), self.clock, os.urandom(16))
+        self.fleet = self._sickroom.recall(
+            state_folder("devices.json", door.path, os.environ), self.fleet, self.clock.monotonic()
+        )
         self._recorder.begin(self.fleet)
         self._hands.use_cgroups(first.spec)
         await self._hands.processes.start()
@@ -365,10 +371,12 @@ class Daemon:
         # A worker should not wait for the log line about its start.
         for action in sorted(actions, key=_is_word):
             self._perform(action)
+        self._sickroom.hear(before, fleet)
         self._tell(before, fleet, actions)
         if self._herald is not None:
             self._herald.look(fleet)
-        if fleet.touched or not isinstance(event, InventoryRead | TimePassed):
+        is_news = fleet.touched or fleet.ailments is not before.ailments
+        if is_news or not isinstance(event, InventoryRead | TimePassed):
             self.face.notice()
             if self._ledger is not None:
                 self._ledger.note()
@@ -416,6 +424,8 @@ class Daemon:
                 self._start(self.read_inventory(fresh=fresh))
             case ReadHost():
                 self.post(HostRead(*read_memory()))
+            case RunCanary():
+                self._start(self._sickroom.run_canary(action))
             case Claim(uuids=uuids):
                 self._locks.claim(uuids)
             case LetGo(uuids=uuids):

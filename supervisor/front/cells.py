@@ -106,7 +106,7 @@ def device_numbers(devices: Iterable[Json]) -> dict[str, str]:
     numbers: dict[str, str] = {}
     counts: dict[str, int] = {}
     for device in devices:
-        number, parent = str(device["index"]), device.get("parent")
+        number, parent = str("-" if device["index"] is None else device["index"]), device.get("parent")
         if parent is not None:
             number += f"/{counts.get(parent, 0)}"
             counts[parent] = counts.get(parent, 0) + 1

@@ -372,6 +372,8 @@ def remarks_of(device: Json, devices: Iterable[Json]) -> Iterator[str]:
     """What a person has to know of a device beside its numbers."""
     if device["reason"]:
         yield device["reason"]
+    if device.get("health_until"):
+        yield f"looked at again at {device['health_until']}"
     if device.get("mig"):
         count = sum(one.get("parent") == device["uuid"] for one in devices)
         yield "MIG is on, " + (f"{count} instance{'s' * (count > 1)}" if count else "without an instance to place on")

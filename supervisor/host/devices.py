@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.core.figures import Sensors
-from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Opener, Reading
+from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Opener, Reading, Vitals
 from supervisor.core.spec import WorkerId
 from supervisor.host.holders import Describer
 from supervisor.host.prober_client import Prober, Spawner, wait_event
@@ -312,6 +312,7 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
             holders=None if device["holders"] is None else tuple(describe(*holder) for holder in device["holders"]),
             minor=device.get("minor"),
             instance=None if device["instance"] is None else tuple(device["instance"]),
+            vitals=Vitals(**device.get("vitals", {})),
         )
         for device in answer["devices"]
     )

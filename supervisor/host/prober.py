@@ -19,6 +19,7 @@ from supervisor.host.links import Topology
 from supervisor.host.nvml import NOTHING_THERE, TRY_OLDER, CallError, Library, sysfs_pci
 from supervisor.host.openers import find_openers
 from supervisor.host.sensors import read_sensors
+from supervisor.host.vitals import read_vitals
 
 TYPE_CHECKING = False  # The import of typing would cost a tenth of the start; type checkers know this name, too.
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ def _read_device(library: Library, index: int) -> tuple[dict[str, object], objec
     }
     if fault:
         device.update(health="lost", reason=fault)
+    if device["health"] == "ok":
+        # One that does not answer is not asked ten more times: each of them may hang.
+        device["vitals"] = read_vitals(library, index, handle)
     # Who has memory of a cut GPU is told by its instances.
     device["holders"] = None if is_cut else _read_holders(library, index, handle)
     device["minor"] = _read_minor(library, index, handle)
@@ -170,6 +174,7 @@ def _read_instance(library: Library, gpu: dict[str, Any], parent: object, place:
         "uuid": library.text("nvmlDeviceGetUUID", index, pynvml.nvmlDeviceGetUUID, handle),
         "name": _read_name(library, index, handle),
         "parent": gpu["uuid"],
+        "vitals": {},
         "instance": _read_instance_ids(library, index, handle),
         "is_cut": False,
         **_read_memory(library, index, handle, None),
@@ -206,7 +211,7 @@ def _read_pci(library: Library, index: int, handle: object) -> str:
 
 def _read_memory(library: Library, index: int, handle: object, name: str | None) -> dict[str, object]:
     """Memory, and health by whether it can be asked for; *name* is None for MIG instances, which are never unified."""
-    total = free = None
+    total = free = fault = None
     reason = ""
     is_unified = name is not None and not _INTEGRATED.isdisjoint(name.split())
     try:
@@ -214,7 +219,7 @@ def _read_memory(library: Library, index: int, handle: object, name: str | None)
         total, free = int(memory.total), int(memory.free)
     except CallError as error:
         # Anything but a device that cannot tell is a device to keep new workers from, be it for one reading only.
-        reason = "" if error.is_no_answer else str(error)
+        reason, fault = ("", None) if error.is_no_answer else (str(error), error.code)
         is_unified = is_unified or (name is not None and error.code == pynvml.NVML_ERROR_NOT_SUPPORTED)
     if is_unified and not reason:
         total, free = read_host_memory(_HOST_MEMORY)
@@ -224,6 +229,7 @@ def _read_memory(library: Library, index: int, handle: object, name: str | None)
         "is_unified": is_unified,
         "health": "lost" if reason else "ok",
         "reason": reason,
+        "vitals": {} if fault is None else {"fault": fault},
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.gpus import make_supply, needs_cuda_order, parse_pool, resolve_pool
+from supervisor.core.gpus import LOOK_S, make_supply, needs_cuda_order, parse_pool, resolve_pool
 from supervisor.core.inventory import Device, GpuState
 from supervisor.core.matching import find_devices
 from supervisor.core.message import ReadInventory, Say, TimePassed
@@ -246,7 +246,7 @@ def test_a_driver_that_is_loaded_late_is_still_found() -> None:
     stage.read(good(*devices(2)))
 
     assert stage.states() == {"llm/0": "starting", "llm/1": "starting"}
-    assert stage.fleet.deadline is None
+    assert stage.fleet.deadline == 36.0 + LOOK_S
 
 
 @pytest.mark.parametrize("state", [one for one in GpuState if one is not GpuState.OK])

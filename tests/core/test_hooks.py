@@ -9,6 +9,7 @@ import pytest
 
 import supervisor
 from supervisor.core.file.hooks import EVENTS, NOTICES, STATES, Hook
+from supervisor.core.health import TABLE
 from supervisor.core.message import State
 from supervisor.core.recording import make_codec
 from supervisor.core.spec import DaemonSpec, parse_spec
@@ -77,11 +78,12 @@ def test_every_event_that_there_is_can_be_named() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Say"
     }
-    either = {"'inventory.read' if is_expected else 'inventory.failed'"}
+    either = {"'inventory.read' if is_expected else 'inventory.failed'", "f'device.{after.health}'"}
 
     assert {*map(str, State), "gone"} == set(STATES)
     assert said - either <= set(NOTICES)
     assert either <= said
+    assert {f"device.{health}" for health in TABLE} <= set(NOTICES)
     assert len(set(EVENTS)) == len(EVENTS)
 
 

@@ -59,7 +59,7 @@ def test_a_reading_that_breaks_us_is_asked_for_again() -> None:
     assert (taken.fleet.asked, taken.fleet.deadline, taken.actions) == (None, 105.1, ())
     again = take(mended(taken, fleet), TimePassed(), 105.1)
 
-    assert ReadInventory(fresh=True) in again.actions
+    assert ReadInventory() in again.actions
     assert of_type(Spawn, take(again.fleet, InventoryRead(good(device(0)), 105.1), 105.2).actions)
 
 

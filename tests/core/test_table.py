@@ -36,6 +36,7 @@ from supervisor.core.worker import (
     RUNNING,
     Admitted,
     DeadlinePassed,
+    Evicted,
     KillAsked,
     MemoryBack,
     Relaunched,
@@ -80,6 +81,7 @@ EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     StartAsked: (StartAsked(),),
     RestartAsked: (RestartAsked(),),
     KillAsked: (KillAsked(),),
+    Evicted: (Evicted("GPU 0 is draining"), Evicted("GPU 0 is draining", kill=True)),
 }
 
 CELLS = list(itertools.product(State, EVENTS))
@@ -166,10 +168,10 @@ def meetings(state: State, kind: type[WorkerEvent]) -> Iterator[tuple[Worker, Wo
 
 
 def test_every_state_has_a_cell_for_every_event() -> None:
-    """Eleven states, twenty-two columns, and no event without a column."""
+    """Eleven states, twenty-three columns, and no event without a column."""
     cells = [getattr(TABLE[state], column) for state in State for column in column_names()]
 
-    assert len(cells) == 11 * 22
+    assert len(cells) == 11 * 23
     assert all(isinstance(cell, Cell) for cell in cells)
     assert sorted(COLUMNS.values()) == sorted(column_names())
     assert set(COLUMNS) == set(EVENTS)
@@ -253,7 +255,7 @@ def test_the_diagram_says_which_events_lead_along_an_arrow() -> None:
 
     assert "    pending --> starting: admitted" in lines
     assert "    starting --> ready: became_ready, deadline" in lines
-    assert "    ready --> stopping: liveness_lost, unwanted, relaunched, stop" in lines
+    assert "    ready --> stopping: liveness_lost, unwanted, relaunched, stop, evicted" in lines
     assert "    killing --> releasing: exited, tree_gone" in lines
     assert "    failed --> [*]: unwanted" in lines
 

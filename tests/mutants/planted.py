@@ -6,6 +6,7 @@ from tests.mutants.graft import Mutant
 from tests.mutants.planted_admission import ADMISSION
 from tests.mutants.planted_causes import CAUSES
 from tests.mutants.planted_cuts import CUTS
+from tests.mutants.planted_health import HEALTH
 from tests.mutants.planted_order import ORDER
 from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
@@ -19,6 +20,7 @@ from tests.mutants.planted_surroundings import SURROUNDINGS
 MUTANTS: tuple[Mutant, ...] = (
     *ADMISSION,
     *RELEASE,
+    *HEALTH,
     *PROBES,
     *STOPS,
     *CAUSES,
@@ -32,8 +34,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "facts of old incarnations believed",
         "fleet.py",
-        "if worker is not None and worker.incarnation == event.incarnation:",
-        "if worker is not None:",
+        "if worker is None or worker.incarnation != event.incarnation:",
+        "if worker is None:",
     ),
     Mutant(
         "incarnations counted per worker",
@@ -159,8 +161,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "driver in trouble is not asked again",
         "gpus.py",
-        "    turn.set(deadline=turn.now + delay)",
-        "    turn.set(deadline=None)",
+        "    turn.set(look_at=turn.now + delay)",
+        "    turn.set(look_at=None)",
         by="tests/core/test_gpus.py",
     ),
     Mutant(
@@ -228,8 +230,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "placed where another daemon is",
         "ledger.py",
-        "device.health is Health.OK and not device.is_cut and device.uuid not in supply.elsewhere",
-        "device.health is Health.OK and not device.is_cut",
+        "device.is_usable and not device.is_cut and device.uuid not in supply.elsewhere",
+        "device.is_usable and not device.is_cut",
         by="tests/core/test_claims.py",
     ),
     Mutant(

@@ -12,8 +12,8 @@ CUTS = (
     Mutant(
         "who lived on a GPU that was cut up is started there again",
         "turn.py",
-        "one is None or one.health is not Health.OK or one.is_cut or self",
-        "one is None or one.health is not Health.OK or self",
+        "one is None or not one.is_usable or one.is_cut or self",
+        "one is None or not one.is_usable or self",
         by="tests/core/test_gpus.py",
     ),
     Mutant(

@@ -31,7 +31,7 @@ PLAN = (
     Mutant(
         "sick devices handed out",
         "ledger.py",
-        "device.health is Health.OK and not device.is_cut",
+        "device.is_usable and not device.is_cut",
         "not device.is_cut",
     ),
     Mutant(

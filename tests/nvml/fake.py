@@ -97,6 +97,9 @@ class FakeDevice:
         compute: The compute mode: 0 shared, 2 nobody, 3 one process.
         mig: ``none`` acts a GPU that cannot be cut up.
         slots: Up to how many MIG instances it may have.
+        recovery: What the driver wants done about it, 0 nothing.
+        ecc: Uncorrected errors since the driver was loaded.
+        remap_pending, remap_failed: Of its row remapper; pages_pending: of older cards. All five: -1 = not supported.
     """
 
     uuid: str
@@ -117,6 +120,11 @@ class FakeDevice:
     compute: int = 0
     mig: Literal["none", "off", "on"] = "off"
     slots: int = 7
+    recovery: int = 0
+    ecc: int = 0
+    remap_pending: int = 0
+    remap_failed: int = 0
+    pages_pending: int = -1
 
     def line(self, statement: str = "device") -> bytes:
         """This device as a statement of the state file."""
@@ -130,7 +138,9 @@ class FakeDevice:
             f" memory_percent={self.memory_percent} celsius={self.celsius} milliwatts={self.milliwatts}"
             f" limit_milliwatts={self.limit_milliwatts}"
             f" persistence={self.persistence:d} compute={self.compute}"
-            f" mig={self.mig} slots={self.slots} name="
+            f" mig={self.mig} slots={self.slots} recovery={self.recovery} ecc={self.ecc}"
+            f" remap_pending={self.remap_pending} remap_failed={self.remap_failed}"
+            f" pages_pending={self.pages_pending} name="
         )
         return fields.encode() + name
 
@@ -197,6 +207,7 @@ class FakeBox:
         self._rules: list[str] = []
         self._processes: list[str] = []
         self._links: list[str] = []
+        self._events: list[str] = []
         self._cuda: list[str] = []
         self.devices: tuple[FakeDevice, ...] = ()
         self.instances: tuple[FakeInstance, ...] = ()
@@ -281,6 +292,16 @@ class FakeBox:
     def level(self, one: str, other: str, level: int) -> None:
         """Say what the nearest common ancestor of two devices is; 40 where nothing is said."""
         self._links.append(f"level one={one} other={other} level={level}")
+        self._write()
+
+    def xid(self, uuid: str, number: int, *, gi: int = 0xFFFFFFFF, ci: int = 0xFFFFFFFF) -> None:
+        """Let a GPU report an error, to whoever waits for such by now."""
+        self.event(uuid, 0x8, number, gi=gi, ci=ci)
+
+    def event(self, uuid: str, kind: int, data: int = 0, *, gi: int = 0xFFFFFFFF, ci: int = 0xFFFFFFFF) -> None:
+        """Let something else of NVML's events happen to a GPU."""
+        self._known(uuid)
+        self._events.append(f"event uuid={uuid} kind={kind} data={data} gi={gi} ci={ci}")
         self._write()
 
     def cuda_order(self, *uuids: str) -> None:
@@ -387,6 +408,7 @@ class FakeBox:
             *self._rules,
             *self._processes,
             *self._links,
+            *self._events,
         ]
         lines = [line.encode() for line in world]
         lines += [device.line() for device in self.devices] + [instance.line() for instance in self.instances]

@@ -10,8 +10,10 @@
  *   claims DIRECTORY           memory of living processes: DIRECTORY/<pid> has lines "UUID BYTES"
  *   release MS                 how long a claim outlives its process, from when a call first sees it dead; -1 for ever
  *   device KEY=VALUE ...       uuid pci total used reserved numa minor memory(yes|no) gpu_percent memory_percent
- *                              celsius milliwatts limit_milliwatts persistence compute mig(none|off|on) slots; name=... comes
+ *                              celsius milliwatts limit_milliwatts persistence compute mig(none|off|on) slots recovery ecc
+ *                              remap_pending remap_failed pages_pending, each of these five -1 where it is not supported; name=... comes
  *                              last and takes the rest of the line, any bytes
+ *   event uuid=U kind=N data=N gi=N ci=N   delivered once to every event set that is waited for, in this order
  *   instance parent=U slot=N gi=N ci=N KEY=VALUE ...   a MIG instance, and what a device has; slots may have gaps
  *   nvlink uuid=U number=N to=U|switch|hidden|unknown  an active NVLink; hidden is a GPU that is not among the devices
  *   level one=U other=U level=N                        nearest common ancestor of two devices, 40 where it is not said
@@ -49,13 +51,14 @@ enum {
     NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7,
     DRIVER_NOT_LOADED = 9,
+    TIMEOUT = 10,
     GPU_IS_LOST = 15,
     VERSION_MISMATCH = 25,
     UNKNOWN = 999,
 };
 
 enum { MAX_DEVICES = 128, MAX_RULES = 128, MAX_HOLDERS = 1024, MAX_LINKS = 512, TEXT = 96, LINE = 1024 };
-enum { MAX_INSTANCES = 128, MAX_KNOWN = 512 };
+enum { MAX_INSTANCES = 128, MAX_KNOWN = 512, MAX_EVENTS = 512, MAX_SETS = 16 };
 enum { NO_DEVICE = -1 };
 
 /* ---- the public structures of NVML; natural alignment gives their offsets on x86-64 and aarch64 ------------------ */
@@ -65,6 +68,14 @@ struct memory_v2 { unsigned version; u64 total, reserved, free, used; };
 struct utilization { unsigned gpu, memory; };
 struct temperature_v1 { unsigned version; int sensor; int celsius; };
 struct process_info { unsigned pid; u64 bytes; unsigned gpu_instance, compute_instance; };
+struct event_data { void *device; u64 kind, data; unsigned gpu_instance, compute_instance; };
+struct field_value {
+    unsigned id, scope;
+    long long timestamp, latency;
+    unsigned type;
+    int code;
+    union { double number; unsigned whole; u64 large; } value;
+};
 struct pci_info {
     char bus_id_legacy[16];
     unsigned domain, bus, device, device_id, subsystem_id;
@@ -73,6 +84,8 @@ struct pci_info {
 
 _Static_assert(sizeof(struct memory_v2) == 40, "layout of nvmlMemory_v2_t");
 _Static_assert(sizeof(struct process_info) == 24, "layout of nvmlProcessInfo_t");
+_Static_assert(sizeof(struct event_data) == 32, "layout of nvmlEventData_t");
+_Static_assert(sizeof(struct field_value) == 40, "layout of nvmlFieldValue_t");
 _Static_assert(sizeof(struct pci_info) == 68, "layout of nvmlPciInfo_t");
 
 /* ---- the world as the state file describes it -------------------------------------------------------------------- */
@@ -82,6 +95,7 @@ struct device {
     u64 total, used, reserved;
     int numa, minor, has_memory;
     unsigned gpu_percent, memory_percent, celsius, milliwatts, limit_milliwatts, persistence, compute;
+    long long recovery, ecc, remap_pending, remap_failed, pages_pending;
     enum { MIG_NONE, MIG_OFF, MIG_ON } mig;
     unsigned slots;
     /* Of a MIG instance only: */
@@ -91,6 +105,7 @@ struct device {
 
 struct nvlink { char uuid[TEXT], to[TEXT]; unsigned number; };
 struct level { char one[TEXT], other[TEXT]; int level; };
+struct event { char uuid[TEXT]; u64 kind, data; unsigned gi, ci; };
 
 enum kind { COMPUTE, GRAPHICS, MPS };
 
@@ -112,9 +127,10 @@ struct world {
     struct device devices[MAX_DEVICES], instances[MAX_INSTANCES];
     struct nvlink nvlinks[MAX_LINKS];
     struct level levels[MAX_LINKS];
+    struct event events[MAX_EVENTS];
     struct holder processes[MAX_HOLDERS];
     struct rule rules[MAX_RULES];
-    int device_count, process_count, rule_count, instance_count, nvlink_count, level_count;
+    int device_count, process_count, rule_count, instance_count, nvlink_count, level_count, event_count;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -167,6 +183,11 @@ static int set_device(struct device *device, const char *key, const char *value)
     else if (!strcmp(key, "limit_milliwatts")) device->limit_milliwatts = (unsigned)atoi(value);
     else if (!strcmp(key, "persistence")) device->persistence = (unsigned)atoi(value);
     else if (!strcmp(key, "compute")) device->compute = (unsigned)atoi(value);
+    else if (!strcmp(key, "recovery")) device->recovery = atoll(value);
+    else if (!strcmp(key, "ecc")) device->ecc = atoll(value);
+    else if (!strcmp(key, "remap_pending")) device->remap_pending = atoll(value);
+    else if (!strcmp(key, "remap_failed")) device->remap_failed = atoll(value);
+    else if (!strcmp(key, "pages_pending")) device->pages_pending = atoll(value);
     else if (!strcmp(key, "mig"))
         device->mig = !strcmp(value, "on") ? MIG_ON : !strcmp(value, "off") ? MIG_OFF : MIG_NONE;
     else if (!strcmp(key, "slots")) device->slots = (unsigned)atoi(value);
@@ -228,6 +249,14 @@ static int parse_level(const char *rest) {
     return found == 3 ? SUCCESS : complain("no level: %s", rest);
 }
 
+static int parse_event(const char *rest) {
+    if (world.event_count == MAX_EVENTS) return complain("more than %d events", MAX_EVENTS);
+    struct event *event = &world.events[world.event_count++];
+    int found = sscanf(rest, "uuid=%95s kind=%llu data=%llu gi=%u ci=%u", event->uuid, &event->kind, &event->data,
+                       &event->gi, &event->ci);
+    return found == 5 ? SUCCESS : complain("no event: %s", rest);
+}
+
 static int parse_process(char *rest) {
     if (world.process_count == MAX_HOLDERS) return complain("more than %d processes", MAX_HOLDERS);
     struct holder *process = &world.processes[world.process_count++];
@@ -268,6 +297,7 @@ static int parse_line(char *line) {
         return parse_device(rest, world.instances, &world.instance_count, MAX_INSTANCES);
     else if (!strcmp(line, "nvlink")) return parse_nvlink(rest);
     else if (!strcmp(line, "level")) return parse_level(rest);
+    else if (!strcmp(line, "event")) return parse_event(rest);
     else if (!strcmp(line, "process")) return parse_process(rest);
     else if (!strcmp(line, "fail")) return parse_rule(FAIL, rest);
     else if (!strcmp(line, "delay")) return parse_rule(DELAY, rest);
@@ -308,7 +338,7 @@ static int read_world(void) {
     if (file == NULL) return complain("cannot read %s: %s", path, strerror(errno));
     world.init_code = world.live = world.release_ms = 0;
     world.device_count = world.process_count = world.rule_count = 0;
-    world.instance_count = world.nvlink_count = world.level_count = 0;
+    world.instance_count = world.nvlink_count = world.level_count = world.event_count = 0;
     world.claims[0] = '\0';
     world.cuda = 13000;
     copy_text(world.driver, sizeof world.driver, "580.65.06");
@@ -911,6 +941,125 @@ EXPORT int nvmlDeviceGetComputeMode(void *handle, unsigned *mode) {
     if (code != SUCCESS) return code;
     *mode = device->compute;
     return end(SUCCESS);
+}
+
+/* ---- health ------------------------------------------------------------------------------------------------------ */
+
+EXPORT int nvmlDeviceGetFieldValues(void *handle, int count, struct field_value *values) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    for (int i = 0; i < count; i++) {
+        int is_known = values[i].id == 230 && device->recovery >= 0; /* The recovery action. */
+        values[i].code = is_known ? SUCCESS : NOT_SUPPORTED;
+        values[i].type = 1; /* An unsigned int. */
+        if (is_known) values[i].value.whole = (unsigned)device->recovery;
+    }
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetRemappedRows(void *handle, unsigned *correctable, unsigned *uncorrectable, unsigned *is_pending,
+                                     unsigned *has_failed) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    if (device->remap_pending < 0 || device->remap_failed < 0) return end(NOT_SUPPORTED);
+    *correctable = 0;
+    *uncorrectable = (unsigned)device->remap_pending;
+    *is_pending = (unsigned)device->remap_pending;
+    *has_failed = (unsigned)device->remap_failed;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetRetiredPagesPendingStatus(void *handle, int *is_pending) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    if (device->pages_pending < 0) return end(NOT_SUPPORTED);
+    *is_pending = (int)device->pages_pending;
+    return end(SUCCESS);
+}
+
+/* Uncorrected (1) errors since the driver was loaded (0) only. */
+EXPORT int nvmlDeviceGetTotalEccErrors(void *handle, int type, int counter, u64 *count) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    if (device->ecc < 0 || type != 1 || counter != 0) return end(NOT_SUPPORTED);
+    *count = (u64)device->ecc;
+    return end(SUCCESS);
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------ */
+
+/* An event set: which devices, and how far it has come in the file's events. */
+static struct set { int is_used, seen, handles[MAX_KNOWN]; u64 kinds[MAX_KNOWN]; int count; } sets[MAX_SETS];
+
+EXPORT int nvmlEventSetCreate(void **handle) {
+    int code = begin(__func__, NO_DEVICE);
+    if (code != SUCCESS) return code;
+    for (int i = 0; i < MAX_SETS; i++) {
+        if (sets[i].is_used) continue;
+        sets[i] = (struct set){.is_used = 1};
+        *handle = &sets[i];
+        return end(SUCCESS);
+    }
+    return end(UNKNOWN);
+}
+
+EXPORT int nvmlEventSetFree(void *handle) {
+    int code = begin(__func__, NO_DEVICE);
+    if (code != SUCCESS) return code;
+    ((struct set *)handle)->is_used = 0;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetSupportedEventTypes(void *handle, u64 *kinds) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    *kinds = 0xff9f;
+    return end(SUCCESS);
+}
+
+/* Only what comes after the (first) registration is seen. */
+EXPORT int nvmlDeviceRegisterEvents(void *handle, u64 kinds, void *to) {
+    struct device *device;
+    struct set *set = to;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    if (is_instance(device)) return end(NOT_SUPPORTED);
+    if (set->count == 0) set->seen = world.event_count;
+    set->handles[set->count] = find_known(handle);
+    set->kinds[set->count++] = kinds;
+    return end(SUCCESS);
+}
+
+static int is_watched(const struct set *set, const struct event *event) {
+    for (int i = 0; i < set->count; i++)
+        if (!strcmp(known[set->handles[i]], event->uuid) && (set->kinds[i] & event->kind)) return 1;
+    return 0;
+}
+
+/* Blocks for the whole time-out where nothing happens, as the real one does. */
+EXPORT int nvmlEventSetWait_v2(void *from, struct event_data *data, unsigned timeout_ms) {
+    struct set *set = from;
+    int code = begin(__func__, NO_DEVICE);
+    if (code != SUCCESS) return code;
+    for (unsigned waited_ms = 0;; waited_ms += 5) {
+        while (set->seen < world.event_count) {
+            const struct event *event = &world.events[set->seen++];
+            if (!is_watched(set, event)) continue;
+            *data = (struct event_data){known[find_known(event->uuid)], event->kind, event->data, event->gi, event->ci};
+            return end(SUCCESS);
+        }
+        if (waited_ms >= timeout_ms) return end(TIMEOUT);
+        pthread_mutex_unlock(&lock);
+        sleep_ms(5);
+        pthread_mutex_lock(&lock);
+        if ((code = read_world()) != SUCCESS) return end(code);
+        if ((code = act_rules(__func__, NO_DEVICE, "")) != SUCCESS) return end(code);
+    }
 }
 
 /* ---- processes --------------------------------------------------------------------------------------------------- */

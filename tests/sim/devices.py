@@ -14,8 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
-from supervisor.core.inventory import Device, GpuState, Health, Holder, Opener, Reading
-from supervisor.core.message import Event, InventoryRead
+from supervisor.core.inventory import UNTOLD, Device, GpuState, Health, Holder, Opener, Reading, Vitals
+from supervisor.core.message import CanaryFinished, Event, InventoryRead
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
 
@@ -47,6 +47,7 @@ class Gpu:
     is_there: bool = True
     is_sick: bool = False
     foreign: int = 0
+    recovery: int = 0
     owners: dict[int, str] = field(default_factory=dict)
     """Incarnation -> its worker, for those that have ever had memory of it."""
     used: dict[int, int] = field(default_factory=dict)
@@ -156,6 +157,14 @@ class FakeDevices:
         hidden = {number for number in gpu.used if self.omits and number % self.omits == 0}
         return _holders(gpu, hidden | gpu.dead if self.drops_the_dead else hidden)
 
+    # ---- health -----------------------------------------------------------------------------------------------------
+
+    def run_canary(self, uuid: str) -> None:
+        """A command runs on a device: on a sick one it fails."""
+        gpu = next((one for one in self.every if one.uuid == uuid), None)
+        is_bad = gpu is None or gpu.is_sick or bool(gpu.recovery)
+        self.agenda.after(1.0, lambda: self._post(CanaryFinished(uuid, "exited with 1" if is_bad else "")))
+
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     def watch(self, tree: Tree) -> None:
@@ -234,4 +243,5 @@ def _device(gpu: Gpu, index: int, holders: tuple[Holder, ...] | None) -> Device:
         holders=holders,
         minor=_minor(gpu),
         instance=gpu.instance,
+        vitals=Vitals(recovery=gpu.recovery) if gpu.parent is None and not is_sick else UNTOLD,
     )

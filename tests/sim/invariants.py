@@ -9,6 +9,7 @@ from tests.sim import (
     rules_admission,
     rules_alive,
     rules_gpu,
+    rules_health,
     rules_order,
     rules_orders,
     rules_recycle,
@@ -46,12 +47,14 @@ ACT_RULES = (
     *rules_rollout.RULES,
     *rules_surge.RULES,
     *rules_recycle.RULES,
+    *rules_health.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
 STATE_RULES = (
     *(*rules_state.RULES, *rules_admission.STATE_RULES, *rules_order.STATE_RULES, *rules_stop.STATE_RULES),
     *rules_release.STATE_RULES,
     *rules_sockets.STATE_RULES,
+    *rules_health.STATE_RULES,
 )
 
 
@@ -81,6 +84,7 @@ class Checks:
     def before_acting(self, step: Step) -> None:
         """What the step did, before it has any effect."""
         self.notes.hear(step)
+        self._world.sickness.told.hear(step)
         self.notes.hear_of_order(step, wanted_by_file(self._world, step.after))
         rules_recycle.note_recycled(self._world, step)
         rules_rollout.note_rollouts(self._world, step)

@@ -75,6 +75,7 @@ def _live(world: World) -> None:
     chaos = Chaos(world)
     world.load_first()
     chaos.start()
+    world.sickness.start()
     _pass(world, world.rng.choice((20.0, 100.0, 300.0)))
     if world.rng.random() < 0.2:
         world.thaw()
@@ -108,6 +109,7 @@ def heal(world: World) -> None:
     world.is_healed = True
     world.thaw()
     world.devices.heal()
+    world.sickness.heal()
     world.ram.heal()
     for gpu in world.devices.every:
         world.locks.leave(gpu.uuid)
@@ -283,12 +285,18 @@ def _still(fleet: Fleet) -> Step:
     return Step(fleet, ReloadRequested(), (), fleet, 0.0)
 
 
+def _has_room_since(fleet: Fleet) -> bool:
+    """Whether somebody has failed, and left a place, only after the last reload."""
+    at = fleet.last_reload.at if fleet.last_reload else 0.0
+    return any(one.state is State.FAILED and one.since > at for one in fleet.workers.values())
+
+
 def stay_calm(world: World) -> None:
     """At rest nobody is started or stopped any more."""
     before = dict(world.fleet.workers)
     for worker in world.fleet.workers.values():
         refused = worker.state is State.FAILED and worker.target is not None and worker.target.refused
-        if refused and could_be_placed(_still(world.fleet), worker):
+        if refused and could_be_placed(_still(world.fleet), worker) and not _has_room_since(world.fleet):
             raise TroubleError("rests_for_a_reason", f"{worker.id} was asked again at a reload and there is a GPU")
     _pass(world, CALM_S)
     for worker_id, worker in before.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.core.inventory import GpuState, Health
+from supervisor.core.inventory import GpuState
 from supervisor.core.message import FinishReload, ReadInventory
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import RUNNING, Worker
@@ -41,7 +41,7 @@ def _are_as_before(step: Step, worker: Worker) -> bool:
     new = step.after.inventory.by_uuid if step.after.inventory else {}
     for share in worker.occupied:
         was, now = old.get(share.uuid), new.get(share.uuid)
-        if was is None or now is None or now.health is not Health.OK:
+        if was is None or now is None or not now.is_usable:
             return False
     # With `all`, what came or went elsewhere is a reason too.
     return step.before.elsewhere == step.after.elsewhere and [

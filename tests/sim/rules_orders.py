@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.file.service import Request, WorkerEntry
-from supervisor.core.inventory import Health
 from supervisor.core.message import Cause, RestartRequested, ScaleRequested, State, TimePassed
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import RUNNING, Worker
@@ -137,7 +136,7 @@ def _places(step: Step, request: Request) -> int:
         total = one.memory_total_bytes
         need = 0 if request.gpu_memory is None or total is None else amount_bytes(request.gpu_memory, total)
         has_room = total is None or not need or need + headroom(fleet, total) <= total
-        found += one.health is Health.OK and one.uuid not in fleet.elsewhere and has_room
+        found += one.is_usable and one.uuid not in fleet.elsewhere and has_room
     assert isinstance(request.gpu, int)
     return found * (1000 // request.gpu) if request.gpu <= 1000 else found // (request.gpu // 1000)
 

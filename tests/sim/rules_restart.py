@@ -150,7 +150,8 @@ def _check_what_follows(step: Step, before: Worker, after: Worker, sentence: Sen
     is_again = after.state in {State.PENDING, *RUNNING} or is_refused
     comes_back = before.relaunch or before.renew or _runs_something_old(before)
     if comes_back or _is_asked_anew(before, after):
-        if comes_back and (not is_again or after.history.failures):
+        keeps_counts = before.cause is Cause.DEVICE and not before.renew  # What it left behind was not its fault.
+        if comes_back and (not is_again or (after.history.failures and not keeps_counts)):
             yield f"{before.id} was to come back at once with clean counts, and is {after.state}"
         return
     if sentence.kind != "again":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.file.service import Request
-from supervisor.core.inventory import Device, GpuState, Health
+from supervisor.core.inventory import Device, GpuState
 from supervisor.core.message import Spawn
 from supervisor.core.plan import Share
 from supervisor.core.spec import WorkerId, WorkerSpec
@@ -93,7 +93,7 @@ def slice_is_whole(world: World, step: Step) -> Iterator[str]:
         uuids = [share.uuid for share in spawn.launch.slice]
         eligible = named_devices(step.after, request)
         every = every_device(eligible) if request.gpu == "all" else eligible
-        healthy = [device.uuid for device in every if device.health is Health.OK]
+        healthy = [device.uuid for device in every if device.is_usable]
         count = len(healthy) * 1000 if request.gpu == "all" else request.gpu
         # Who ran there stays there: another device's end gives the rest other indices, and must not end them too.
         if spawn.launch.slice in world.checks.notes.ran_on.get(spawn.worker, ()):

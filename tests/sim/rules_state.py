@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
-from supervisor.core.inventory import Health
 from supervisor.core.message import State
 from supervisor.core.turn import DaemonState
 from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Worker
@@ -217,7 +216,7 @@ def could_be_placed(step: Step, worker: Worker) -> bool:
     free = []
     for device in eligible:
         others = [(other, millis) for other, millis in planned.get(device.uuid, []) if other.id != worker.id]
-        if device.uuid in fleet.elsewhere or device.health is not Health.OK:
+        if device.uuid in fleet.elsewhere or not device.is_usable:
             continue
         total = device.memory_total_bytes
         declared = sum(declared_on(other, total or 0) for other in (worker, *(other for other, _ in others)))

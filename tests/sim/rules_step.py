@@ -25,6 +25,7 @@ from supervisor.core.plan import Placement
 from supervisor.core.rollout import SETTLED
 from supervisor.core.spec import amount_bytes
 from supervisor.core.worker import LIVING, RUNNING, Worker
+from tests.sim.rules_health import is_told_sick
 from tests.sim.rules_order import waits_for_failed
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
@@ -46,14 +47,15 @@ def nobody_is_stopped_without_a_reason(world: World, step: Step) -> Iterator[str
             continue
         if after is None or after.incarnation != before.incarnation:
             continue
-        if after.state is State.STOPPING and not _may_stop(step, change):
+        if after.state is State.STOPPING and not _may_stop(world, step, change):
             yield f"{change.id} is stopped ({after.cause}) at {type(step.event).__name__}"
         is_second = isinstance(step.event, ShutdownRequested) and len(world.checks.notes.shutdowns) > 1
-        if after.state is State.KILLING and not is_second and not isinstance(step.event, Exited | ShimLost):
+        is_evicted = after.cause is Cause.DEVICE and _may_stop(world, step, change)
+        if after.state is State.KILLING and not (is_second or is_evicted or isinstance(step.event, Exited | ShimLost)):
             yield f"{change.id} is killed at {type(step.event).__name__}"
 
 
-def _may_stop(step: Step, change: Change) -> bool:
+def _may_stop(world: World, step: Step, change: Change) -> bool:
     before, after = change.before, change.after
     assert before is not None
     assert after is not None
@@ -73,6 +75,8 @@ def _may_stop(step: Step, change: Change) -> bool:
                 return True
             is_turn = after.renew and not after.is_outdated
             return is_turn or (isinstance(step.event, StopRequested) and is_named(step.event, change.id))
+        case Cause.DEVICE:
+            return any(is_told_sick(world, step, share.uuid) for share in before.occupied)
         case _:
             return False
 
@@ -140,6 +144,8 @@ def kill_comes_after_the_grace(world: World, step: Step) -> Iterator[str]:
         before = step.before.workers[worker_id]
         is_due = before.deadline is not None and before.deadline <= step.now and isinstance(step.event, TimePassed)
         is_due &= before.incarnation not in world.checks.notes.commands
+        if before.state in RUNNING and _is_to_be_killed(world, step, before):
+            continue
         if not is_hurried and not (is_due and before.state in {State.STOPPING, State.KILLING}):
             yield f"{worker_id} is killed while {before.state}, due {before.deadline}"
     if isinstance(step.event, TimePassed):
@@ -149,6 +155,12 @@ def kill_comes_after_the_grace(world: World, step: Step) -> Iterator[str]:
             is_due &= worker.state in {State.STOPPING, State.KILLING} and not has_command
             if is_due and worker.id not in killed:
                 yield f"{worker.id} is past its grace in {worker.state} and not killed"
+
+
+def _is_to_be_killed(world: World, step: Step, worker: Worker) -> bool:
+    """The file wants whoever is on a sick device killed."""
+    is_wanted = step.after.spec is not None and step.after.spec.health.on_fault == "kill"
+    return is_wanted and any(is_told_sick(world, step, share.uuid) for share in worker.occupied)
 
 
 def what_outlives_is_asked_too(world: World, step: Step) -> Iterator[str]:

@@ -34,6 +34,7 @@ from supervisor.core.message import (
     ReadSpec,
     Redirect,
     Report,
+    RunCanary,
     RunStopCommand,
     Say,
     Signal,
@@ -60,6 +61,7 @@ from tests.sim.locks import FakeLocks
 from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
 from tests.sim.processes import FakeProcesses, Tree
 from tests.sim.ram import Ram
+from tests.sim.sickness import Sickness, put_health
 from tests.sim.specs import Document, Writer, read
 from tests.sim.trouble import Step, TroubleError
 
@@ -93,6 +95,7 @@ class World:
         furnish(self.gpus, random.Random(f"hardware {seed}"))
         self.writer = Writer(self.rng, self.gpus)
         self.addresses = FakeAddresses(self.agenda, self.post, random.Random(f"sockets {seed}"))
+        self.sickness = Sickness(self, seed)
         self.document = self.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
         manners = random.Random(f"lists {seed}")
@@ -135,11 +138,14 @@ class World:
 
     def write(self) -> Document:
         """A whole file."""
-        return put_sockets(self.writer.write(), self.addresses.rng, 0.3)
+        return self._with_health(put_sockets(self.writer.write(), self.addresses.rng, 0.3))
+
+    def _with_health(self, document: Document) -> Document:
+        return put_health(document, self.sickness.rng) if self.sickness.is_on and not self.is_healed else document
 
     def edit(self) -> None:
         """Somebody works on the file."""
-        self.document = put_sockets(self.writer.edit(self.document), self.addresses.rng, 0.15)
+        self.document = self._with_health(put_sockets(self.writer.edit(self.document), self.addresses.rng, 0.15))
 
     def freeze(self, seconds: float) -> None:
         """The daemon does not run for so long."""
@@ -248,6 +254,8 @@ class World:
                 self.devices.read(fresh=fresh)
             case ReadHost():
                 self.post(self.ram.look())
+            case RunCanary(uuid=uuid):
+                self.devices.run_canary(uuid)
             case Claim(uuids=uuids):
                 self.locks.claim(uuids)
             case LetGo(uuids=uuids):

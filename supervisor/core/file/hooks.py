@@ -39,7 +39,8 @@ STATES = (
 
 NOTICES = (
     *("worker.dirty", "worker.memory_late", "worker.unkillable"),
-    *("device.clean", "device.held", "device.unmeasured"),
+    *("device.clean", "device.held", "device.unmeasured", "device.xid", "device.event"),
+    *("device.ok", "device.suspect", "device.draining", "device.quarantined", "device.probing", "device.lost"),
     *("inventory.failed", "inventory.read"),
     *("plan.degraded", "plan.halted", "plan.surge_dropped", "plan.waiting", "scale.rejected", "socket.refused"),
     *("spec.loaded", "spec.rejected", "daemon.failed", "endpoints.failed", "endpoints.reload_failed"),

@@ -1,0 +1,492 @@
+"""
+Sick devices: the witnesses' words become signs of `health`, and its verdicts become what the plan and the workers see.
+
+Books of what is known against each device; the inventory's health is always what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from supervisor.core import deaths, xids
+from supervisor.core.evolve import evolve
+from supervisor.core.health import (
+    ANY,
+    LINK,
+    WELL,
+    Ailment,
+    CanaryEnded,
+    Doubted,
+    Emptied,
+    Faulted,
+    Released,
+    SeenWell,
+    Sign,
+    Taken,
+    Terms,
+    TimeUp,
+    Vanished,
+    step,
+)
+from supervisor.core.inventory import Device, GpuState, Health, Inventory, name_of
+from supervisor.core.message import (
+    CanaryFinished,
+    DeviceEventTold,
+    Exited,
+    InventoryRead,
+    KillTree,
+    QuarantineRequested,
+    ReadInventory,
+    ReleaseRequested,
+    RunCanary,
+    Say,
+    Signal,
+    State,
+)
+from supervisor.core.spec import HealthSpec, WorkerId
+from supervisor.core.turn import Fleet, Turn, XidSeen
+from supervisor.core.worker import RUNNING, Evicted, Worker
+
+ECHO_S = 5.0
+"""For so long after we have ended a process the driver may tell of it as of an error."""
+
+BLAME_S = 30.0
+"""A process that ends badly so soon after a fault of its device has died of that."""
+
+XIDS_KEPT = 16
+XIDS_MAX, XIDS_WINDOW_S = 3, 600.0
+"""So many errors of several services within so long are no longer their own doing."""
+
+XID_EVENT, RECOVERY_EVENT = 0x8, 0x8000
+
+_RECOVERY: Mapping[int, str] = {
+    1: "reset the GPU",
+    2: "reboot the machine",
+    3: "drain its peers",
+    4: "drain and reset the GPU",
+    5: "recover the IMEX domain",
+    6: "reset the bus",
+    7: "reboot the system",
+}
+_PEERS = frozenset({3, 5})
+"""What these are about is between devices."""
+
+_GONE_CODES = frozenset({15, 16})
+"""NVML: the GPU is lost; the GPU requires a reset. Any other failure may be of one moment."""
+
+_EVENTS: Mapping[int, str] = {
+    0x2: "double bit ECC error",
+    0x200: "many single bit ECC errors",
+    0x400: "memory was retired",
+    0x800: "memory could not be retired",
+    0x1000: "poisoned memory was used",
+    0x2000: "poisoned memory was used, with no way back",
+    0x4000: "the GPU is unavailable",
+    0x8000: "the driver wants something else done about it",
+}
+
+
+# ---- what a reading tells -------------------------------------------------------------------------------------------
+
+
+def take_reading(turn: Turn, event: InventoryRead, before: Inventory | None) -> None:
+    """Every device of a good reading is looked at, and those that are not in it any more."""
+    inventory = turn.fleet.inventory
+    if event.reading.state is not GpuState.OK or inventory is None:
+        fold(turn)
+        return
+    _keep_spared(turn, before)
+    inventory = turn.fleet.inventory
+    assert inventory is not None
+    for device in inventory.devices:
+        if device.uuid not in turn.fleet.spared and device.parent not in turn.fleet.spared:
+            _look(turn, device, event.asked_at)
+    _look_for_missing(turn, before, event)
+    fold(turn)
+
+
+def _keep_spared(turn: Turn, before: Inventory | None) -> None:
+    """Devices that were not to be touched are what they were."""
+    fleet = turn.fleet
+    if not fleet.spared or before is None or fleet.inventory is None:
+        return
+    kept = [
+        one
+        for one in before.devices
+        if (one.uuid in fleet.spared or one.parent in fleet.spared) and one.uuid not in fleet.inventory.by_uuid
+    ]
+    devices = sorted((*fleet.inventory.devices, *kept), key=lambda one: one.index)
+    turn.set(inventory=replace(fleet.inventory, devices=tuple(devices)))
+
+
+def _look(turn: Turn, device: Device, asked_at: float) -> None:
+    ailment = turn.fleet.ailments.get(device.uuid, WELL)
+    sign = _sign_of(turn, device)
+    if isinstance(sign, SeenWell):
+        is_late = ailment.health in {Health.PROBING, Health.LOST} and asked_at < ailment.since
+        if ailment is WELL or is_late or (ailment.health is Health.PROBING and terms_of(turn.fleet).canary):
+            return
+    tell(turn, device.uuid, sign, device)
+
+
+def _sign_of(turn: Turn, device: Device) -> Sign:
+    """What the driver's figures of one device say."""
+    vitals = device.vitals
+    if device.health is Health.LOST:
+        return Vanished(device.reason, is_faulty=vitals.fault in _GONE_CODES)
+    if vitals.recovery:
+        what = _RECOVERY.get(vitals.recovery, f"action {vitals.recovery}")
+        scope = LINK if vitals.recovery in _PEERS else ANY
+        return Faulted(f"the driver wants somebody to {what} (recovery action {vitals.recovery})", scope)
+    if vitals.remap_failed:
+        return Faulted("its memory has no rows left to replace bad ones by: it is to be exchanged")
+    known = turn.fleet.uncorrected.get(device.uuid)
+    if vitals.uncorrected is not None and vitals.uncorrected != known:
+        turn.set(uncorrected={**turn.fleet.uncorrected, device.uuid: vitals.uncorrected})
+        if known is not None and vitals.uncorrected > known:
+            return Doubted(f"{vitals.uncorrected - known} more ECC errors that could not be corrected")
+    if vitals.remap_pending or vitals.pages_pending:
+        return Doubted("bad memory of it is replaced at its next reset")
+    return SeenWell()
+
+
+def _look_for_missing(turn: Turn, before: Inventory | None, event: InventoryRead) -> None:
+    """GPUs that were there are lost. Instances of MIG come and go with whoever cuts them."""
+    inventory = turn.fleet.inventory
+    assert inventory is not None
+    there = inventory.by_uuid
+    gone = [one for one in (before.devices if before else ()) if one.parent is None and one.uuid not in there]
+    missing = {uuid: one for uuid, one in turn.fleet.missing.items() if uuid not in there}
+    missing |= {one.uuid: one for one in gone}
+    if missing != turn.fleet.missing:
+        turn.set(missing=missing)
+    for one in gone:
+        detail = next(
+            (part for part in event.reading.detail.split("; ") if part.startswith(f"device {one.index}: ")), ""
+        )
+        reason = detail.partition(": ")[2] or "the driver does not show it any more"
+        tell(turn, one.uuid, Vanished(reason), one)
+
+
+def fold(turn: Turn) -> None:
+    """The inventory's health is what the books say; an instance is as well as its GPU."""
+    fleet = turn.fleet
+    if fleet.inventory is None:
+        return
+    found = []
+    for device in fleet.inventory.devices:
+        ailment = fleet.ailments.get(device.uuid)
+        if (ailment is None or ailment.health is Health.OK) and device.parent is not None:
+            ailment = fleet.ailments.get(device.parent)
+        health, reason = (ailment.health, ailment.reason) if ailment else (Health.OK, "")
+        is_same = (device.health, device.reason) == (health, reason)
+        found.append(device if is_same else replace(device, health=health, reason=reason))
+    if any(one is not device for one, device in zip(found, fleet.inventory.devices, strict=True)):
+        turn.set(inventory=replace(fleet.inventory, devices=tuple(found)))
+
+
+# ---- the books ------------------------------------------------------------------------------------------------------
+
+
+def terms_of(fleet: Fleet) -> HealthSpec:
+    """What the file says of sick devices."""
+    return fleet.spec.health if fleet.spec else HealthSpec()
+
+
+def tell(turn: Turn, uuid: str, sign: Sign, device: Device | None = None) -> None:
+    """Let one device take one step."""
+    spec = terms_of(turn.fleet)
+    before = turn.fleet.ailments.get(uuid, WELL)
+    after = step(before, sign, Terms(spec.probation, spec.max_probation), turn.now)
+    if after is before:
+        return
+    ailments = {one: ailment for one, ailment in turn.fleet.ailments.items() if one != uuid}
+    if after.health is not Health.OK or after.strikes:
+        ailments[uuid] = after
+    turn.set(ailments=ailments)
+    if after.health is before.health:
+        return
+    turn.stale = True
+    fold(turn)
+    _say(turn, uuid, before, after, device)
+    if after.health is Health.PROBING:
+        turn.do(ReadInventory(fresh=not turn.fleet.failures))
+        if spec.canary:
+            turn.do(RunCanary(uuid, spec.canary, spec.canary_timeout))
+    if after.health is not Health.QUARANTINED and after.health is not Health.DRAINING and uuid in turn.fleet.spared:
+        turn.set(spared=turn.fleet.spared - {uuid})
+
+
+def _say(turn: Turn, uuid: str, before: Ailment, after: Ailment, device: Device | None) -> None:
+    """One line for each change, with what a person can do."""
+    device = device or _device_of(turn.fleet, uuid)
+    fields: dict[str, object] = {"device": uuid, "name": name_of(device) if device else uuid, "before": before.health}
+    reason = after.reason or before.reason
+    if reason:
+        fields["reason"] = reason
+    if after.until is not None:
+        fields["until_in_s"] = round(after.until - turn.now, 1)
+    if workers := sorted(map(str, workers_on(turn.fleet, uuid))):
+        fields["workers"] = workers
+    turn.do(Say(f"device.{after.health}", fields, is_warning=after.health is not Health.OK))
+
+
+def _device_of(fleet: Fleet, uuid: str) -> Device | None:
+    found = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
+    return found or fleet.missing.get(uuid)
+
+
+def parts_of(fleet: Fleet, uuid: str) -> tuple[str, ...]:
+    """A device and its MIG instances."""
+    devices = fleet.inventory.devices if fleet.inventory else ()
+    return (uuid, *(one.uuid for one in devices if one.parent == uuid))
+
+
+def workers_on(fleet: Fleet, uuid: str) -> tuple[WorkerId, ...]:
+    """Who occupies any of a device."""
+    return tuple(sorted({worker for part in parts_of(fleet, uuid) for worker in fleet.occupied.get(part, ())}))
+
+
+def is_sick(ailment: Ailment) -> bool:
+    """Whether nobody should stay there."""
+    if ailment.health is Health.LOST:
+        return ailment.is_faulty
+    return ailment.health in {Health.DRAINING, Health.QUARANTINED}
+
+
+def settle(turn: Turn) -> None:
+    """Sick devices that are empty by now are in quarantine; who is on one that is not, is to leave it."""
+    for uuid, ailment in tuple(turn.fleet.ailments.items()):
+        if ailment.health is Health.DRAINING and not workers_on(turn.fleet, uuid):
+            tell(turn, uuid, Emptied())
+        elif is_sick(ailment):
+            _evict(turn, uuid, ailment)
+
+
+def _evict(turn: Turn, uuid: str, ailment: Ailment) -> None:
+    on_fault = terms_of(turn.fleet).on_fault
+    if on_fault == "ignore" and uuid not in turn.fleet.spared:
+        return
+    for worker_id in workers_on(turn.fleet, uuid):
+        worker = turn.workers[worker_id]
+        if worker.state not in RUNNING or (ailment.scope == LINK and len(worker.occupied) < 2):
+            continue
+        device = _device_of(turn.fleet, uuid)
+        reason = f"{name_of(device) if device else uuid} is {ailment.health}: {ailment.reason}"
+        turn.tell(worker_id, Evicted(reason, kill=on_fault == "kill" and not ailment.is_held), cause="device")
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def pass_time(turn: Turn) -> None:
+    """Quarantines, and doubts, that are over."""
+    for uuid, ailment in tuple(turn.fleet.ailments.items()):
+        if ailment.until is not None and ailment.until <= turn.now:
+            tell(turn, uuid, TimeUp())
+
+
+def set_deadline(turn: Turn) -> None:
+    """When the fleet has to look up by itself."""
+    fleet = turn.fleet
+    times = [ailment.until for ailment in fleet.ailments.values() if ailment.until is not None]
+    if fleet.look_at is not None:
+        times.append(fleet.look_at)
+    deadline = min(times, default=None)
+    if deadline != fleet.deadline:
+        turn.set(deadline=deadline)
+
+
+# ---- events ---------------------------------------------------------------------------------------------------------
+
+
+def take(turn: Turn, event: DeviceEventTold | CanaryFinished | QuarantineRequested | ReleaseRequested) -> None:
+    """What is told of devices beside readings."""
+    match event:
+        case DeviceEventTold():
+            take_event(turn, event)
+        case CanaryFinished():
+            take_canary(turn, event)
+        case QuarantineRequested():
+            take_quarantine(turn, event)
+        case ReleaseRequested():
+            take_release(turn, event)
+
+
+# ---- what the driver tells by itself --------------------------------------------------------------------------------
+
+
+def take_event(turn: Turn, event: DeviceEventTold) -> None:
+    """An XID, or another of NVML's events."""
+    device = _device_of(turn.fleet, event.uuid)
+    if device is None:
+        turn.do(ReadInventory())
+        return
+    if event.kind != XID_EVENT:
+        said = {"device": event.uuid, "name": name_of(device), "event": _EVENTS.get(event.kind, hex(event.kind))}
+        turn.do(Say("device.event", said, is_warning=event.kind != RECOVERY_EVENT), ReadInventory())
+        return
+    row = xids.find_xid(event.number, dict(terms_of(turn.fleet).xids))
+    workers = _hit(turn.fleet, event)
+    if row.kind == "ignore" or (event.number in xids.ECHOES and _is_echo(turn, event.uuid)):
+        return
+    seen = XidSeen(event.number, row.kind, turn.now, workers)
+    turn.set(xids={**turn.fleet.xids, event.uuid: (*turn.fleet.xids.get(event.uuid, ()), seen)[-XIDS_KEPT:]})
+    fields: dict[str, object] = {"device": event.uuid, "name": name_of(device), "xid": event.number, "class": row.kind}
+    fields |= {key: value for key, value in (("meaning", row.meaning), ("advice", row.advice)) if value}
+    if workers:
+        fields["workers"] = [str(one) for one in workers]
+    turn.do(Say("device.xid", fields, is_warning=row.kind != "information"))
+    _follow(turn, event.uuid, row, seen)
+
+
+def _follow(turn: Turn, uuid: str, row: xids.Xid, seen: XidSeen) -> None:
+    reason = xids.words(seen.number) + (f": {row.advice}" if row.advice else "")
+    match row.kind:
+        case "hardware":
+            tell(turn, uuid, Faulted(reason))
+        case "link":
+            tell(turn, uuid, Faulted(reason, LINK))
+        case "application" if services := _services_hit(turn, uuid):
+            tell(turn, uuid, Doubted(f"errors of several services: {', '.join(sorted(services))}"))
+        case "contained" | "information" | "unknown":
+            turn.do(ReadInventory())
+        case _:
+            pass
+
+
+def _services_hit(turn: Turn, uuid: str) -> frozenset[str]:
+    """Services whose own errors have become so many that they may not be their own; else none."""
+    recent = [
+        one
+        for one in turn.fleet.xids[uuid]
+        if one.kind == "application" and turn.now - one.at <= XIDS_WINDOW_S and len(one.workers) == 1
+    ]
+    services = frozenset(worker.service for one in recent for worker in one.workers)
+    return services if len(recent) >= XIDS_MAX and len(services) > 1 else frozenset()
+
+
+def _hit(fleet: Fleet, event: DeviceEventTold) -> tuple[WorkerId, ...]:
+    """Of ours who may be meant: all on the device, or on the instance."""
+    if event.instance is None or fleet.inventory is None:
+        return workers_on(fleet, event.uuid)
+    named = [one for one in fleet.inventory.devices if (one.parent, one.instance) == (event.uuid, event.instance)]
+    return tuple(sorted({worker for one in named for worker in fleet.occupied.get(one.uuid, ())}))
+
+
+def _is_echo(turn: Turn, uuid: str) -> bool:
+    """Whether we have just ended a process there, or are about to."""
+    going = {State.STOPPING, State.KILLING, State.RELEASING}
+    if any(turn.workers[one].state in going for one in workers_on(turn.fleet, uuid)):
+        return True
+    ended = [turn.fleet.ended_at.get(part) for part in parts_of(turn.fleet, uuid)]
+    return any(at is not None and turn.now - at <= ECHO_S for at in ended)
+
+
+def note_ends(turn: Turn) -> None:
+    """What we end in this turn, and what has ended that we were ending."""
+    ended = {action.worker for action in turn.actions if isinstance(action, Signal | KillTree)}
+    ended |= {one for one in turn.touched if _was_ended(turn, one)}
+    uuids = {share.uuid for one in ended if one in turn.workers for share in turn.workers[one].occupied}
+    uuids |= {share.uuid for one in ended if one in turn.before.workers for share in turn.before.workers[one].occupied}
+    if uuids:
+        turn.set(ended_at={**turn.fleet.ended_at, **dict.fromkeys(sorted(uuids), turn.now)})
+
+
+def _was_ended(turn: Turn, worker: WorkerId) -> bool:
+    before, after = turn.before.workers.get(worker), turn.workers.get(worker)
+    going = {State.STOPPING, State.KILLING}
+    return before is not None and before.state in going and (after is None or after.pid != before.pid)
+
+
+# ---- who has died of it ---------------------------------------------------------------------------------------------
+
+
+def explain_exit(turn: Turn, worker: Worker, event: Exited) -> Exited:
+    """What the driver has just told of the devices of one whose process has ended."""
+    if not worker.occupied or worker.cause is not None:
+        return event
+    faults, own = [], []
+    for uuid in dict.fromkeys(_gpus(turn.fleet, worker)):
+        ailment = turn.fleet.ailments.get(uuid, WELL)
+        device = _device_of(turn.fleet, uuid)
+        if is_sick(ailment) and not ailment.is_held:
+            faults.append(f"{name_of(device) if device else uuid} is {ailment.health}: {ailment.reason}")
+        for seen in turn.fleet.xids.get(uuid, ()):
+            if turn.now - seen.at > BLAME_S or seen.workers != (worker.id,):
+                continue
+            words = f"{xids.words(seen.number)} on {name_of(device) if device else uuid}"
+            if seen.kind == "contained":
+                faults.append(words)
+            elif seen.kind == "application" and seen.number not in xids.ECHOES:
+                own.append(words)
+    return replace(event, device_fault="; ".join(faults), xids="; ".join(dict.fromkeys(own)))
+
+
+def _gpus(fleet: Fleet, worker: Worker) -> Iterator[str]:
+    """Its devices, of instances their GPUs too."""
+    known = fleet.inventory.by_uuid if fleet.inventory else {}
+    for share in worker.occupied:
+        yield share.uuid
+        if share.uuid in known and (parent := known[share.uuid].parent) is not None:
+            yield parent
+
+
+def note_death(turn: Turn, before: Worker) -> None:
+    """A process has ended: several services that die on one device speak against that."""
+    found = deaths.note(turn.fleet, before, turn.workers.get(before.id), turn.now)
+    if found is None:
+        return
+    turn.set(deaths=found)
+    for share in before.occupied:
+        if services := deaths.suspicious(found, share.uuid):
+            tell(turn, share.uuid, Doubted(f"several services die there and nowhere else: {', '.join(services)}"))
+
+
+# ---- what an operator and the canary say ----------------------------------------------------------------------------
+
+
+def take_quarantine(turn: Turn, event: QuarantineRequested) -> None:
+    """Out of use until they are released, whatever their state."""
+    for uuid in event.uuids:
+        if event.for_reset:
+            turn.set(spared=turn.fleet.spared | {uuid})
+        tell(turn, uuid, Taken("for a reset" if event.for_reset else "by the operator"))
+    if event.for_reset:
+        turn.do(ReadInventory(fresh=not turn.fleet.failures))
+
+
+def take_release(turn: Turn, event: ReleaseRequested) -> None:
+    """In use again as soon as they have been looked at."""
+    if turn.fleet.spared & set(event.uuids):
+        turn.set(spared=turn.fleet.spared - set(event.uuids))
+    for uuid in event.uuids:
+        if (ailment := turn.fleet.ailments.get(uuid)) is not None and ailment.health is Health.LOST:
+            turn.do(ReadInventory(fresh=not turn.fleet.failures))
+        tell(turn, uuid, Released())
+
+
+def take_canary(turn: Turn, event: CanaryFinished) -> None:
+    """What came of the command on a device that is looked at once more."""
+    fault = f"its canary: {event.fault}" if event.fault else ""
+    tell(turn, event.uuid, CanaryEnded(fault))
+
+
+def recalled(ailments: Mapping[str, Ailment], *, now: float, is_same_boot: bool) -> dict[str, Ailment]:
+    """
+    What an earlier life of this daemon knew.
+
+    Args:
+        ailments: As it was kept.
+        now: Monotonic seconds; within one boot those of before go on.
+        is_same_boot: The machine has not been started since: a start mends a lot, so each is looked at once more.
+    """
+    found = {}
+    for uuid, one in ailments.items():
+        if is_same_boot and one.health is not Health.PROBING:
+            found[uuid] = one
+        elif one.health in {Health.DRAINING, Health.QUARANTINED, Health.PROBING} or one.is_faulty:
+            until = None if one.is_held else now
+            found[uuid] = evolve(one, health=Health.QUARANTINED, since=now, until=until, is_faulty=False)
+    return found

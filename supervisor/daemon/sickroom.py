@@ -1,0 +1,60 @@
+"""What the daemon does for sick devices: remembers them for its next life, and runs canaries on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from supervisor.core.message import CanaryFinished, Event, RunCanary, Spawn
+from supervisor.core.plan import Launch
+from supervisor.core.spec import Recipe, WorkerId
+from supervisor.core.turn import Fleet
+from supervisor.core.wards import recalled
+from supervisor.host.exec_probe import Command
+from supervisor.host.prober_client import Spawner
+from supervisor.host.sickbay import Sickbay
+
+UNABLE = "this machine is short of what a process needs"
+
+
+class Sickroom:
+    """
+    Beside one daemon.
+
+    Args:
+        processes: Where canaries are started.
+        environ: Their environment; of devices they see only theirs.
+        post: Takes what comes of them.
+    """
+
+    def __init__(self, processes: Spawner, environ: Mapping[str, str], post: Callable[[Event], None]) -> None:
+        self._processes = processes
+        self._environ = environ
+        self._post = post
+        self._sickbay: Sickbay | None = None
+        self._numbers = 0
+
+    def recall(self, file: Path, fleet: Fleet, now: float) -> Fleet:
+        """The fleet with what an earlier life has kept in a file, which is written from now on."""
+        self._sickbay = Sickbay(file)
+        ailments, is_same_boot = self._sickbay.read()
+        found = recalled(ailments, now=now, is_same_boot=is_same_boot)
+        return fleet if not found else Fleet(**{**vars(fleet), "ailments": found})
+
+    def hear(self, before: Fleet, after: Fleet) -> None:
+        """One turn of the core."""
+        if self._sickbay is not None and before.ailments is not after.ailments:
+            self._sickbay.write(after.ailments)
+
+    async def run_canary(self, order: RunCanary) -> None:
+        """Run a command that sees one device."""
+        self._numbers += 1
+        env = {**self._environ, "CUDA_VISIBLE_DEVICES": order.uuid}
+        launch = Launch(Recipe(command=order.argv, env=(), working_dir="/", port=None, gpu_memory=None))
+        start = Spawn(WorkerId("canary", self._numbers), 1, launch, order.argv, env, "/")
+        command = Command(self._processes, start, order.argv, "canary")
+        try:
+            fault = await command.ask(order.timeout_s)
+        finally:
+            command.close()
+        self._post(CanaryFinished(order.uuid, UNABLE if fault is None else fault))

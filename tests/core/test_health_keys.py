@@ -1,0 +1,62 @@
+"""The file-wide key `health`."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.core.spec import HealthSpec, parse_spec
+from tests.core.spec_documents import problems_of
+
+
+def health(**keys: object) -> HealthSpec:
+    return parse_spec({"services": {}, "health": keys}, base_dir="/srv").health
+
+
+def test_what_is_left_out_has_a_default() -> None:
+    """Workers leave; five minutes, at the most an hour; no canary."""
+    assert health() == HealthSpec()
+    assert (HealthSpec().on_fault, HealthSpec().probation, HealthSpec().max_probation) == ("drain", 300.0, 3600.0)
+
+
+def test_every_key_is_read() -> None:
+    """As it was written."""
+    found = health(
+        on_fault="kill",
+        probation="1m",
+        max_probation="2h",
+        canary=["./burn", "--fast"],
+        canary_timeout="5s",
+    )
+
+    assert found == HealthSpec(
+        on_fault="kill",
+        probation=60.0,
+        max_probation=7200.0,
+        canary=("./burn", "--fast"),
+        canary_timeout=5.0,
+    )
+
+
+def test_a_longer_probation_alone_is_also_the_longest() -> None:
+    """Nobody has to write both."""
+    assert health(probation="2h").max_probation == 7200.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"on_fault": "restart"}, "expected drain, kill or ignore, got 'restart'"),
+        ({"probation": "10m", "max_probation": "5m"}, "expected at least probation"),
+        ({"probation": 0}, "got 0"),
+        ({"canary": "./burn"}, "expected a list, no shell is run"),
+        ({"canary": []}, "expected a command, got an empty one"),
+        ({"xids": {"79": "ignore"}}, "xids is not supported yet"),
+        ({"reset": True}, "unknown key 'reset'"),
+    ],
+)
+def test_what_is_wrong_is_said(keys: dict[str, object], message: str) -> None:
+    """With its place."""
+    ((path, problem),) = problems_of({"services": {}, "health": keys}).items()
+
+    assert path.startswith("health")
+    assert message in problem.message

@@ -1,0 +1,85 @@
+"""Faults of health: devices that are believed or not, workers that stay or leave, doubts and quarantines."""
+
+from __future__ import annotations
+
+from tests.mutants.graft import Mutant
+
+HEALTH: tuple[Mutant, ...] = (
+    Mutant(
+        "sick devices stay what the reading said",
+        "wards.py",
+        '        health, reason = (ailment.health, ailment.reason) if ailment else (Health.OK, "")\n',
+        '        health, reason = Health.OK, ""\n',
+        rules=("nothing_starts_on_a_quarantined_device",),
+    ),
+    Mutant(
+        "nobody leaves a sick device",
+        "wards.py",
+        "        elif is_sick(ailment):\n",
+        "        elif False:\n",
+        rules=("nobody_stays_on_a_sick_device",),
+    ),
+    Mutant(
+        "everybody leaves for a fault of one device",
+        "wards.py",
+        "    for worker_id in workers_on(turn.fleet, uuid):\n        worker = turn.workers[worker_id]\n",
+        "    for worker_id in sorted(turn.workers):\n        worker = turn.workers[worker_id]\n",
+        rules=("a_fault_changes_no_worker_elsewhere", "nobody_is_stopped_without_a_reason"),
+    ),
+    Mutant(
+        "an empty device goes on draining",
+        "wards.py",
+        "            tell(turn, uuid, Emptied())\n",
+        "            pass\n",
+        rules=("only_what_was_told_of_is_sick",),
+    ),
+    Mutant(
+        "every error is one of the hardware",
+        "wards.py",
+        '        case "hardware":\n            tell(turn, uuid, Faulted(reason))\n',
+        '        case "hardware" | "application" | "information":\n            tell(turn, uuid, Faulted(reason))\n',
+        by="tests/core/test_wards.py",
+    ),
+    Mutant(
+        "what comes back has nothing to prove",
+        "health.py",
+        "    if one.is_held:\n        return _enter(one, Health.QUARANTINED, now)\n    if not one.is_faulty:\n",
+        "    if True:\n",
+        by="tests/core/test_health.py",
+    ),
+    Mutant(
+        "quarantine takes no time",
+        "health.py",
+        "    until = None if one.is_held else now + span_s(terms, one.strikes)\n",
+        "    until = None if one.is_held else now\n",
+        rules=("nothing_starts_on_a_quarantined_device",),
+    ),
+    Mutant(
+        "who dies of its device is charged",
+        "facts.py",
+        '    if event.device_fault and event.code != 0 and worker.restart.policy != "never":\n',
+        "    if False:\n",
+        by="tests/core/test_wards.py",
+    ),
+    Mutant(
+        "our own kills are told as errors",
+        "wards.py",
+        "    return any(at is not None and turn.now - at <= ECHO_S for at in ended)\n",
+        "    return False\n",
+        by="tests/core/test_wards.py",
+    ),
+    Mutant(
+        "one service condemns a device",
+        "deaths.py",
+        "    return services if len(against) >= DEATHS_MIN and len(services) >= SERVICES_MIN else ()\n",
+        "    return services if len(against) >= DEATHS_MIN else ()\n",
+        by="tests/core/test_wards.py",
+    ),
+    Mutant(
+        "who dies everywhere speaks against each device",
+        "deaths.py",
+        "    against = [one.service for one in deaths if uuid in one.devices and one.service not in elsewhere]\n",
+        "    against = [one.service for one in deaths if uuid in one.devices]\n",
+        by="tests/core/test_wards.py",
+    ),
+)

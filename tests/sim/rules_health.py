@@ -1,0 +1,107 @@
+"""What sick devices may and may not do to a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supervisor.core.inventory import Health
+from supervisor.core.message import Cause, DeviceEventTold
+from supervisor.core.turn import DaemonState, Fleet
+from supervisor.core.worker import LIVING, RUNNING
+from tests.sim.trouble import EPSILON_S, Rule, Step
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+def nothing_starts_on_a_quarantined_device(world: World, step: Step) -> Iterator[str]:
+    """By what was told of it, whatever the books say."""
+    until = world.sickness.told.until
+    for spawn in step.spawns:
+        for share in spawn.launch.slice:
+            for uuid in _with_parent(step.after, share.uuid):
+                if until.get(uuid, 0.0) > step.now + EPSILON_S:
+                    yield f"{spawn.worker} starts on {uuid}, which is sick until {until[uuid]}"
+
+
+def a_fault_changes_no_worker_elsewhere(world: World, step: Step) -> Iterator[str]:
+    """Who lives on other devices is as before: same process, same state, and it is to stay where it is."""
+    if not isinstance(step.event, DeviceEventTold):
+        return
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or before.state not in LIVING:
+            continue
+        on = {uuid for share in before.occupied for uuid in _with_parent(step.before, share.uuid)}
+        if step.event.uuid in on:
+            continue
+        if after is None or (after.state, after.incarnation) != (before.state, before.incarnation):
+            yield f"{change.id} is on {sorted(on)} and is {after and after.state} by a fault of {step.event.uuid}"
+
+
+def who_leaves_a_sick_device_is_not_charged(world: World, step: Step) -> Iterator[str]:
+    """Neither when it is asked to leave, nor when it has ended of the fault."""
+    for change in step.changes:
+        before, after = change.before, change.after
+        if before is None or after is None or before.state not in LIVING or after.last_exit is before.last_exit:
+            continue
+        last = after.last_exit
+        is_restarted = before.restart.policy != "never" or before.cause is Cause.DEVICE
+        is_charged = after.history.failures > before.history.failures
+        if last is not None and last.cause is Cause.DEVICE and is_restarted and is_charged:
+            yield f"{change.id} is charged with a fault of its device"
+
+
+def nobody_stays_on_a_sick_device(world: World, step: Step) -> Iterator[str]:
+    """Unless the file says so, or only links are down and it has no use for them."""
+    fleet = step.after
+    on_fault = fleet.spec.health.on_fault if fleet.spec else "drain"
+    if fleet.state is DaemonState.STOPPING:
+        return
+    for uuid, ailment in fleet.ailments.items():
+        if ailment.health not in {Health.DRAINING, Health.QUARANTINED} or ailment.scope == "link":
+            continue
+        if on_fault == "ignore" and uuid not in fleet.spared:
+            continue
+        for worker in fleet.workers.values():
+            parts = {one for share in worker.occupied for one in _with_parent(fleet, share.uuid)}
+            if worker.state in RUNNING and uuid in parts:
+                yield f"{worker.id} stays on {uuid}, which is {ailment.health}"
+
+
+def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
+    """No healthy device is kept from those who wait: whatever is out of use, somebody has said something against it."""
+    for uuid, ailment in step.after.ailments.items():
+        is_out = ailment.health in {Health.DRAINING, Health.QUARANTINED, Health.PROBING}
+        if is_out and uuid not in world.sickness.told.ever:
+            yield f"{uuid} is {ailment.health}: {ailment.reason}"
+        if (
+            step.after.state is not DaemonState.STOPPING
+            and ailment.health is Health.DRAINING
+            and not any(
+                uuid in _with_parent(step.after, share.uuid)
+                for worker in step.after.workers.values()
+                for share in worker.occupied
+            )
+        ):
+            yield f"{uuid} is draining, and nobody is there"
+
+
+def is_told_sick(world: World, step: Step, uuid: str) -> bool:
+    """Whether somebody has said that a device, or the GPU that it is a part of, is not to be used."""
+    until = world.sickness.told.until
+    return any(until.get(one, 0.0) > step.now - EPSILON_S for one in _with_parent(step.after, uuid))
+
+
+def _with_parent(fleet: Fleet, uuid: str) -> tuple[str, ...]:
+    device = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
+    return (uuid,) if device is None or device.parent is None else (uuid, device.parent)
+
+
+RULES: tuple[Rule, ...] = (
+    nothing_starts_on_a_quarantined_device,
+    a_fault_changes_no_worker_elsewhere,
+    who_leaves_a_sick_device_is_not_charged,
+)
+STATE_RULES: tuple[Rule, ...] = (nobody_stays_on_a_sick_device, only_what_was_told_of_is_sick)
