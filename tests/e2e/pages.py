@@ -41,7 +41,7 @@ SETTLE_S = 3.0
 
 CHANGES = re.compile(
     r"(gpu-supervisor|systemctl)( --\w+ \S+)? (start|stop|restart|scale|reload|shutdown|enable|disable|kill|edit)\b"
-    r"|\b(kill|sed|mv|rm|cp|mkdir)\b|/crash|[^2&]> ?\w[^d]"
+    r"|\b(kill|sed|mv|rm|cp|mkdir)\b|/crash| -X POST | --json |[^2&]> ?\w[^d]"
 )
 """Commands to be given once; all others only look, and may look again until they see what the page says."""
 

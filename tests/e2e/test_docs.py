@@ -60,6 +60,9 @@ def test_every_service_file_is_a_good_one(page: Path, block: Block, tmp_path: Pa
     (tmp_path / "service.yaml").write_text("\n".join(block.lines))
     for name in re.findall(r"env_file: \[?([\w./-]+)", "\n".join(block.lines)):
         (tmp_path / name).write_text("")
+    for name in re.findall(r"http_token_file: ([\w./-]+)", "\n".join(block.lines)):
+        (tmp_path / name).write_text("a-token")
+        (tmp_path / name).chmod(0o600)
 
     done = subprocess.run(
         [sys.executable, "-m", "supervisor", "check", "service.yaml"],
