@@ -28,6 +28,9 @@ BACKLOG = 4096
 MODE = 0o666
 """Of a unix socket's file, as systemd's: who may connect is a matter of the folder it lies in."""
 
+LOOK_S = 0.5
+"""How long a start waits at the most for the file system in which a unix socket's file lies."""
+
 FIRST = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
@@ -128,9 +131,11 @@ class ServiceSockets:
     def _listening(self, address: Address) -> socket.socket:
         if address not in self._bound:
             raise OSError(errno.EAGAIN, f"{address} is not bound")
-        listener = self._bound[address].socket
-        _revive(listener)
-        return listener
+        bound = self._bound[address]
+        if bound.file is not None:
+            bound = self._bound[address] = _with_file(address, bound)
+        _revive(bound.socket)
+        return bound.socket
 
     def _take(self, found: Mapping[Address, _Bound | str]) -> None:
         for address, one in found.items():
@@ -142,6 +147,36 @@ class ServiceSockets:
         if not self._is_closed:
             refused = {address: one for address, one in found.items() if isinstance(one, str)}
             self._post(SocketsBound(tuple(one for one in found if one not in refused), refused))
+
+
+def _with_file(address: Address, bound: _Bound) -> _Bound:
+    """
+    The socket with its file: another one where somebody has removed that, which no socket gets back.
+
+    So it is made where a worker starts, who serves it: those that run have the old one, which nobody finds any more. A
+    file system that does not answer is not waited for, nor what others have put there removed.
+    """
+    lock, found = threading.Lock(), [bound]
+
+    def work() -> None:
+        if os.path.lexists(address.host):
+            return
+        new = _try(address, [])
+        with lock:
+            if isinstance(new, _Bound) and found:
+                found.append(new)
+            elif isinstance(new, _Bound):
+                _close(address, new)  # Nobody waits for it any more.
+
+    thread = threading.Thread(target=work, name="bind", daemon=True)
+    thread.start()
+    thread.join(LOOK_S)
+    with lock:
+        newest = found[-1]
+        found.clear()
+    if newest is not bound:
+        bound.socket.close()
+    return newest
 
 
 def _try(address: Address, ours: list[socket.socket]) -> _Bound | str:

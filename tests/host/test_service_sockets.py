@@ -294,6 +294,30 @@ async def test_a_socket_that_a_worker_has_shut_down_listens_again_for_the_next()
 
 
 @in_loop
+async def test_a_file_that_somebody_has_removed_is_there_again_for_the_next_worker(folder: Path) -> None:
+    """Nobody finds the old socket any more; what a stranger has put into its place is left alone."""
+    address = unix(folder / "a.sock")
+    with sockets() as (ours, told):
+        await bind(ours, told, address)
+        os.unlink(address.host)  # noqa: PTH108
+
+        (fd,) = ours.copies([Socket("http", address)]).values()
+        with socket.socket(fileno=fd) as theirs, call(address):
+            theirs.accept()[0].close()
+        inode = os.stat(address.host).st_ino  # noqa: PTH116
+        os.close(*ours.copies([Socket("http", address)]).values())
+        assert os.stat(address.host).st_ino == inode  # noqa: PTH116
+
+        os.unlink(address.host)  # noqa: PTH108
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.bind(address.host)
+            stranger.listen()
+            os.close(*ours.copies([Socket("http", address)]).values())
+            ours.close()
+            assert list(folder.iterdir())  # noqa: ASYNC240
+
+
+@in_loop
 async def test_sockets_that_are_not_there_leave_nothing_open() -> None:
     """What was copied before is closed."""
     address = Address("tcp", "127.0.0.1", free_port())
