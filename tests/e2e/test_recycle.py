@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.e2e.conftest import StartDaemon
 from tests.nvml.fake import FakeBox
 
+GIB = 1024**3
 HUNGRY = "python3 -c 'import time; have = bytearray(64 << 20); time.sleep(1000)'"
 
 
@@ -46,6 +47,21 @@ def test_one_that_has_grown_on_the_host_is_replaced_once_it_is_healthy(start: St
     workers = daemon.wait(lambda now: now["llm/0"]["last_exit"] is not None, "an end")
 
     assert workers["llm/0"]["last_exit"]["cause"] == "recycle"
+
+
+def test_one_that_has_grown_on_its_gpu_is_replaced_alone(start: StartDaemon, box: FakeBox) -> None:
+    """As the driver shows it; the other is below, and stays."""
+    daemon = start(service(2, "{gpu_memory: 10GiB}"), box=box)
+    first = daemon.wait_states(llm="ready")
+    for worker, amount in (("llm/0", 9 * GIB), ("llm/1", 11 * GIB)):
+        box.claim(int(str(first[worker]["pid"])), box.uuids[int(worker[-1])], amount)
+
+    workers = daemon.wait(lambda now: now["llm/1"]["restarts"] == 1 and now["llm/1"]["state"] == "ready", "another one")
+
+    assert workers["llm/1"]["last_exit"]["cause"] == "recycle"
+    assert workers["llm/1"]["gpus"] == first["llm/1"]["gpus"]
+    assert workers["llm/0"]["pid"] == first["llm/0"]["pid"]
+    assert "recycle.gpu_memory is 10240 MiB" in daemon.cli("events", "llm/1").stdout
 
 
 def test_one_below_its_limits_stays(start: StartDaemon, box: FakeBox) -> None:

@@ -11,6 +11,7 @@ from tests.mutants.planted_order import ORDER
 from tests.mutants.planted_orders import ORDERS
 from tests.mutants.planted_plan import PLAN
 from tests.mutants.planted_probes import PROBES
+from tests.mutants.planted_recycle import RECYCLE
 from tests.mutants.planted_release import RELEASE
 from tests.mutants.planted_rollout import ROLLOUT, SURGE
 from tests.mutants.planted_sockets import SOCKETS
@@ -19,6 +20,7 @@ from tests.mutants.planted_surroundings import SURROUNDINGS
 
 MUTANTS: tuple[Mutant, ...] = (
     *ADMISSION,
+    *RECYCLE,
     *RELEASE,
     *HEALTH,
     *PROBES,
