@@ -137,6 +137,11 @@ class Supervisor(ABC):
 
     @property
     @abstractmethod
+    def file(self) -> Path:
+        """What it reads of its programs."""
+
+    @property
+    @abstractmethod
     def output(self) -> str:
         """All that it and its workers have written."""
 

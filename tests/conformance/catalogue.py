@@ -305,6 +305,27 @@ RELOADS = (
     Case("E11", "None, and four again", _here("reload", "to_nothing_and_back")),
     Case("E12", "One service's command changes: only that is restarted", _CHANGED),
     Case("E13", "A service gets another name: the new one starts, the old one ends", _CHANGED),
+    Case(
+        "E14",
+        "The new command fails to start: one worker alone tries it, the rest keep the old one, and it goes back",
+        _e2e("rollout", "a_canary_that_fails_leaves_the_others_and_goes_back"),
+    ),
+    Case(
+        "E16",
+        "Rolling with room for one more: the new one is ready before an old one is told to stop",
+        _e2e("rollout", "with_surge_another_one_serves_before_anybody_goes"),
+    ),
+    Case(
+        "E18",
+        "More workers are asked for than there may be: told, nothing changes",
+        _core("orders", "counts_that_the_file_does_not_allow_are_refused"),
+        but="by `scale`; TTIN and TTOU mean nothing to it",
+    ),
+    Case(
+        "E20",
+        "The file is swapped behind a symbolic link: the new one is read",
+        _here("reload", "a_file_that_is_swapped_behind_a_link_is_read_anew"),
+    ),
 )
 
 MASTERS = (
@@ -320,6 +341,11 @@ MASTERS = (
         _here("master", "asked_to_end_several_times_it_ends_well"),
     ),
     Case(
+        "F04",
+        "SIGINT during the start: all that have been started are asked to end, status 0",
+        _here("master", "an_interrupt_during_the_start_ends_those_that_have_been_started"),
+    ),
+    Case(
         "F06",
         "SIGKILL of the supervisor, and another one: no worker runs twice",
         _here("master", "after_its_death_nothing_runs_twice")
@@ -331,6 +357,7 @@ MASTERS = (
         "The same when a pid is somebody else's by now: left alone",
         _host("leftovers", "a_number_that_was_used_again_is_nobody_of_ours"),
     ),
+    Case("F10", "It executes itself anew under load: the same workers", but="not yet: `upgrade` is refused by name"),
     Case(
         "F13",
         "A second one on the same socket: refused, with the pid of the first",
@@ -348,6 +375,14 @@ MASTERS = (
         _e2e("hostile_hosts", "a_stderr_that_takes_nothing_stops_nothing", "a_stderr_that_nobody_reads_stops_nothing"),
     ),
     Case(
+        "F17",
+        "A storm of orphans: all reaped, nobody waits for it",
+        _host("shim_trees", "wide_and_deep_tree_is_killed", "tree_that_forks_while_it_is_killed_does_not_win")
+        + _e2e("hostile_hosts", "as_pid_1_it_hands_on_signals_and_reaps"),
+        but="hundreds and not ten thousand, which take longer to make than to reap; each falls to the shim of its own "
+        "worker, so that the daemon's loop has no part in it",
+    ),
+    Case(
         "F18",
         "As PID 1 of a container: reaps, hands on signals",
         _e2e("hostile_hosts", "as_pid_1_it_hands_on_signals_and_reaps", "as_pid_1_it_ends_as_the_daemon_ends"),
@@ -361,6 +396,26 @@ MASTERS = (
         "F20",
         "It may not run for a while (SIGSTOP): nobody is ended, deaths are seen",
         _here("master", "it_may_not_run_for_a_while"),
+    ),
+    Case(
+        "F21",
+        "`systemctl stop` while workers need their time: they get it, within the limit of the unit",
+        (
+            "systemd/test_box.py::test_workers_get_their_grace_whatever_limit_the_manager_has",
+            "test_herald.py::test_stopping_asks_for_the_time_that_it_takes",
+        ),
+        but="`make test-systemd`, in a container with a systemd of its own, and not of every `make test`",
+    ),
+    Case(
+        "F22",
+        "READY=1 once the start is over, and a true STATUS",
+        (
+            "test_herald.py::test_ready_is_told_once_with_the_words",
+            *_core("standing", "it_is_up_once_every_worker_has_been_spawned", "words_name_the_worst_and_why"),
+            "systemd/test_box.py::test_start_waits_for_no_model",
+        ),
+        but="it waits for no worker to be ready, since a model may take minutes; who wants that asks "
+        "`status --wait ready`",
     ),
 )
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.conformance.adapter import Program, Seen, State, Supervisor, Workers
@@ -40,6 +41,10 @@ class Ours(Supervisor):
     @property
     def pid(self) -> int:
         return self.daemon.pid
+
+    @property
+    def file(self) -> Path:
+        return self.daemon.file
 
     @property
     def output(self) -> str:

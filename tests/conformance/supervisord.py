@@ -53,13 +53,13 @@ class Supervisord(Supervisor):
     harmless = (signal.SIGCHLD, signal.SIGUSR2)
 
     def begin(self, programs: Mapping[str, Program]) -> None:
-        self.file = self.home / "supervisord.conf"
+        self._file = self.home / "supervisord.conf"
         self.rewrite(programs)
         program = os.environ["CONFORMANCE_SUPERVISORD"]
         inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         with (self.home / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, program, "-n", "-c", str(self.file)],
+                [*self.prefix, program, "-n", "-c", str(self._file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,6 +71,10 @@ class Supervisord(Supervisor):
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def file(self) -> Path:
+        return self._file
 
     @property
     def output(self) -> str:
@@ -96,11 +100,11 @@ class Supervisord(Supervisor):
 
     def rewrite(self, programs: Mapping[str, Program] | str | None) -> None:
         if programs is None:
-            self.file.unlink()
+            self._file.unlink()
             return
-        new = self.file.with_suffix(".new")
+        new = self._file.with_suffix(".new")
         new.write_text(programs if isinstance(programs, str) else render(self.home, programs))
-        new.replace(self.file)
+        new.replace(self._file)
 
     def reload(self) -> int:
         return self._control("update")
@@ -147,7 +151,7 @@ class Supervisord(Supervisor):
 
     def _control(self, *words: str) -> int:
         program = Path(os.environ["CONFORMANCE_SUPERVISORD"]).with_name("supervisorctl")
-        command = [str(program), "-c", str(self.file), *words]
+        command = [str(program), "-c", str(self._file), *words]
         return subprocess.run(command, check=False, capture_output=True, timeout=60, cwd=self.home).returncode
 
 

@@ -29,6 +29,19 @@ def test_asked_to_end_several_times_it_ends_well(supervise: Supervise) -> None:
     assert "Traceback" not in one.output
 
 
+def test_an_interrupt_during_the_start_ends_those_that_have_been_started(supervise: Supervise) -> None:
+    """F04: SIGINT while nobody is up yet; each is asked to end, as later."""
+    script = "on(signal.SIGTERM, 'term', lambda: os._exit(0)); say('set'); forever()"
+    one = supervise(job=Program(script, workers=3, ready_s=60.0))
+    one.wait_diary("set", times=3)
+
+    one.send(signal.SIGINT)
+
+    assert one.wait(20.0) == 0, "does not end with 0"
+    assert len(one.diary("term")) == 3
+    assert "Traceback" not in one.output
+
+
 def test_after_its_death_nothing_runs_twice(supervise: Supervise) -> None:
     """F06, without adoption: SIGKILL of the supervisor, and another one; workers say at their start whom they find."""
     one = supervise(job=Program("forever()", workers=2))

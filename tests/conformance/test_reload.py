@@ -88,6 +88,25 @@ def test_only_what_changed_is_restarted(supervise: Supervise) -> None:
     assert not any(is_alive(pid) for name, pid in before.items() if name != "same/0" and pid is not None)
 
 
+def test_a_file_that_is_swapped_behind_a_link_is_read_anew(supervise: Supervise) -> None:
+    """E20: as a ConfigMap of Kubernetes is renewed."""
+    one = supervise(job=Program("forever()"))
+    before = pids(one, one.wait_state("up"))
+    first, second, new = (one.home / name for name in ("first", "second", "new"))
+    one.file.rename(first)
+    one.rewrite({"job": Program("forever()", workers=2)})
+    one.file.rename(second)
+    one.file.symlink_to(first)
+
+    assert one.reload() == 0
+    new.symlink_to(second)
+    new.replace(one.file)
+    assert one.reload() == 0
+
+    one.wait_for(lambda now: set(now) == {"job/0", "job/1"}, "two")
+    assert pids(one, before) == before, "restarts its worker"
+
+
 def test_hangups_in_a_row_restart_nobody(supervise: Supervise) -> None:
     """E05, E06: of a file that has not changed, from the first moment on."""
     one = supervise(job=JOB)
