@@ -13,7 +13,8 @@ unit=$folder/gpu-supervisor@.service
 sed "s|/opt/gpu-supervisor/bin/gpu-supervisor|/bin/true|" "$here/gpu-supervisor@.service" >"$unit"
 
 # It ends with 0 also after words about unknown keys and bad values.
-systemd-analyze verify --man=no "$unit" 2>"$folder/said" || echo "it ended with $?" >>"$folder/said"
+cp "$here/gpu-supervisor@.socket" "$folder"
+systemd-analyze verify --man=no "$unit" "$folder/gpu-supervisor@.socket" 2>"$folder/said" || echo "it ended with $?" >>"$folder/said"
 if [ -s "$folder/said" ]; then
   echo 'cannot use systemd/gpu-supervisor@.service: systemd-analyze verify has something to say' >&2
   cat "$folder/said" >&2

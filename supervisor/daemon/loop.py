@@ -83,7 +83,7 @@ from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
 from supervisor.front.guests import QUIET
 from supervisor.host import limits
-from supervisor.host.activation import Inherited, take_sockets
+from supervisor.host.activation import Inherited, find_control, take_sockets
 from supervisor.host.clock import Clock
 from supervisor.host.console import configure_logging, wants_colour
 from supervisor.host.crashes import Crashes, crashes_path, state_folder
@@ -94,7 +94,7 @@ from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
 from supervisor.host.locks import Locks
 from supervisor.host.machine import installed_vendors, read_memory
 from supervisor.host.sink import Sink
-from supervisor.host.sockets import bind_control
+from supervisor.host.sockets import adopt_control, bind_control
 from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
 
 log = structlog.get_logger()
@@ -128,7 +128,9 @@ def run(file: Path, *, instance: str | None, socket: str | None, pool_all: bool)
         raise SpecRefused(first.problems)
     pool = survey.find_pool(os.environ, pool_all=pool_all)
     path = rendezvous.control_path(socket, instance, os.environ, os.geteuid())
-    door = Door(bind_control(path))
+    given = find_control(inherited, str(path))
+    inherited = tuple(one for one in inherited if one is not given)
+    door = Door(bind_control(path) if given is None else adopt_control(given.socket, given.path))
     try:
         limits.raise_descriptor_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 from supervisor.core.file.listen import Address
 
 FIRST = 3
 """SD_LISTEN_FDS_START."""
+
+CONTROL = "control"
+"""FileDescriptorName of the control socket; those of services have a dot in theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,12 @@ class Inherited:
     name: str
     address: Address | None
     socket: socket.socket
+
+    @property
+    def path(self) -> Path:
+        """Of a unix socket."""
+        assert self.address is not None
+        return Path(self.address.host)
 
 
 def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[Inherited, ...]:
@@ -60,6 +70,13 @@ def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[Inherited
         one.setblocking(True)
         found.append(Inherited(named.get(fd, ""), _address_of(one), one))
     return tuple(found)
+
+
+def find_control(inherited: Iterable[Inherited], path: str) -> Inherited | None:
+    """The one that is the daemon's control socket: named ``control``, or else bound where we would have bound it."""
+    found = [one for one in inherited if one.address is not None and one.address.kind == "unix"]
+    named = [one for one in found if one.name == CONTROL]
+    return next(iter(named or [one for one in found if one.address and one.address.host == path]), None)
 
 
 def _address_of(one: socket.socket) -> Address | None:

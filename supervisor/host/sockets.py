@@ -35,17 +35,19 @@ class BoundControl:
         lock: Descriptor that holds the lock beside it.
         path: Of the socket.
         inode: Device and inode of the socket's file.
+        is_inherited: A service manager has made it, and keeps it too.
     """
 
     socket: socket.socket
     lock: int
     path: Path
     inode: tuple[int, int]
+    is_inherited: bool = False
 
     def close(self) -> None:
-        """Stop listening and remove what is ours; a file that somebody else put in its place stays."""
+        """Stop listening and remove what is ours; a file that somebody else made, or put in its place, stays."""
         with suppress(OSError):
-            if _inode(self.path) == self.inode:
+            if not self.is_inherited and _inode(self.path) == self.inode:
                 self.path.unlink()
         self.socket.close()
         _unlock(self.lock, lock_path(self.path))
@@ -79,6 +81,30 @@ def bind_control(path: Path, *, tmp: Path = Path(TMP)) -> BoundControl:
         raise CannotError(f"listen on {path}", words(error), hint="name another place with --socket") from error
 
 
+def adopt_control(listener: socket.socket, path: Path) -> BoundControl:
+    """
+    Take a control socket that a service manager has made and listens on; its file is his, the lock beside it ours.
+
+    Args:
+        listener: Owned from now on.
+        path: At which it listens.
+
+    Raises:
+        CannotError: Another daemon has it (75), or others than its owner and its group may connect.
+    """
+    try:
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if mode & stat.S_IRWXO:
+            hint = "write SocketMode=0600 in the unit of the socket"
+            raise CannotError(f"listen on {path}", f"everybody may connect to it (mode {mode:04o})", hint=hint)
+        inode = _inode(path)
+        lock = _lock(path)
+    except OSError as error:
+        raise CannotError(f"listen on {path}", words(error), hint="start the unit of the socket anew") from error
+    listener.setblocking(False)
+    return BoundControl(listener, lock, path, inode, is_inherited=True)
+
+
 def renew_control(bound: BoundControl, *, tmp: Path = Path(TMP)) -> BoundControl | None:
     """
     Make the socket's file anew where somebody has removed it, or where it is a dead one's.
@@ -96,6 +122,9 @@ def renew_control(bound: BoundControl, *, tmp: Path = Path(TMP)) -> BoundControl
     path, name = bound.path, lock_path(bound.path)
     if _is_at(path, bound.inode) and _is_at(name, _inode(bound.lock)):
         return None
+    if bound.is_inherited:
+        cause = "it is gone, and a service manager has made it, which has to be asked for another one"
+        raise CannotError(f"listen on {path} again", cause)
     try:
         _make_folder(path.parent, tmp)
         with ExitStack() as undo:

@@ -5,11 +5,26 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import sys
 
 import pytest
 
 from tests.e2e.conftest import StartDaemon
 from tests.e2e.harness import RunningDaemon, wait_for
+
+MANAGER = """
+import os, socket, sys
+path = os.environ["GPU_SUPERVISOR_SOCKET"]
+os.umask(0o177)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+listener.listen()
+os.umask(0o022)
+os.dup2(listener.fileno(), 60), os.dup2(60, 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="control")
+os.closerange(4, 100)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 FILE = "services: {job: {command: sleep 1000, ready: {after: 50ms}}}"
 
@@ -117,3 +132,19 @@ def test_a_file_in_its_place_is_left_alone_until_it_is_gone(start: StartDaemon) 
     daemon.send(signal.SIGHUP)
 
     wait_for(daemon.status, lambda: daemon.output)
+
+
+def test_a_socket_that_a_service_manager_has_made_is_served_and_left_to_him(start: StartDaemon) -> None:
+    """Its file is there before the daemon and after it; a second daemon is kept off, workers find nothing of it."""
+    daemon = start(FILE, prefix=(sys.executable, "-c", MANAGER))
+    daemon.wait_states(job="ready")
+    inode = daemon.socket.stat().st_ino
+    assert "socket.unclaimed" not in daemon.output
+
+    daemon.send(signal.SIGHUP)
+    wait_for(lambda: daemon.status()["daemon"]["generation"] == 2, lambda: daemon.output)
+    assert daemon.cli("run", str(daemon.file)).returncode == 75
+
+    assert daemon.stop() == 0
+    assert daemon.socket.stat().st_ino == inode
+    assert not daemon.socket.with_name("control.sock.lock").exists()

@@ -10,6 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from supervisor.core.file.listen import Address
+from supervisor.host.activation import Inherited, find_control
+
 PROGRAM = """
 import os, sys
 from supervisor.host.activation import take_sockets
@@ -62,3 +65,19 @@ def test_what_was_meant_for_another_process_is_left_alone() -> None:
     """A shell may have left the variables in the environment."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         assert handed("a", one, whose="another") == ["[]"]
+
+
+def test_the_control_socket_is_known_by_its_name_or_its_place() -> None:
+    """Nothing else is taken for it."""
+    with socket.socket(socket.AF_UNIX) as one:
+        named = Inherited("control", Address("unix", "/elsewhere"), one)
+        placed = Inherited("", Address("unix", "/run/control.sock"), one)
+        others = (
+            Inherited("control", None, one),
+            Inherited("control", Address("tcp", "127.0.0.1", 80), one),
+            Inherited("web.http", Address("unix", "/other"), one),
+        )
+
+        assert find_control((*others, placed, named), "/run/control.sock") is named
+        assert find_control((*others, placed), "/run/control.sock") is placed
+        assert find_control(others, "/run/control.sock") is None

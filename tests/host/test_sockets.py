@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.errors import CannotError
-from supervisor.host.sockets import bind_control
+from supervisor.host.sockets import adopt_control, bind_control, renew_control
 from supervisor.rendezvous import private_folder
 from tests.host import looping
 
@@ -224,3 +224,41 @@ def test_path_too_long_is_told(tmp_path: Path) -> None:
     """The kernel's limit is named before the kernel is asked."""
     with pytest.raises(CannotError, match="at most 107 bytes"):
         bind_control(tmp_path / ("x" * 100) / "control.sock")
+
+
+def inherited(path: Path, mode: int = 0o600) -> socket.socket:
+    """As a service manager makes one."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    path.chmod(mode)
+    return listener
+
+
+def test_one_that_a_service_manager_has_made_is_his_also_at_the_end(tmp_path: Path) -> None:
+    """Ours is only the lock beside it; and its file cannot be made anew."""
+    path = tmp_path / "control.sock"
+    control = adopt_control(inherited(path), path)
+    with pytest.raises(CannotError, match="another daemon"):
+        bind_control(path)
+    assert renew_control(control) is None
+
+    control.close()
+
+    assert [one.name for one in tmp_path.iterdir()] == ["control.sock"]
+
+    again = adopt_control(inherited(tmp_path / "other.sock"), tmp_path / "other.sock")
+    (tmp_path / "other.sock").unlink()
+    with pytest.raises(CannotError, match="a service manager has made it"):
+        renew_control(again)
+    again.close()
+
+
+def test_one_that_everybody_may_connect_to_is_refused(tmp_path: Path) -> None:
+    """Whoever connects may stop everything."""
+    path = tmp_path / "control.sock"
+    with inherited(path, 0o666) as listener, pytest.raises(CannotError, match="everybody may connect") as refused:
+        adopt_control(listener, path)
+
+    assert "SocketMode=0600" in (refused.value.hint or "")
+    assert not path.with_name("control.sock.lock").exists()

@@ -25,6 +25,7 @@ RECYCLE: tuple[Mutant, ...] = (
         "recycle.py",
         "    return not any(mine & it.devices for it in fleet.recycling.values())\n",
         "    return True\n",
+        by=_TESTS,
     ),
     Mutant(
         "recycling is told as the operator's doing",
