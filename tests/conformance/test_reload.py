@@ -94,7 +94,7 @@ def test_a_file_that_is_swapped_behind_a_link_is_read_anew(supervise: Supervise)
     before = pids(one, one.wait_state("up"))
     first, second, new = (one.home / name for name in ("first", "second", "new"))
     one.file.rename(first)
-    one.rewrite({"job": Program("forever()", workers=2)})
+    one.rewrite({"job": Program("forever()"), "born": Program("forever()")})
     one.file.rename(second)
     one.file.symlink_to(first)
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_swapped_behind_a_link_is_read_anew(supervise: Supervise)
     new.replace(one.file)
     assert one.reload() == 0
 
-    one.wait_for(lambda now: set(now) == {"job/0", "job/1"}, "two")
+    one.wait_for(lambda now: set(now) == {"job/0", "born/0"}, "both")
     assert pids(one, before) == before, "restarts its worker"
 
 

@@ -62,12 +62,6 @@ RECYCLE: tuple[Mutant, ...] = (
         by=_TESTS,
     ),
     Mutant(
-        "recycling goes on beside a roll-out",
-        "recycle.py",
-        "or worker.down or service in fleet.rolling:\n",
-        "or worker.down:\n",
-    ),
-    Mutant(
         "a file without recycle does not take it back",
         "intents.py",
         '    after = evolve(after, worn="")\n',

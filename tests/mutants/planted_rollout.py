@@ -109,6 +109,7 @@ SURGE = (
         "rollout.py",
         "        ready=standing.ready + theirs.ready,\n",
         "        ready=standing.ready + len(extras),\n",
+        by="tests/core/test_surge.py",
     ),
     Mutant(
         "an extra worker beside one of its service",
