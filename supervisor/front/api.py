@@ -37,6 +37,9 @@ log = structlog.get_logger()
 GATHER_S = 0.1
 """Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
 
+QUIET_S = 10.0
+"""Between two log lines about tokens that are wrong."""
+
 BODY_S = 10.0
 """Bodies are small: one that takes longer is not coming."""
 
@@ -97,15 +100,27 @@ class _Api:
         self._gate = gate
         self._limits: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
         self._is_ended = False
+        self._quiet_until = 0.0
 
     async def serve(self, route: Route, request: web.Request) -> web.StreamResponse:
         """Read what a request says, and let the handler of its route answer."""
-        sees_all = self._gate is None or self._gate().knows(request, route)
+        sees_all = self._gate is None or self._knows(self._gate(), route, request)
         body = await _read_body(route, request, self._body_s)
         query = {} if route.takes else read_query(route.params, request.query)
         handler = partial(self.order, route.name) if route.takes == "targets" else getattr(self, route.name)
         answer: web.StreamResponse = await handler(_Call(request, query, body, sees_all))
         return answer
+
+    def _knows(self, gate: Gate, route: Route, request: web.Request) -> bool:
+        """Whether it comes with the token; who guesses is told of, though not for every guess."""
+        try:
+            return gate.knows(request, route)
+        except RefusedError:
+            now = asyncio.get_running_loop().time()
+            if hdrs.AUTHORIZATION in request.headers and now >= self._quiet_until:
+                self._quiet_until = now + QUIET_S
+                log.warning("http.denied", **read_peer(request), method=route.method, path=route.path)
+            raise
 
     async def status(self, call: _Call) -> web.Response:
         wait, target = call.query["wait"], call.query["target"]

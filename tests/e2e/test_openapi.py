@@ -15,7 +15,7 @@ from tests.e2e.test_http import ask, free_port, write_token
 from tests.nvml.fake import FakeBox
 
 TOKEN = "a-token-of-32-characters-or-more-"
-EXAMPLES = 8
+EXAMPLES = 5
 """Of each operation: some seconds in all."""
 
 WAITING = {"wait", "timeout"}

@@ -7,8 +7,12 @@ import base64
 import hashlib
 import re
 import socket
+from collections.abc import AsyncGenerator
+from itertools import count
+from typing import Any
 
 import pytest
+import structlog
 
 from supervisor.front.routes import ROUTES
 from tests.front.fakes import PATIENCE_S, FakeFace, a_device, a_status, a_worker, an_exit
@@ -73,10 +77,16 @@ async def test_everything_else_needs_the_token(route: object) -> None:
     assert face.asked == []
 
 
-async def test_a_wrong_token_is_not_taken_for_none() -> None:
-    """Who sends one wants to see more; that it is the wrong one is better said."""
-    async with serving_tcp(a_face()) as served:
-        assert (await served.ask("GET", "/v1/status", "Authorization: Bearer wrong")).status == 401
+async def test_a_wrong_token_is_not_taken_for_none_and_is_told_of() -> None:
+    """Who sends one wants to see more. The log says who guesses, not what, and not for every guess."""
+    with structlog.testing.capture_logs() as logs:
+        async with serving_tcp(a_face()) as served:
+            for _ in range(3):
+                assert (await served.ask("GET", "/v1/status", "Authorization: Bearer guessed")).status == 401
+
+    (line,) = logs
+    assert (line["event"], line["path"], line["peer"].split(":")[0]) == ("http.denied", "/v1/status", "127.0.0.1")
+    assert "guessed" not in str(line)
 
 
 async def test_where_the_file_names_no_token_nothing_opens_what_needs_one() -> None:
@@ -339,17 +349,41 @@ async def test_who_does_not_read_is_cut_off() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         writer.write(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            while not served.house.count:  # noqa: ASYNC110 - Nobody tells.
+                await asyncio.sleep(0.01)
         await _wait_gone(served)
         writer.close()
         del reader
 
 
+async def test_a_stream_that_nobody_reads_ends_for_its_source_too() -> None:
+    """What workers say does not pile up for a client that has stopped reading."""
+    face = a_face()
+    closed = asyncio.Event()
+
+    async def logs(*_: object, **__: object) -> AsyncGenerator[Any, None]:
+        line = {"worker": "llm/0", "incarnation": 1, "at": "", "line": "x" * 10_000}
+        try:
+            for number in count():
+                yield {"lines": [{"number": number, **line}]}
+        finally:
+            closed.set()
+
+    face.logs = logs  # type: ignore[method-assign]
+    async with serving_tcp(face, patience_s=0.5) as served:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+        writer.write(f"GET /v1/logs HTTP/1.1\r\nHost: localhost\r\n{BEARER}\r\n\r\n".encode())
+        async with asyncio.timeout(PATIENCE_S):
+            await closed.wait()
+        await _wait_gone(served)
+        writer.close()
+
+
 async def _wait_gone(served: Served) -> None:
-    """Return when somebody has come and nobody is there any more."""
+    """Return when nobody is there any more."""
     async with asyncio.timeout(PATIENCE_S):
-        while not served.house.count:  # noqa: ASYNC110 - Nobody tells.
-            await asyncio.sleep(0.01)
-        while served.house.count:  # noqa: ASYNC110
+        while served.house.count:  # noqa: ASYNC110 - Nobody tells.
             await asyncio.sleep(0.01)
 
 
