@@ -1,5 +1,5 @@
 """
-Bring the generated parts of the README up to date, or (--check) say whether they are.
+Bring the generated parts of these pages up to date, or (--check) say whether they are.
 
     python docs/generate.py [--check]
 """
@@ -15,14 +15,14 @@ from supervisor.core.diagram import mermaid
 from supervisor.core.schema import make_schema
 
 DOCS = Path(__file__).parent
-README = DOCS.parent / "README.md"
+DESIGN = DOCS / "design.md"
 REFERENCE = DOCS / "service-file.md"
 
 HEAD = """\
 # The service file
 
 Every key, generated from what reads it (`make docs`).
-What goes together, and what a worker finds in its environment, is said in the [README](../README.md#the-service-file).
+What goes together, and what a worker finds in its environment, is said in the [reference](reference.md).
 `gpu-supervisor schema` prints the same for editors; `gpu-supervisor check FILE` says what is wrong with a file.
 
 Durations are written `500ms 10s 5m 2h 1d`, bare numbers are seconds.
@@ -33,9 +33,9 @@ Keys that start with `x-` are yours.
 
 def main() -> int:
     """Exit status 1 when --check finds something out of date."""
-    readme = README.read_text()
+    design = DESIGN.read_text()
     new = {
-        README: generate(readme, {"states": f"```mermaid\n{mermaid().strip()}\n```"}),
+        DESIGN: generate(design, {"states": f"```mermaid\n{mermaid().strip()}\n```"}),
         REFERENCE: describe(make_schema()),
     }
     if "--check" in sys.argv[1:]:

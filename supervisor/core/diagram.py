@@ -1,4 +1,4 @@
-"""The state table as a picture for the README: what `table` says, in Mermaid's words. Changes and decides nothing."""
+"""The state table as a picture for a page: what `table` says, in Mermaid's words. Changes and decides nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
 The state machine of a worker: every state x event, `IGNORE` and `IMPOSSIBLE` included, and `step`, which walks it.
 
-The diagram in the README is made from this table.
+The diagram in the docs is made from this table.
 """
 
 from __future__ import annotations
