@@ -28,6 +28,7 @@ BECAUSE: Mapping[str, str] = {
     "StartAsked": "`start` was asked for",
     "RestartAsked": "`restart` was asked for",
     "KillAsked": "an end at once was asked for",
+    "Evicted": "a GPU of it is sick",
 }
 """Why a worker changed its state, by the event that did it."""
 
