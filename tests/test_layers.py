@@ -31,7 +31,14 @@ SIBLINGS = {"rendezvous": {"core"}, "core": {"rendezvous"}, "front": {"host"}, "
 
 OWNERS: Mapping[str, set[str]] = {
     # Together the prober, a process of its own.
-    "pynvml": {"host/links.py", "host/nvml.py", "host/prober.py", "host/sensors.py", "host/vitals.py"},
+    "pynvml": {
+        "host/links.py",
+        "host/nvml.py",
+        "host/prober.py",
+        "host/sensors.py",
+        "host/vitals.py",
+        "host/watcher.py",
+    },
     "yaml": {"host/yaml_tree.py"},
     "psutil": {"host/machine.py"},
     "pwd": {"host/accounts.py"},
@@ -45,7 +52,8 @@ OWNERS: Mapping[str, set[str]] = {
         *(f"front/{name}.py" for name in ("api", "callers", "gate", "guests", "problem", "stream", "web_page")),
     },
     "click": {
-        *("cli/commands.py", "cli/complete.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py", "cli/schema.py"),
+        *("cli/commands.py", "cli/complete.py", "cli/devices.py", "cli/grammar.py", "cli/operate.py", "cli/outcome.py"),
+        "cli/schema.py",
     },
     "random": set(),
     "secrets": set(),
@@ -66,7 +74,14 @@ OWNERS: Mapping[str, set[str]] = {
     "os.execve": set(),
     "os.execvp": set(),
     "os.execvpe": set(),
-    "signal.signal": {"cli/screen.py", "host/cuda.py", "host/keeper.py", "host/prober.py", "host/shim.py"},
+    "signal.signal": {
+        "cli/screen.py",
+        "host/cuda.py",
+        "host/keeper.py",
+        "host/prober.py",
+        "host/shim.py",
+        "host/watcher.py",
+    },
 }
 """Modules and functions, and the only files that may use them."""
 

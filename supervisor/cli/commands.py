@@ -17,6 +17,7 @@ import click
 
 from supervisor import __version__
 from supervisor.cli import complete, operate, schema, terminal
+from supervisor.cli.devices import COMMANDS as DEVICE_COMMANDS
 from supervisor.cli.grammar import NOT_YET, PROGRAM, Commands, Where, as_json, at_daemon, refuse
 from supervisor.cli.outcome import (
     EXIT_BAD_FILE,
@@ -121,12 +122,17 @@ def plan(where: Where, file: str, *, is_json: bool) -> int:
     return EXIT_NOT_ALL if any(has_no_place(row) for row in answer["workers"]) else 0
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @as_json
 @at_daemon
 def devices(where: Where, *, is_json: bool) -> int:
-    """Show the GPUs, their health, and who is on them."""
+    """Show the GPUs, their health, and who is on them; or take one out of use."""
     from supervisor.front.show import devices_page
+
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        context.obj = where
+        return 0
 
     client = _client_or_none(where)
     if client is None:
@@ -137,6 +143,10 @@ def devices(where: Where, *, is_json: bool) -> int:
         answer = client.get("/v1/devices", {"figures": "1"}, thing="show the devices")
     _put(answer, lambda bars: devices_page(answer, bars=bars), is_json=is_json)
     return 0
+
+
+for _command in DEVICE_COMMANDS:
+    devices.add_command(_command)
 
 
 @cli.command()

@@ -28,6 +28,7 @@ LOOK_MAX_S = 5.0
 """Seconds between two looks at memory that is somebody's: often at first, since the dead give theirs back soon."""
 
 CLAIMING = "claiming its GPUs"
+MISMATCH = "held: the driver's library does not fit the loaded kernel module, so nothing new can use a GPU"
 READING_HOST = "reading the free memory of the host"
 
 Wait = tuple[str, float | None]
@@ -181,6 +182,9 @@ def _find_wait(turn: Turn, worker: Worker, launch: Launch) -> Wait | None:
     """Why a worker cannot be on its devices at this moment, None if it can."""
     if holders := _in_the_way(turn, worker, launch):
         return _make_way(turn, holders)
+    if launch.slice and turn.fleet.gpu.state is GpuState.MISMATCH:
+        # Who runs goes on with the library that it has; whoever started now would fail, again and again.
+        return MISMATCH, None
     if not claims.are_claimed(turn, launch):
         return CLAIMING, None
     return _lease(turn, worker.id, launch)

@@ -45,13 +45,8 @@ def suspicious(deaths: tuple[Death, ...], uuid: str) -> tuple[str, ...]:
     return services if len(against) >= DEATHS_MIN and len(services) >= SERVICES_MIN else ()
 
 
-def row_of(deaths: tuple[Death, ...], service: str, now: float) -> dict[str, int]:
-    """Device -> how often a service's processes have died there within the window."""
-    found = (one for one in deaths if one.service == service and now - one.at <= WINDOW_S)
-    return dict(Counter(uuid for one in found for uuid in sorted(one.devices)))
-
-
-def column_of(deaths: tuple[Death, ...], uuid: str, now: float) -> dict[str, int]:
-    """Service -> how often its processes have died on a device within the window."""
-    found = (one.service for one in deaths if uuid in one.devices and now - one.at <= WINDOW_S)
+def column_of(deaths: tuple[Death, ...], uuid: str) -> dict[str, int]:
+    """Service -> how often its processes have died on a device, within a window that ends with the last death."""
+    latest = deaths[-1].at if deaths else 0.0
+    found = (one.service for one in deaths if uuid in one.devices and latest - one.at <= WINDOW_S)
     return dict(sorted(Counter(found).items()))

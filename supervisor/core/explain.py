@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from supervisor.core.deaths import column_of
 from supervisor.core.inventory import Device, name_of
 from supervisor.core.message import State
 from supervisor.core.plan import Planner, Slice
@@ -103,10 +106,18 @@ def _verdicts(fleet: Fleet, worker: Worker, request: Request) -> list[Json]:
             "index": device.index,
             "name": device.name,
             "device": name_of(device),
-            "verdict": "its own" if device.uuid in mine else _verdict(case, device),
+            "verdict": ("its own" if device.uuid in mine else _verdict(case, device)) + _told(died),
+            "deaths": died,
         }
         for device in devices
+        for died in [column_of(fleet.deaths, device.uuid)]
     ]
+
+
+def _told(died: Mapping[str, int]) -> str:
+    """Whose processes have died on a device."""
+    times = (f"{name} {'once' if count == 1 else f'{count} times'}" for name, count in died.items())
+    return f"; died there lately: {', '.join(times)}" if died else ""
 
 
 def _verdict(case: Case, device: Device) -> str:

@@ -19,6 +19,7 @@ from supervisor.core.file.hooks import HOOK, Hook
 from supervisor.core.file.problems import Section
 from supervisor.core.file.service import Alive, Logs, Ready, Recycle, Resources, Restart, ServiceSpec, Stop, Update
 from supervisor.core.spec import FILE
+from supervisor.core.xids import CLASSES
 
 Schema = dict[str, Any]
 
@@ -101,6 +102,14 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     "health.max_probation": (DURATION, "At the most: each quarantine in a row takes twice as long as the one before."),
     "health.canary": (ARGV, "A command that has to end with 0 on the GPU before it is used again."),
     "health.canary_timeout": (DURATION, "For how long it may take."),
+    "health.xids": (
+        {
+            "type": ["object", "null"],
+            "propertyNames": {"pattern": "^[0-9]+$"},
+            "additionalProperties": {"enum": list(CLASSES)},
+        },
+        "Numbers of the driver's errors that count as another class than they usually do.",
+    ),
     "service.command": (
         COMMAND,
         "Program and arguments, as a list or as a string that is split as a shell would; no shell is run.",

@@ -30,6 +30,7 @@ from supervisor.core.health import (
     step,
 )
 from supervisor.core.inventory import Device, GpuState, Health, Inventory, name_of
+from supervisor.core.matching import Names
 from supervisor.core.message import (
     CanaryFinished,
     DeviceEventTold,
@@ -47,6 +48,7 @@ from supervisor.core.message import (
 from supervisor.core.spec import HealthSpec, WorkerId
 from supervisor.core.turn import Fleet, Turn, XidSeen
 from supervisor.core.worker import RUNNING, Evicted, Worker
+from supervisor.errors import CannotError
 
 ECHO_S = 5.0
 """For so long after we have ended a process the driver may tell of it as of an error."""
@@ -445,6 +447,28 @@ def note_death(turn: Turn, before: Worker) -> None:
 
 
 # ---- what an operator and the canary say ----------------------------------------------------------------------------
+
+
+def find_gpu(fleet: Fleet, token: str) -> Device:
+    """
+    The GPU that an operator names.
+
+    Args:
+        fleet: As it is.
+        token: Index, UUID or its start, PCI id; of an instance its GPU is meant.
+
+    Raises:
+        CannotError: It names none, or several.
+    """
+    devices = fleet.inventory.devices if fleet.inventory else ()
+    known = {one.uuid: one for one in devices} | dict(fleet.missing)
+    # The index of one that is gone may be somebody else's by now.
+    among = devices if token.isdecimal() else tuple(known.values())
+    found = {one.parent or one.uuid for one in Names(among).find(token)} if token else set()
+    if len(found) != 1:
+        cause = f'"{token[:60]}" names {len(found)} of them' if found else f'there is no GPU "{token[:60]}"'
+        raise CannotError("find the GPU", cause, hint="`gpu-supervisor devices` shows them", exit_code=2)
+    return known[found.pop()]
 
 
 def take_quarantine(turn: Turn, event: QuarantineRequested) -> None:

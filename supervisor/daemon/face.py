@@ -13,8 +13,11 @@ from typing import Protocol
 import structlog
 
 from supervisor.core.explain import make_explanation
+from supervisor.core.inventory import Device
 from supervisor.core.message import (
     Event,
+    QuarantineRequested,
+    ReleaseRequested,
     ReloadRequested,
     RestartRequested,
     ScaleRequested,
@@ -28,6 +31,7 @@ from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_rollout_json, make_status
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
+from supervisor.core.wards import find_gpu, workers_on
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.gauges import Gauges
 from supervisor.daemon.reader import SpecReader
@@ -65,6 +69,9 @@ class Source(Protocol):
     def chronicle(self) -> Chronicle:
         """Who knows what happened."""
 
+    async def find_openers(self, device: Device) -> list[Json] | None:
+        """Who has a GPU open at this moment; None where that cannot be told."""
+
     async def read_inventory(self) -> None:
         """Ask the driver, and let the core see what it says."""
 
@@ -72,6 +79,8 @@ class Source(Protocol):
 log = structlog.get_logger()
 
 REFRESH_S = 2.0
+EMPTY_S = 90.0
+"""For so long whoever wants to reset a GPU waits until it is empty; then who is left there is told."""
 
 ORDERS: Mapping[str, type[StartRequested | StopRequested | RestartRequested]] = {
     "start": StartRequested,
@@ -192,6 +201,29 @@ class DaemonFace:
         if problems := scale_problems(file, {**fleet.scaled, **counts}, fleet.cpu_count):
             raise ProblemsError(problems)
         self._daemon.decide(ScaleRequested(counts))
+
+    async def order_device(self, verb: str, target: str, *, for_reset: bool) -> Json:
+        """
+        Let the core know what an operator wants of a GPU; for a reset, answer once nobody of ours is there.
+
+        Raises:
+            CannotError: There is no such GPU.
+        """
+        device = find_gpu(self._daemon.fleet, target)
+        is_taken = verb == "quarantine" or for_reset
+        order = (
+            QuarantineRequested((device.uuid,), for_reset=for_reset) if is_taken else ReleaseRequested((device.uuid,))
+        )
+        self._daemon.decide(order)
+        if for_reset:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EMPTY_S):
+                    while workers_on(self._daemon.fleet, device.uuid) and not self._is_closed:
+                        await self.changed()
+        await self._refresh()
+        found = make_devices(self._daemon.fleet, self._daemon.view)
+        found["devices"] = [one for one in found["devices"] if device.uuid in {one["uuid"], one["parent"]}]
+        return {**found, "openers": await self._daemon.find_openers(device)} if for_reset else found
 
     def shutdown(self) -> None:
         """Ask the daemon to end."""

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from supervisor import __version__, rendezvous
 from supervisor.core.environment import Host
+from supervisor.core.inventory import Device
 from supervisor.core.message import (
     Action,
     Bind,
@@ -56,7 +57,7 @@ from supervisor.core.message import (
     Unbind,
 )
 from supervisor.core.mishap import take
-from supervisor.core.snapshot import View
+from supervisor.core.snapshot import Json, View
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.stall import is_counted
 from supervisor.core.turn import Fleet
@@ -75,6 +76,7 @@ from supervisor.daemon.pulse import Pulse
 from supervisor.daemon.reader import SpecReader
 from supervisor.daemon.recorder import Recorder
 from supervisor.daemon.report import log_transition
+from supervisor.daemon.sentry import Sentry
 from supervisor.daemon.sickroom import Sickroom
 from supervisor.daemon.tally import Tally
 from supervisor.daemon.telling import Telling
@@ -215,7 +217,13 @@ class Daemon:
         )
         self.telling = Telling(self._hands.outputs, clock.rfc3339)
         processes = self._hands.processes
-        self._devices = Devices(processes, clock.monotonic, os.environ, owners=processes.read_owners)
+        self._devices = Devices(
+            processes,
+            clock.monotonic,
+            os.environ,
+            owners=processes.read_owners,
+            spared=lambda: self.fleet.spared,
+        )
         self.gauges = Gauges(
             lambda: self.fleet,
             processes.find_root,
@@ -225,6 +233,7 @@ class Daemon:
         )
         self._locks = Locks(self.post, processes)
         self._sickroom = Sickroom(processes, os.environ, self.post)
+        self._sentry = Sentry(processes, os.environ, self.post)
         self._inherited = inherited
         self._ledger: Ledger | None = None
         self._crashes: Crashes | None = None
@@ -374,6 +383,7 @@ class Daemon:
         for action in sorted(actions, key=_is_word):
             self._perform(action)
         self._sickroom.hear(before, fleet)
+        self._sentry.hear(fleet)
         self._tell(before, fleet, actions)
         if self._herald is not None:
             self._herald.look(fleet)
@@ -446,6 +456,10 @@ class Daemon:
             case _:
                 assert_never(action)
 
+    async def find_openers(self, device: Device) -> list[Json] | None:
+        """Who has a GPU open at this moment."""
+        return await self._sickroom.find_openers(device.minor, self._hands.processes.read_owners())
+
     async def read_inventory(self, *, fresh: bool = False, sensors: bool = False) -> None:
         """Ask the driver, through a new prober if *fresh*, and let the core see what it says of its devices."""
         closely = wants_openers(self.fleet, self.clock.monotonic())
@@ -493,6 +507,7 @@ class Daemon:
         await self._hooks.close()
         await self._web.close()
         await self._hands.let_go()
+        await self._sentry.close()
         await self._devices.close()
         for task in self._tasks:
             task.cancel()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from supervisor.core.message import CanaryFinished, Event, RunCanary, Spawn
 from supervisor.core.plan import Launch
+from supervisor.core.snapshot import Json
 from supervisor.core.spec import Recipe, WorkerId
 from supervisor.core.turn import Fleet
 from supervisor.core.wards import recalled
 from supervisor.host.exec_probe import Command
+from supervisor.host.holders import Describer
+from supervisor.host.openers import find_openers
 from supervisor.host.prober_client import Spawner
 from supervisor.host.sickbay import Sickbay
 
@@ -45,6 +49,15 @@ class Sickroom:
         """One turn of the core."""
         if self._sickbay is not None and before.ailments is not after.ailments:
             self._sickbay.write(after.ailments)
+
+    async def find_openers(self, minor: int | None, owners: Mapping[int, WorkerId]) -> list[Json] | None:
+        """Who has a GPU's file open; None where not everybody could be looked at, and nobody was found."""
+        found, hidden = await asyncio.to_thread(find_openers)
+        describer = Describer(owners)
+        who = [describer.describe(pid, None) for pid, minors, _ in found if minor is None or minor in minors]
+        if hidden and not who:
+            return None
+        return [{"pid": one.pid, "name": one.name, "user": one.user, "worker": one.worker} for one in who]
 
     async def run_canary(self, order: RunCanary) -> None:
         """Run a command that sees one device."""

@@ -211,6 +211,19 @@ class _Api:
         self._face.scale(counts)
         return make_json({"ok": True, "services": select_all(self._face.status(), tuple(counts))})
 
+    async def quarantine(self, call: _Call) -> web.Response:
+        return await self._order_device("quarantine", call)
+
+    async def release(self, call: _Call) -> web.Response:
+        return await self._order_device("release", call)
+
+    async def _order_device(self, verb: str, call: _Call) -> web.Response:
+        self._refuse_stopping()
+        target, for_reset = call.query["target"], bool(call.query["for_reset"])
+        words = f"devices {verb} {target}{' for_reset' if for_reset else ''}"
+        self._face.log_change(words, read_peer(call.request))
+        return make_json(await self._face.order_device(verb, target, for_reset=for_reset))
+
     async def shutdown(self, call: _Call) -> web.Response:
         daemon = self._face.status()["daemon"]
         self._face.log_change("shutdown", read_peer(call.request))

@@ -80,6 +80,22 @@ class Face(Protocol):
     def order(self, verb: str, targets: tuple[str, ...]) -> None:
         """``start stop restart`` services and workers that there are. Taken when it returns, carried out later."""
 
+    async def order_device(self, verb: str, target: str, *, for_reset: bool) -> Json:
+        """
+        ``quarantine`` or ``release`` a GPU.
+
+        Args:
+            verb: Which.
+            target: Index, UUID or its start, PCI id.
+            for_reset: Nothing of ours is to have it open.
+
+        Returns:
+            As `devices`, of that one alone; with ``openers`` where it is for a reset.
+
+        Raises:
+            CannotError: It names none, or several.
+        """
+
     def scale(self, counts: Mapping[str, int]) -> None:
         """
         Give services other counts than the file's, until the next reload.

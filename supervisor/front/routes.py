@@ -181,6 +181,24 @@ ROUTES: tuple[Route, ...] = (
         takes="counts",
         refusals=(404, 409, 415),
     ),
+    *(
+        Route(
+            "POST",
+            f"/v1/devices/{verb}",
+            verb,
+            words,
+            "Devices",
+            params=(
+                Param("target", "text", "Index, UUID or its start, or PCI id of a GPU.", is_required=True),
+                Param("for_reset", "flag", "Let nothing of the daemon's have it open, and say who else has."),
+            ),
+            refusals=(404, 409),
+        )
+        for verb, words in (
+            ("quarantine", "Take a GPU out of use until it is released; its workers move."),
+            ("release", "Look at a GPU once more and use it again; or, with `for_reset`, give it away for a reset."),
+        )
+    ),
     Route("GET", "/v1/openapi.json", "openapi", "This document.", "Document", is_open=True),
     Route("POST", "/v1/shutdown", "shutdown", "Stop every worker and end the daemon.", "Ended"),
 )

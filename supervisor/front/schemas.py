@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.core.inventory import GpuState
+from supervisor.core.inventory import GpuState, Health
 from supervisor.core.message import Cause, State
 from supervisor.core.turn import DaemonState
 
@@ -137,8 +137,10 @@ SCHEMAS: Schema = {
         type=_or_null(TEXT),
         pci=_or_null(TEXT),
         numa=_or_null({"type": "integer"}),
-        health=TEXT,
+        health=_one_of(*Health),
         reason=TEXT,
+        health_since=_or_null(TIME, "Null of one that is well."),
+        health_until=_or_null(TIME, "When it is looked at again by itself."),
         parent=_or_null(TEXT),
         mig=BOOL,
         memory=_map(total=_or_null(BYTES), free=_or_null(BYTES), declared=_or_null(BYTES), read_at=TIME, unified=BOOL),
@@ -148,7 +150,16 @@ SCHEMAS: Schema = {
         ),
         in_pool=BOOL,
     ),
-    "Devices": _map(gpu=_to("Gpu"), devices=_list(_to("Device"))),
+    "Devices": _map(
+        {
+            "openers": _or_null(
+                _list(_map(pid=WHOLE, name=TEXT, user=TEXT, worker=TEXT)),
+                "Who has a GPU open that is to be reset; null where not everybody could be looked at.",
+            )
+        },
+        gpu=_to("Gpu"),
+        devices=_list(_to("Device")),
+    ),
     "Plan": _map(
         gpu=_to("Gpu"),
         devices=_list(_to("Device")),
@@ -174,7 +185,16 @@ SCHEMAS: Schema = {
         waits=_or_null(_map(**{"for": TEXT}, since=TIME, next_look=_or_null(TIME))),
         timer=_or_null(_map(at=TIME, what=TEXT)),
         failures=_or_null(_map(count=WHOLE, limit=WHOLE, without_ready=WHOLE, start_limit=WHOLE)),
-        verdicts=_list(_map(uuid=TEXT, index=_or_null(WHOLE), name=TEXT, device=TEXT, verdict=TEXT)),
+        verdicts=_list(
+            _map(
+                {"deaths": {"type": "object", "additionalProperties": WHOLE}},
+                uuid=TEXT,
+                index=_or_null(WHOLE),
+                name=TEXT,
+                device=TEXT,
+                verdict=TEXT,
+            )
+        ),
         transitions=_list(_to("Transition")),
         deaths=_list(_map(worker=TEXT, incarnation=_or_null(WHOLE), at=TIME, cause=_one_of(*Cause))),
     ),

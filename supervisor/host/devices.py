@@ -19,6 +19,7 @@ from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Op
 from supervisor.core.spec import WorkerId
 from supervisor.host.holders import Describer
 from supervisor.host.prober_client import Prober, Spawner, wait_event
+from supervisor.host.silence import Silences
 
 _ABANDONED_MAX = 3  # Each keeps a process, a shim and its hold on the driver; more of them find out nothing new.
 _BACKOFF_FIRST_S = 1.0
@@ -49,6 +50,8 @@ class Devices:
         init_deadline_s: For nvmlInit, and for the start of the prober. The driver may take seconds for each GPU.
         call_deadline_s: For every other call.
         gone_deadline_s: How long a killed prober has before it counts as abandoned.
+        spared: UUIDs of devices that nothing of ours is to have open, as it is now.
+        silences: Of devices on which calls hang; None for the books of this machine.
     """
 
     def __init__(
@@ -61,9 +64,12 @@ class Devices:
         init_deadline_s: float = 30.0,
         call_deadline_s: float = 10.0,
         gone_deadline_s: float = 2.0,
+        spared: Callable[[], frozenset[str]] = frozenset,
+        silences: Silences | None = None,
     ) -> None:
         self._processes = processes
         self._now = now
+        self._find_spared = spared
         self._environ = environ
         self._owners = owners
         self._holders: dict[int, Holder] = {}  # Of the last reading.
@@ -78,6 +84,9 @@ class Devices:
         self._serving: asyncio.Future[tuple[Reading, float]] | None = None
         self._waiting: asyncio.Future[tuple[Reading, float]] | None = None
         self._wants_fresh = asyncio.Event()
+        self._silences = Silences() if silences is None else silences
+        self._spared: frozenset[str] = frozenset()  # As the prober under way was told.
+        self._kernel_gpus: frozenset[str] | None = None  # When it was started.
         self._wants_openers = False
         self._openers: tuple[tuple[Opener, ...], int] | None = None  # Of the reading under way.
         self._runner: asyncio.Task[None] | None = None
@@ -159,7 +168,10 @@ class Devices:
         return sum(not prober.is_gone for prober in self._retired) >= _ABANDONED_MAX
 
     async def _read_once(self) -> Reading:
-        if self._wants_fresh.is_set() or (self._prober is not None and self._prober.has_ended):
+        kernel_gpus = self._silences.list_kernel()
+        is_old = self._spared != self._find_spared() or self._kernel_gpus != kernel_gpus
+        self._spared, self._kernel_gpus = self._find_spared(), kernel_gpus
+        if self._wants_fresh.is_set() or is_old or (self._prober is not None and self._prober.has_ended):
             self._wants_fresh.clear()
             self._retire()
         if self._prober is None:
@@ -186,7 +198,9 @@ class Devices:
             self._prober = Prober(self._processes, place=place, number=self._number, environ=self._environ)
         prober = self._prober
         wants_sensors = self._wants_sensors and self._may_ask_sensors()
-        prober.ask(self._number, closely=self._wants_openers, sensors=wants_sensors)
+        is_stuck = any(not one.is_gone for one in self._retired)
+        spare = self._silences.left_out(self._spared, asyncio.get_running_loop().time(), is_stuck=is_stuck)
+        prober.ask(self._number, closely=self._wants_openers, sensors=wants_sensors, spare=spare)
         self._wants_openers, self._openers, self._wants_sensors = False, None, False
         try:
             reading = await self._await_reading(prober)
@@ -195,6 +209,8 @@ class Devices:
             self._note_failure()
             return self._with_openers(Reading(error.state, str(error)))
         self._failures = 0
+        if reading.state is GpuState.OK:
+            reading = self._silences.complete(reading, spare, self._spared)
         if wants_sensors:
             await self._take_sensors(prober)
         return self._with_openers(reading)
@@ -235,10 +251,14 @@ class Devices:
             try:
                 line = await prober.wait_line(self._deadline_s(prober.calling))
             except TimeoutError:
-                words = _add_driver_count(self._describe_silence(prober.calling))
+                silence = self._describe_silence(prober.calling)
+                self._silences.note_hang(prober.calling, silence, asyncio.get_running_loop().time())
+                words = _add_driver_count(silence)
                 raise _ProberFailedError(GpuState.UNRESPONSIVE, words) from None
             if line is None:
-                raise _ProberFailedError(GpuState.ERROR, await prober.describe_end(self._gone_deadline_s))
+                end = await prober.describe_end(self._gone_deadline_s)
+                self._silences.note_hang(prober.calling, end, asyncio.get_running_loop().time())
+                raise _ProberFailedError(GpuState.ERROR, end)
             try:
                 message = json.loads(line)
                 if "openers" in message:

@@ -40,9 +40,14 @@ _HOST_MEMORY = "/proc/meminfo"
 _INTEGRATED = {"GB10", "Orin", "Thor", "Tegra"}
 
 
-def read_inventory(library: Library, topology: Topology) -> dict[str, object]:
+def read_inventory(library: Library, topology: Topology, spare: Sequence[int] = ()) -> dict[str, object]:
     """
     Ask NVML for everything that a reading holds.
+
+    Args:
+        library: NVML.
+        topology: Kept from one reading to the next.
+        spare: Indices of devices that are not asked about: NVML opens a device when its handle is asked for.
 
     Returns:
         The reading of the protocol; *broken* in it names devices that have no readable identity.
@@ -56,6 +61,8 @@ def read_inventory(library: Library, topology: Topology) -> dict[str, object]:
     broken: list[dict[str, object]] = []
     whole: list[tuple[dict[str, object], object]] = []
     for index in range(count):
+        if index in spare:
+            continue
         try:
             device, handle = _read_device(library, index)
         except CallError as error:
@@ -336,7 +343,7 @@ def _answer(request: dict[str, Any], library: Library, topology: Topology) -> di
             return {"error": str(error)}
     if request.get("ask") != "inventory":
         return {"error": f"cannot answer {request.get('ask')!r}: not a question of this prober"}
-    return {"reading": read_inventory(library, topology)}
+    return {"reading": read_inventory(library, topology, request.get("spare", ()))}
 
 
 def _look_around() -> dict[str, object]:
@@ -371,7 +378,7 @@ def main() -> None:
                 say(_look_around())
             say(_answer(request, library, topology))
             if request.get("sensors"):
-                say({"sensors": read_sensors(library)})
+                say({"sensors": read_sensors(library, request.get("spare", ()))})
     except BrokenPipeError:
         pass  # Nobody listens any more, which is the same as the end of input.
     # Neither nvmlShutdown nor the clean-up at exit: both would go through the driver once more, where a sick one keeps

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -99,10 +99,18 @@ class Prober:
         """Whether nothing of it lives."""
         return self._gone.is_set()
 
-    def ask(self, number: int, question: str = "inventory", *, closely: bool = False, sensors: bool = False) -> None:
+    def ask(
+        self,
+        number: int,
+        question: str = "inventory",
+        *,
+        closely: bool = False,
+        sensors: bool = False,
+        spare: Iterable[int] = (),
+    ) -> None:
         """Send a request; a prober that is dead already is noticed by its silence."""
         self.calling = ""
-        asked = {"id": number, "ask": question, "closely": closely, "sensors": sensors}
+        asked = {"id": number, "ask": question, "closely": closely, "sensors": sensors, "spare": [*spare]}
         request = json.dumps(asked).encode() + b"\n"
         try:
             self._talk.send(request)  # A few bytes into an empty buffer: it neither blocks nor is cut.

@@ -12,12 +12,13 @@ from supervisor.host.nvml import TRY_OLDER, CallError, Library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
-def read_sensors(library: Library) -> dict[str, dict[str, int | None]]:
+def read_sensors(library: Library, spare: Sequence[int] = ()) -> dict[str, dict[str, int | None]]:
     """
-    Ask each GPU. MIG instances have no sensors of their own.
+    Ask each GPU but those with these indices. MIG instances have no sensors of their own.
 
     Returns:
         By UUID: per cent, degrees Celsius, milliwatts; None where a GPU does not tell.
@@ -28,6 +29,8 @@ def read_sensors(library: Library) -> dict[str, dict[str, int | None]]:
     except CallError:
         return {}
     for index in range(count):
+        if index in spare:
+            continue
         try:
             handle = library.call("nvmlDeviceGetHandleByIndex", index, pynvml.nvmlDeviceGetHandleByIndex, index)
             uuid = library.text("nvmlDeviceGetUUID", index, pynvml.nvmlDeviceGetUUID, handle)

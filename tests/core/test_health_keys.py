@@ -19,13 +19,14 @@ def test_what_is_left_out_has_a_default() -> None:
 
 
 def test_every_key_is_read() -> None:
-    """As it was written."""
+    """Numbers of XIDs quoted or not."""
     found = health(
         on_fault="kill",
         probation="1m",
         max_probation="2h",
         canary=["./burn", "--fast"],
         canary_timeout="5s",
+        xids={"94": "hardware", 31: "ignore"},
     )
 
     assert found == HealthSpec(
@@ -34,6 +35,7 @@ def test_every_key_is_read() -> None:
         max_probation=7200.0,
         canary=("./burn", "--fast"),
         canary_timeout=5.0,
+        xids=((94, "hardware"), (31, "ignore")),
     )
 
 
@@ -50,7 +52,13 @@ def test_a_longer_probation_alone_is_also_the_longest() -> None:
         ({"probation": 0}, "got 0"),
         ({"canary": "./burn"}, "expected a list, no shell is run"),
         ({"canary": []}, "expected a command, got an empty one"),
-        ({"xids": {"79": "ignore"}}, "xids is not supported yet"),
+        ({"xids": ["79"]}, "expected a map, got a list"),
+        ({"xids": {"x": "ignore"}}, "expected the number of an XID, got 'x'"),
+        ({"xids": {"0": "ignore"}}, "expected the number of an XID, got '0'"),
+        (
+            {"xids": {"79": "fatal"}},
+            "expected application, contained, information, hardware, link, unknown or ignore, got 'fatal'",
+        ),
         ({"reset": True}, "unknown key 'reset'"),
     ],
 )

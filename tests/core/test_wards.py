@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.deaths import row_of, suspicious
+from supervisor.core.admission import MISMATCH
+from supervisor.core.deaths import column_of, suspicious
+from supervisor.core.explain import make_explanation
 from supervisor.core.health import Ailment
-from supervisor.core.inventory import Device, Health, Inventory, Reading, Vitals
+from supervisor.core.inventory import Device, GpuState, Health, Inventory, Reading, Vitals
 from supervisor.core.message import (
     CanaryFinished,
     DeviceEventTold,
@@ -22,11 +24,13 @@ from supervisor.core.message import (
     Say,
     Signal,
 )
+from supervisor.core.snapshot import View
 from supervisor.core.spec import HealthSpec, Spec, parse_spec
 from supervisor.core.turn import Death, Fleet
-from supervisor.core.wards import recalled
+from supervisor.core.wards import find_gpu, recalled
 from supervisor.core.xids import CLASSES, TABLE
-from tests.core.builders import device, devices, good, of_type, spec_of, uuid_of
+from supervisor.errors import CannotError
+from tests.core.builders import bad, device, devices, good, of_type, spec_of, uuid_of
 from tests.core.stage import Stage, running
 
 ONE = {"resources": {"gpu": 1}}
@@ -384,6 +388,37 @@ def test_one_bad_device_never_stops_the_rest() -> None:
     assert isinstance(stage.fleet.inventory, Inventory)
 
 
+@pytest.mark.parametrize("token", ["1", uuid_of(1), "GPU-1", "0000:11:00.0", "11:00.0"])
+def test_an_operator_names_a_gpu_as_they_know_it(token: str) -> None:
+    """Index, UUID, its start, PCI id."""
+    stage = running(spec_of(llm=ONE), *devices(2))
+
+    assert find_gpu(stage.fleet, token).uuid == uuid_of(1)
+
+
+@pytest.mark.parametrize("token", ["7", "GPU-", "", "x", "GPU-9"])
+def test_a_name_that_means_none_or_several_is_refused(token: str) -> None:
+    """With what to do about it."""
+    stage = running(spec_of(llm=ONE), *devices(2))
+
+    with pytest.raises(CannotError) as refused:
+        find_gpu(stage.fleet, token)
+    assert (refused.value.exit_code, "devices" in refused.value.hint) == (2, True)
+
+
+def test_a_library_that_does_not_fit_holds_every_start_and_ends_nobody() -> None:
+    """New CUDA processes fail, again and again; those that run have their own library mapped."""
+    stage = running(spec_of(llm={**ONE, "workers": 2}), *devices(2))
+    stage.at(10.0).read(bad(GpuState.MISMATCH, "Driver/library version mismatch")).exited("llm/1", 1)
+
+    stage.pass_time(200.0)
+    assert stage.states() == {"llm/0": "ready", "llm/1": "pending"}
+    assert stage["llm/1"].reason == MISMATCH
+    stage.read(good(*devices(2)))
+
+    assert stage.state("llm/1") == "starting"
+
+
 # ---- the failure matrix ---------------------------------------------------------------------------------------------
 
 
@@ -395,8 +430,8 @@ def test_several_services_that_die_on_one_device_make_it_suspect() -> None:
     assert suspicious(three[:2], "A") == ()
     assert suspicious((*three, Death("x", b, 4.0)), "A") == ()
     assert suspicious(tuple(Death("x", a, float(at)) for at in range(9)), "A") == ()
-    assert row_of((*three, Death("x", b, 4.0)), "x", 5.0) == {"A": 2, "B": 1}
-    assert row_of(three, "x", 9999.0) == {}
+    assert column_of((*three, Death("x", b, 4.0)), "A") == {"x": 2, "y": 1}
+    assert column_of((*three, Death("x", b, 999.0)), "A") == {}
 
 
 def test_deaths_are_counted_where_they_happen() -> None:
@@ -410,4 +445,7 @@ def test_deaths_are_counted_where_they_happen() -> None:
     stage.exited("a/0", 1) if stage.state("a/0") == "starting" else None
 
     assert len(stage.fleet.deaths) == 3
+    explained = make_explanation(stage.fleet, View(rfc3339=str), stage["c/0"].id)["verdicts"]
+    assert [one["deaths"] for one in explained] == [{"a": 2, "b": 1}, {}, {}]
+    assert explained[0]["verdict"].endswith("; died there lately: a 2 times, b once")
     assert health(stage)[0] == "suspect"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -63,3 +64,47 @@ def test_a_sick_gpu_is_left_remembered_and_used_again(start: StartDaemon, tmp_pa
     again = start(FILE % ("1h", sick), box=box, env=env)
     again.wait_states(llm="ready", web="ready")
     assert health(again, box) == ["quarantined", "ok", "ok"]
+
+
+def test_xids_and_operators(start: StartDaemon, tmp_path: Path) -> None:
+    """An error of the worker's own is in its crash record, one of the GPU's moves it; an operator takes and gives."""
+    box = FakeBox(tmp_path / "box", gpus=2)
+    first, second = box.uuids
+    daemon = start(FILE.replace("web:", "x-web:") % ("1h", first), box=box)
+    before = daemon.wait_states(llm="ready")["llm/0"]
+    wait_for(lambda: bool(box.calls("nvmlEventSetWait_v2")), "the driver is listened to")
+
+    box.xid(first, 31)
+    wait_for(lambda: "device.xid" in daemon.output, "it is told")
+    os.kill(before["pid"], signal.SIGKILL)
+    daemon.wait(lambda now: now["llm/0"]["state"] == "ready" and now["llm/0"]["restarts"] == 1, "it is back")
+    crash = daemon.worker("llm/0")["last_exit"]
+    assert (crash["cause"], crash["detail"]) == ("signal", "XID 31 (memory page fault) on GPU 0")
+    assert on(daemon, "llm/0") == [first]
+
+    box.xid(first, 79)
+    daemon.wait(lambda now: now["llm/0"]["state"] == "ready" and now["llm/0"]["restarts"] == 2, "it has moved")
+    assert on(daemon, "llm/0") == [second]
+    assert daemon.worker("llm/0")["last_exit"]["cause"] == "device"
+    wait_for(lambda: health(daemon, box) == ["quarantined", "ok"], "it is empty")
+
+    assert daemon.cli("devices", "quarantine", "9").returncode == 2
+    taken = daemon.cli("devices", "quarantine", second)
+    assert (taken.returncode, "GPU 1 " in taken.stdout) == (0, True)
+    daemon.wait(lambda now: now["llm/0"]["state"] == "pending", "there is no other")
+    assert "GPU 0, 1 quarantined" in daemon.worker("llm/0")["reason"].replace("; GPU 1", ", 1").replace(
+        " quarantined, 1", ", 1"
+    )
+
+    given = daemon.cli("devices", "release", second[:12], "--for-reset")
+    assert given.returncode == 0
+    assert "quarantined (for a reset)" in given.stdout
+    known = len(box.calls())
+    assert health(daemon, box) == ["quarantined", "quarantined"]
+    assert not [one for one in box.calls()[known:] if one.device == 1]
+
+    assert daemon.cli("devices", "release", "0").returncode == 0
+    daemon.wait(lambda now: now["llm/0"]["state"] == "ready" and on(daemon, "llm/0") == [first], "after its canary")
+    assert daemon.cli("devices", "release", "1").returncode == 0
+    # Its canary wants the other device: it fails there.
+    wait_for(lambda: "its canary: sh exited with 1" in str(daemon.ask("/v1/devices")), "it is looked at")

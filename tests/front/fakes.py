@@ -186,6 +186,12 @@ class FakeFace:
     def order(self, verb: str, targets: tuple[str, ...]) -> None:
         self.asked.append((verb, targets))
 
+    async def order_device(self, verb: str, target: str, *, for_reset: bool) -> Json:
+        self.asked.append((verb, target, for_reset))
+        if self.broken is not None:
+            raise self.broken
+        return {"gpu": self.shown["daemon"]["gpu"], "devices": self.shown["devices"][:1]}
+
     def scale(self, counts: Mapping[str, int]) -> None:
         self.asked.append(("scale", dict(counts)))
         if self.scale_problems:

@@ -7,16 +7,18 @@ from being reset, and a fault of the device is nobody's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from supervisor.core.file.probe_keys import SHORTEST_S, read_argv
-from supervisor.core.file.problems import Place, Section, choice, leaf, read_section
+from supervisor.core.file.problems import Place, Section, choice, leaf, read_section, shown
 from supervisor.core.file.quantities import duration
-from supervisor.core.xids import XidClass
+from supervisor.core.xids import CLASSES, XidClass
 
 OnFault = Literal["drain", "kill", "ignore"]
+XID_MAX = 999
 
 
 class HealthSpec(BaseModel):
@@ -54,6 +56,23 @@ def read_health(place: Place) -> HealthSpec:
     return found
 
 
+def _read_xids(place: Place) -> tuple[tuple[int, str], ...]:
+    """Numbers, quoted or not, and their classes."""
+    if not isinstance(place.value, Mapping):
+        if place.value is not None:
+            place.refuse(f"expected a map, got {shown(place.value)}", 'write xids: {"94": hardware}')
+        return ()
+    found: dict[int, str] = {}
+    for key, value in place.value.items():
+        at = place.child(key, value)
+        text = str(key)
+        if isinstance(key, bool) or not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= XID_MAX):
+            at.refuse(f"expected the number of an XID, got {shown(key)}", at_key=True)
+        elif (kind := at.read(choice(*CLASSES))) is not None:
+            found[int(text)] = kind
+    return tuple(found.items())
+
+
 HEALTH = Section(
     keys={
         "on_fault": leaf(choice(*get_args(OnFault))),
@@ -61,7 +80,7 @@ HEALTH = Section(
         "max_probation": leaf(duration(SHORTEST_S)),
         "canary": read_argv,
         "canary_timeout": leaf(duration(SHORTEST_S)),
+        "xids": _read_xids,
     },
-    not_yet=frozenset({"xids"}),
     example="health: {on_fault: drain}",
 )
