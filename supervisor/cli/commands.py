@@ -113,7 +113,11 @@ def check(file: str, *, strict: bool) -> int:
 @as_json
 @at_daemon
 def plan(where: Where, file: str, *, is_json: bool) -> int:
-    """Show what FILE would do here, and why; and what of it the running daemon would change."""
+    """
+    Show what FILE would do here, and why.
+
+    Beside a running daemon also what of it would change: who is kept, started, replaced or stopped.
+    """
     from supervisor.front.show import plan_page
     from supervisor.front.verdict import has_no_place
 
@@ -182,7 +186,11 @@ def status(
 @as_json
 @at_daemon
 def explain(where: Where, worker: str, *, is_json: bool) -> int:
-    """Show why a worker is where it is, or what it waits for, device by device."""
+    """
+    Show why a worker is as it is, or what it waits for.
+
+    Device by device, with what happens next, its last transitions and its last deaths.
+    """
     from supervisor.front.show import explain_page
 
     if "/" not in worker:
@@ -203,7 +211,11 @@ def explain(where: Where, worker: str, *, is_json: bool) -> int:
 def logs(
     where: Where, targets: tuple[str, ...], *, follow: bool, lines: int | None, since: str | None, is_json: bool
 ) -> int:
-    """Show what workers said last, over restarts; of all if none is named."""
+    """
+    Show what workers said last, and what they say.
+
+    Over restarts and rotations of their files; of all workers if none is named.
+    """
     from supervisor.cli.logs import Asked, read_since, show
 
     at = None if since is None else read_since(since, _now())
@@ -217,7 +229,7 @@ def logs(
 @as_json
 @at_daemon
 def events(where: Where, target: str | None, *, follow: bool, lines: int | None, is_json: bool) -> int:
-    """Show what happened to workers: each change of a state, and why."""
+    """Show what happened to workers, and why."""
     from supervisor.cli.events import show
 
     return show(where.client(), target, lines=lines, follow=follow, is_json=is_json)
@@ -229,7 +241,12 @@ def events(where: Where, target: str | None, *, follow: bool, lines: int | None,
 @as_json
 @at_daemon
 def top(where: Where, sort: Sort, *, once: bool, is_json: bool) -> int:
-    """Show what GPUs and workers do, every two seconds: utilization, memory, temperature, power, CPU."""
+    """
+    Show what GPUs and workers do, every two seconds.
+
+    Utilization, memory, temperature and power; CPU, memory and GPU memory. Keys sort (s), filter (/), choose (arrows),
+    restart (r) and stop (x), which ask first; q ends. In a pipe it is one look; without a daemon the GPUs alone.
+    """
     from supervisor.cli.top import top as show
 
     return show(where, sort=sort, once=once, is_json=is_json)
@@ -240,7 +257,11 @@ def top(where: Where, sort: Sort, *, once: bool, is_json: bool) -> int:
 @as_json
 @at_daemon
 def doctor(where: Where, file: str | None, *, is_json: bool) -> int:
-    """Look this machine over, and FILE or the running daemon's: what is wrong, and what to do about it."""
+    """
+    Look this machine over: what is wrong, and what to do.
+
+    And FILE, or that of the running daemon.
+    """
     from supervisor.daemon.doctor import examine_machine, find_file
     from supervisor.front.show import doctor_page
 
@@ -257,7 +278,11 @@ def doctor(where: Where, file: str | None, *, is_json: bool) -> int:
 @click.argument("file")
 @as_json
 def replay(file: str, *, is_json: bool) -> int:
-    """Decide once more what a daemon recorded in FILE, and say where it would be another thing now."""
+    """
+    Decide once more what a daemon recorded in FILE.
+
+    Ends at the first event of which another thing comes now, and shows both.
+    """
     from supervisor.cli.replay import show
 
     return show(file, is_json=is_json)

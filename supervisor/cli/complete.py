@@ -21,7 +21,7 @@ PATIENCE_S = 0.5
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete commands, services and workers."""
+    """Print what makes SHELL complete commands and names."""
     kind = get_completion_class(shell)
     assert kind is not None
     # Past the look at the version of bash, which some of click's releases make by running one.

@@ -32,6 +32,17 @@ NOT_YET = (
 )
 """Commands that the contract has and this version has not."""
 
+GROUPS = (
+    ("run", "check", "plan"),
+    ("status", "top", "devices", "explain", "logs", "events", "doctor"),
+    ("reload", "scale", "start", "stop", "restart", "shutdown"),
+    ("schema", "completion", "replay", "version"),
+)
+"""Of commands in the help: to begin with, to look, to change, and the rest."""
+
+NAME_COLUMNS = 10
+"""Of the longest name, so that the words of all groups begin in one column."""
+
 Command = Callable[..., int | None]
 
 
@@ -88,6 +99,23 @@ class Commands(click.Group):
             cause = f'there is no command "{args[0]}"'
             raise CannotError("understand the command line", cause, hint=hint, exit_code=EXIT_USAGE)
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In groups, by what a person wants; a command in none of them would be a mistake, and comes last."""
+        listed = [name for group in GROUPS for name in group]
+        rest = tuple(name for name in sorted(self.commands) if name not in listed)
+        with formatter.section("Commands"):
+            for number, group in enumerate((*GROUPS, rest)):
+                known = [(name, self.commands[name]) for name in group if name in self.commands]
+                rows = [
+                    (name.ljust(NAME_COLUMNS), command.get_short_help_str(70))
+                    for name, command in known
+                    if not command.hidden
+                ]
+                if rows:
+                    if number:
+                        formatter.write_paragraph()
+                    formatter.write_dl(rows, col_max=12)
 
     def _name(self, words: Sequence[str]) -> str:
         """What was asked for, for an error that says nothing of it."""

@@ -30,7 +30,11 @@ def _targets(command: Command) -> Command:
 @as_json
 @at_daemon
 def start(where: Where, targets: tuple[str, ...], *, is_json: bool) -> int:
-    """Let workers run that were stopped, have failed or are done, with clean counts."""
+    """
+    Let workers run that were stopped, failed or are done.
+
+    Their counts of failures are cleared.
+    """
     _show(_order(where, "start", targets), is_json=is_json)
     return 0
 
@@ -40,7 +44,11 @@ def start(where: Where, targets: tuple[str, ...], *, is_json: bool) -> int:
 @as_json
 @at_daemon
 def stop(where: Where, targets: tuple[str, ...], *, is_json: bool) -> int:
-    """End workers and hold them down until they are started; with a whole service also those to come."""
+    """
+    End workers and hold them down until `start`.
+
+    With a whole service also those that a later reload or `scale` adds.
+    """
     _show(_order(where, "stop", targets), is_json=is_json)
     return 0
 
@@ -50,7 +58,11 @@ def stop(where: Where, targets: tuple[str, ...], *, is_json: bool) -> int:
 @as_json
 @at_daemon
 def restart(where: Where, targets: tuple[str, ...], *, is_json: bool) -> int:
-    """Replace processes, one of a service at a time; who runs without its GPU is asked for one again."""
+    """
+    Replace processes, one of a service at a time.
+
+    Who runs without its GPU is asked for one again.
+    """
     answer = _order(where, "restart", targets)
     _show(answer, is_json=is_json)
     if held := [str(worker["worker"]) for worker in _workers(answer) if worker["state"] == "stopped"]:
@@ -65,7 +77,7 @@ def restart(where: Where, targets: tuple[str, ...], *, is_json: bool) -> int:
 @as_json
 @at_daemon
 def scale(where: Where, counts: tuple[str, ...], *, is_json: bool) -> int:
-    """Give services another number of workers, until the next reload."""
+    """Set numbers of workers, until the next reload."""
     wanted = _read_counts(counts)
     answer = where.client().post("/v1/scale", body={"targets": wanted}, thing=f"scale {' '.join(counts)}")
     if is_json:

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisor.cli.commands import cli
-from supervisor.cli.grammar import NOT_YET
+from supervisor.cli.grammar import GROUPS, NOT_YET
 from supervisor.errors import CannotError, ProblemsError
 from tests.front.fakes import (
     PATIENCE_S,
@@ -526,6 +526,16 @@ def test_version_and_help_are_on_stdout() -> None:
 
 
 # ---- how it ends ----------------------------------------------------------------------------------------------------
+
+
+def test_the_help_has_every_command_once_and_whole() -> None:
+    """In groups, without dots at the end of a line on a terminal of 80 columns."""
+    lines = tell("--help").stdout.split("Commands:")[1].splitlines()
+    named = [line.split()[0] for line in lines if line.strip()]
+
+    assert sorted(named) == sorted(name for name, command in cli.commands.items() if not command.hidden)
+    assert [line for line in lines if line.endswith("...") or len(line) > 79] == []
+    assert {name for group in GROUPS for name in group} == set(named)
 
 
 def test_an_error_of_ours_is_one_sentence(control: Path) -> None:

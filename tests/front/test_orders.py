@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from supervisor.cli.commands import cli
 from supervisor.errors import ProblemsError
 from supervisor.front.client import AnswerError, Client
 from supervisor.front.orders import read_counts, read_targets
+from tests.e2e.harness import ROOT
 from tests.front.fakes import FakeFace, Served, a_status, a_worker, served
 
 PEER = {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
@@ -239,6 +241,26 @@ def test_names_are_completed_from_the_daemon(
     done = completed(*words, GPU_SUPERVISOR_SOCKET=str(control))
 
     assert {line.partition(",")[2] for line in done.stdout.splitlines()} == offered
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_completes_with_what_is_printed_for_it(control: Path, daemon: Served, tmp_path: Path) -> None:
+    """The script in a real bash, the program by its name."""
+    program = tmp_path / "gpu-supervisor"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m supervisor "$@"\n')
+    program.chmod(0o755)
+    script = """
+eval "$(gpu-supervisor completion bash)"
+COMP_WORDS=(gpu-supervisor logs llm/0 w); COMP_CWORD=3
+_gpu_supervisor_completion gpu-supervisor
+echo "${COMPREPLY[@]}"
+"""
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "GPU_SUPERVISOR_SOCKET": str(control), "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, timeout=60, check=False)
+
+    assert (done.stdout, done.stderr) == ("web\n", "")
 
 
 def test_completion_without_a_daemon_is_silent(control: Path) -> None:
