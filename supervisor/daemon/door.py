@@ -9,9 +9,13 @@ import structlog
 from aiohttp import web
 
 from supervisor.errors import CannotError
+from supervisor.front.guests import ENDLESS, House
 from supervisor.host.sockets import BoundControl, renew_control
 
 log = structlog.get_logger()
+
+GUESTS_MAX = 1 << 20
+"""As many as there are descriptors: who may open our socket may as well end us."""
 
 
 class Door:
@@ -24,8 +28,8 @@ class Door:
 
     def __init__(self, control: BoundControl) -> None:
         self._control = control
-        self._site: web.SockSite | None = None
-        self._server: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._house: House | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -33,11 +37,13 @@ class Door:
         """Of the control socket."""
         return self._control.path
 
-    async def open(self, server: web.AppRunner) -> None:
+    async def open(self, server: web.Server) -> None:
         """Let clients in, whom *server* answers."""
-        self._server = server
-        self._site = web.SockSite(server, self._control.socket)
-        await self._site.start()
+        self._house = House(server, guests_max=GUESTS_MAX, patience=ENDLESS)
+        await self._listen(self._house)
+
+    async def _listen(self, house: House) -> None:
+        self._listening = await asyncio.get_running_loop().create_server(house, sock=self._control.socket)
 
     async def look(self) -> None:
         """
@@ -46,9 +52,9 @@ class Door:
         Whoever is connected stays so; what somebody else put into its place is told of and left alone.
         """
         async with self._lock:
-            if self._server is None:
+            if self._house is None:
                 return
-            before, old = self._control, self._site
+            before, old = self._control, self._listening
             try:
                 renewed = renew_control(before)
             except CannotError as error:
@@ -58,14 +64,20 @@ class Door:
                 return
             self._control = renewed
             if renewed.socket is not before.socket:
-                await self.open(self._server)
+                await self._listen(self._house)
                 if old is not None:
-                    await old.stop()
+                    old.close()
             log.warning("control.restored", socket=str(renewed.path), reason="its file was gone")
+
+    def shut(self) -> None:
+        """Let nobody in any more; who is there may stay."""
+        self._house = None
+        if self._listening is not None:
+            self._listening.close()
 
     def close(self) -> None:
         """Let nobody in any more, and remove what is ours."""
-        self._server = None
+        self._house = None
         self._control.close()
 
 

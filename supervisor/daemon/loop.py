@@ -83,7 +83,6 @@ from supervisor.daemon.telling import Telling
 from supervisor.daemon.web import WebDoor
 from supervisor.errors import InvariantBrokenError
 from supervisor.front import api
-from supervisor.front.guests import QUIET
 from supervisor.host import limits
 from supervisor.host.activation import Inherited, find_control, take_sockets
 from supervisor.host.clock import Clock
@@ -274,9 +273,10 @@ class Daemon:
         self._recorder.begin(self.fleet)
         self._hands.use_cgroups(first.spec)
         await self._hands.processes.start()
-        server = web.AppRunner(api.make_app(self.face), access_log=None, logger=QUIET)
+        server = web.AppRunner(api.make_app(self.face))
         await server.setup()
-        await door.open(server)
+        assert server.server is not None
+        await door.open(server.server)
         log.info("daemon.started", pid=os.getpid(), file=str(self.reader.file), socket=str(door.path))
         self.post(HostRead(*read_memory()))  # For what can be told before anybody asks for memory.
         self._tell_of_inherited(first.spec)
@@ -286,6 +286,7 @@ class Daemon:
         try:
             return await self.supervise()
         finally:
+            door.shut()
             await self._close(server)
             log.info("daemon.stopped", status=self._status)
             if self._herald is not None:

@@ -1,5 +1,5 @@
 """
-Connections over TCP: so many at the most, and none that takes its time.
+Connections of clients: over TCP so many at the most, and none that takes its time.
 
 A client that sends its request bit by bit, or never reads its answer, costs a place for some seconds and nobody else
 anything. What a request says is none of this file's business.
@@ -34,14 +34,18 @@ class Patience:
     How long a client may take, in seconds.
 
     Args:
-        head: For its first request to come, from its connection on.
+        head: For its first request to come, from its connection on; None for no limit, as of the others.
         idle: Between two requests; longer than most scrapers wait for the next one.
         read: For an answer to be taken, whenever the system's own buffer is full.
     """
 
-    head: float = 10.0
-    idle: float = 60.0
-    read: float = 10.0
+    head: float | None = 10.0
+    idle: float | None = 60.0
+    read: float | None = 10.0
+
+
+ENDLESS = Patience(None, None, None)
+"""With those who may do everything anyhow."""
 
 
 class House:

@@ -86,6 +86,22 @@ def test_who_waits_over_a_connection_goes_on_waiting(start: StartDaemon) -> None
         assert waiting.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_what_is_no_http_is_refused_as_everything_is(start: StartDaemon) -> None:
+    """Problem details, and nothing in the log: it is nobody's business there."""
+    daemon = start(FILE)
+    daemon.wait_states(job="ready")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(20)
+        stranger.connect(str(daemon.socket))
+        stranger.sendall(b"\x16\x03\x01 who are you\r\n\r\n")
+        answer = b"".join(iter(lambda: stranger.recv(4096), b""))
+
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert b"application/problem+json" in answer
+    assert "who are you" not in daemon.output
+    assert daemon.stop() == 0
+
+
 def test_anothers_socket_in_its_place_is_left_alone(start: StartDaemon) -> None:
     """The daemon says who has it, goes on, and takes nothing away, at its end neither."""
     daemon = start(FILE)

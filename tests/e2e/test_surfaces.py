@@ -31,6 +31,8 @@ def test_status_json_stands_alone_on_stdout(start: StartDaemon, box: FakeBox) ->
     """Programs read stdout; the keys are those of the contract."""
     daemon = start(ONE, box=box)
     daemon.wait_states(web="ready")
+    # Who wants no GPU does not wait for the driver.
+    wait_for(lambda: daemon.status()["daemon"]["gpu"]["state"] is not None, lambda: daemon.output)
 
     done = daemon.cli("status", "--json")
     status = json.loads(done.stdout)
