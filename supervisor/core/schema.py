@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from supervisor.core.file import keys, probe_keys
 from supervisor.core.file.daemon import DAEMON, DaemonSpec
+from supervisor.core.file.endpoints import ENDPOINTS, EndpointsSpec
 from supervisor.core.file.health import HEALTH, HealthSpec
 from supervisor.core.file.hooks import HOOK, Hook
 from supervisor.core.file.problems import Section
@@ -80,6 +81,12 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     ),
     "on_event.retries": (WHOLE, "Tries after the first that failed: 1 s later, then ever later, up to 30 s."),
     "on_event.timeout": (DURATION, "For one try; after that the command and all it started are killed."),
+    "daemon.endpoints": ({}, "Files in which ready workers stand, for load balancers."),
+    "endpoints.json": (TEXT, "A file with every ready worker: host, port, sockets, GPUs."),
+    "endpoints.prometheus": (TEXT, "A file for Prometheus' file_sd_configs; .json, .yml or .yaml."),
+    "endpoints.nginx": (TEXT, "A file to be included by nginx: an upstream for each service."),
+    "endpoints.reload": (COMMAND, "Run after a file has changed, as the daemon's user, beside the file."),
+    "endpoints.host": (TEXT, "Where workers with a port are reached."),
     "daemon.poll": (DURATION, "Between two looks at what workers use, which recycle needs and nothing else."),
     "daemon.http": (
         TEXT,
@@ -255,6 +262,7 @@ SECTIONS: Mapping[str, tuple[Section, type[BaseModel] | None]] = {
     "daemon": (DAEMON, DaemonSpec),
     "on_event": (HOOK, Hook),
     "health": (HEALTH, HealthSpec),
+    "endpoints": (ENDPOINTS, EndpointsSpec),
     "service": (keys.SERVICE, ServiceSpec),
     "entry": (keys.ENTRY, None),
     "resources": (keys.RESOURCES, Resources),
@@ -293,6 +301,7 @@ def make_schema() -> Schema:
         service["properties"][name] |= _reference(name)
     service["properties"]["logs"] |= {"anyOf": [_one_of("inherit", "journal"), _reference("logs")]}
     maps = {name: _section(name) for name in SECTIONS if name not in {"", "service"}}
+    maps["daemon"]["properties"]["endpoints"] |= _reference("endpoints")
     maps["daemon"]["properties"]["on_event"] |= {
         "anyOf": [*COMMAND["anyOf"], _reference("on_event"), {"type": "array", "items": _reference("on_event")}]
     }

@@ -130,6 +130,10 @@ class Hooks:
             at = self._means.rfc3339(self._means.monotonic())
             self._put(name, "warning" if is_warning else "info", {"at": at, **fields})
 
+    def warn(self, name: str, fields: Mapping[str, object]) -> None:
+        """Something that is no step of a worker, and that a person should look at."""
+        self.tell(name, fields, is_warning=True)
+
     def _put(self, name: str, level: str, fields: Json) -> None:
         self._number += 1
         head = {"event": name, "number": self._number, "level": level}

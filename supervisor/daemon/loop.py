@@ -65,6 +65,7 @@ from supervisor.core.witnesses import wants_openers
 from supervisor.daemon import survey
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.door import Door
+from supervisor.daemon.endpoints import EndpointFiles
 from supervisor.daemon.face import DaemonFace
 from supervisor.daemon.gauges import Gauges
 from supervisor.daemon.hands import Hands
@@ -238,17 +239,10 @@ class Daemon:
         self._crashes: Crashes | None = None
         self._recorder: Recorder | None = None
         self.chronicle = Chronicle(clock.rfc3339, self._bury)
-        self._hooks = Hooks(
-            Means(
-                processes,
-                os.environ,
-                str(reader.file.absolute().parent),
-                self._describe,
-                clock.rfc3339,
-                clock.monotonic,
-                self.tally.hooked,
-            )
-        )
+        folder = str(reader.file.absolute().parent)
+        means = (clock.rfc3339, clock.monotonic, self.tally.hooked)
+        self._hooks = Hooks(Means(processes, os.environ, folder, self._describe, *means))
+        self._endpoints = EndpointFiles(processes, os.environ, folder, self._hooks.warn)
         self._herald = None
         if manager is not None:
             self._herald = Herald(
@@ -380,9 +374,7 @@ class Daemon:
             self._deadlines.set(worker_id, worker.deadline if worker else None)
             self._pulse.note(worker_id, is_counted=is_counted(worker))
         self._deadlines.set(None, fleet.deadline)
-        # A worker should not wait for the log line about its start.
-        for action in sorted(actions, key=_is_word):
-            self._perform(action)
+        self._perform_all(actions, self._endpoints.look(before, fleet))
         self._sickroom.hear(before, fleet)
         self._sentry.hear(fleet)
         self._tell(before, fleet, actions)
@@ -393,6 +385,19 @@ class Daemon:
             self.face.notice()
             if self._ledger is not None:
                 self._ledger.note()
+
+    def _perform_all(self, actions: tuple[Action, ...], leaving: frozenset[WorkerId]) -> None:
+        """A worker should not wait for the log line about its start."""
+        for action in sorted(actions, key=_is_word):
+            if leaving and isinstance(action, Signal | RunStopCommand) and action.worker in leaving:
+                self._start(self._perform_once_unlisted(action))
+            else:
+                self._perform(action)
+
+    async def _perform_once_unlisted(self, action: Action) -> None:
+        """Stop somebody when nobody is sent to him any more, as far as files say that."""
+        await self._endpoints.settled()
+        self._perform(action)
 
     def _tell(self, before: Fleet, fleet: Fleet, actions: tuple[Action, ...]) -> None:
         """Let everybody know who counts, remembers or passes on what happens."""
@@ -505,6 +510,7 @@ class Daemon:
     async def _close(self, server: web.AppRunner) -> None:
         self.face.close()
         await server.cleanup()
+        await self._endpoints.close()
         await self._hooks.close()
         await self._web.close()
         await self._hands.let_go()

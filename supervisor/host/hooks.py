@@ -68,16 +68,24 @@ class HookCommand:
         argv: The command.
         env: Of the daemon.
         folder: Where it runs.
+        key: Of the file, which has it; names the shim, too.
     """
 
     def __init__(
-        self, spawner: Spawner, place: int, argv: tuple[str, ...], env: Mapping[str, str], folder: str
+        self,
+        spawner: Spawner,
+        place: int,
+        argv: tuple[str, ...],
+        env: Mapping[str, str],
+        folder: str,
+        *,
+        key: str = "on_event",
     ) -> None:
         kept = {name: env[name] for name in NAMES if name in env}
         launch = Launch(Recipe(command=argv, env=(), working_dir=folder, port=None, gpu_memory=None))
         # Nothing in its words is replaced: there is no worker whose variables it could be.
         words = tuple(map(literal, argv))
-        start = Spawn(WorkerId("on_event", place), 1, launch, argv, kept, folder)
+        start = Spawn(WorkerId(key, place), 1, launch, argv, kept, folder)
         self._command = Command(spawner, start, words, "hook")
         self.name = self._command.name
 

@@ -64,6 +64,7 @@ DAEMON_KEYS: dict[str, object] = {
     "log_format": "json",
     "exit_when_failed": False,
     "on_event": ["./tell.sh"],
+    "endpoints": {"json": "endpoints.json"},
 }
 WORKING = (
     {"env_file", "user", "group", "umask", "limits", "nice", "oom_score_adj"}
@@ -79,7 +80,7 @@ WORKING = (
     | {"workers.gpu", "workers.gpus", "workers.gpu_memory", "workers.env", "workers.port"}
     | {"resources.memory", "workers.memory", "daemon.start_parallel"}
     | {"pin", "numa", "resources.cpu", "workers.cpu"}
-    | {"daemon.http", "daemon.http_token_file", "daemon.on_event"}
+    | {"daemon.http", "daemon.http_token_file", "daemon.on_event", "daemon.endpoints"}
     | {"daemon.headroom", "daemon.gpu_wait", "daemon.log_format", "daemon.exit_when_failed"}
 )
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from supervisor.core.file.endpoints import EndpointsSpec, read_endpoints, settle_endpoints
 from supervisor.core.file.hooks import Hook, read_hooks
 from supervisor.core.file.listen import Address
 from supervisor.core.file.problems import (
@@ -43,6 +44,7 @@ class DaemonSpec(BaseModel):
         poll: Seconds between two looks at what workers use, which is looked at only for `recycle`.
         exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
         on_event: Who is told what happens.
+        endpoints: Files in which ready workers stand; None = nowhere.
         http: Where the API listens over TCP; None = on its unix socket alone.
         http_token_file: Absolute path of the secret that opens over TCP what not everybody may see or do.
     """
@@ -56,6 +58,7 @@ class DaemonSpec(BaseModel):
     exit_when_failed: bool = False
     poll: float = 5.0
     on_event: tuple[Hook, ...] = ()
+    endpoints: EndpointsSpec | None = None
     http: Address | None = None
     http_token_file: str | None = None
 
@@ -68,7 +71,10 @@ def read_daemon(place: Place, base_dir: str) -> DaemonSpec:
         place: Of `daemon`; problems are noted there.
         base_dir: Absolute; where its relative paths begin.
     """
-    return DaemonSpec.model_validate(settle_http(place, read_section(place, DAEMON), base_dir))
+    good = settle_http(place, read_section(place, DAEMON), base_dir)
+    if isinstance(endpoints := good.get("endpoints"), EndpointsSpec):
+        good["endpoints"] = settle_endpoints(place.child("endpoints", None), endpoints, base_dir)
+    return DaemonSpec.model_validate(good)
 
 
 def _parse_poll(value: object) -> float:
@@ -94,6 +100,7 @@ DAEMON = Section(
         "exit_when_failed": leaf(parse_bool),
         "poll": leaf(_parse_poll),
         "on_event": read_hooks,
+        "endpoints": read_endpoints,
         "http": leaf(parse_http),
         "http_token_file": leaf(_parse_file),
     },
