@@ -140,7 +140,7 @@ def fits_again(fleet: Fleet, workers: Workers, worker: Worker, device: Device) -
     return _crowded(worker, device) is None if has_whole_devices(worker.held) else None
 
 
-def untaken_bytes(fleet: Fleet, workers: Workers, worker: WorkerId, device: Device) -> int:
+def untaken_bytes(fleet: Fleet, workers: Workers, worker: WorkerId | None, device: Device) -> int:
     """What others than a worker have declared on a device and will still take."""
     total, free = device.memory_total_bytes, device.memory_free_bytes
     if total is None or free is None:
@@ -150,7 +150,7 @@ def untaken_bytes(fleet: Fleet, workers: Workers, worker: WorkerId, device: Devi
     )
 
 
-def _others(fleet: Fleet, workers: Workers, worker: WorkerId, uuid: str) -> list[Worker]:
+def _others(fleet: Fleet, workers: Workers, worker: WorkerId | None, uuid: str) -> list[Worker]:
     """Who else occupies a device."""
     return [workers[other] for other in fleet.occupied.get(uuid, {}) if other != worker]
 

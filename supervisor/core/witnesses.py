@@ -51,8 +51,8 @@ def note_start(turn: Turn, worker: WorkerId, launch: Launch) -> None:
     turn.set(sights={**fleet.sights, worker: seen})
 
 
-def _beside(turn: Turn, worker: WorkerId, device: Device) -> tuple[tuple[int, int | None], ...]:
-    """Others that occupy a device: their incarnations and what they have declared there, None if nothing."""
+def _beside(turn: Turn, worker: WorkerId | None, device: Device) -> tuple[tuple[int, int | None], ...]:
+    """Others than a worker that occupy a device: their incarnations and what they have declared there, if anything."""
     ids = sorted(one for one in turn.fleet.occupied.get(device.uuid, ()) if one != worker)
     return tuple((one.incarnation, _declared(one, device)) for one in (turn.workers[it] for it in ids))
 
@@ -204,7 +204,7 @@ def gather(turn: Turn, worker: Worker, device: Device) -> Evidence:
         opened=_opened(turn, worker, device),
         may_be_asked=turn.now - worker.since < 2 * LOOK_S,
         fits=fits_again(turn.fleet, turn.workers, worker, device),
-        lacking=_unowned(device, sight) if listed is False else _unexplained(turn, worker, device, sight),
+        lacking=_unowned(device, sight) if listed is False else _unexplained(turn, worker.id, device, sight),
         figures=figures if not sight.had else f"{figures}, its last process had {sight.had // MIB} MiB",
     )
 
@@ -243,16 +243,17 @@ def _unowned(device: Device, sight: Sight) -> int | None:
     return lacking_bytes(stray, sight.stray, device.memory_total_bytes)
 
 
-def _unexplained(turn: Turn, worker: Worker, device: Device, sight: Sight) -> int | None:
+def _unexplained(turn: Turn, worker: WorkerId | None, device: Device, sight: Sight) -> int | None:
     """
     Bytes that were free before it, less what has been declared by those that came later; None if that cannot be told.
 
-    Who was beside it and has gone has left up to what it had declared: only where that makes no difference it is told.
+    Others are those that are not *worker*. Who was beside it and has gone has left up to what it had declared: only
+    where that makes no difference it is told.
     """
     total, free = device.memory_total_bytes, device.memory_free_bytes
     if sight.free is None or total is None or free is None:
         return None
-    now, then = dict(_beside(turn, worker.id, device)), dict(sight.beside)
+    now, then = dict(_beside(turn, worker, device)), dict(sight.beside)
     came = [size for one, size in now.items() if one not in then]
     if None in came:
         return None
@@ -260,7 +261,8 @@ def _unexplained(turn: Turn, worker: Worker, device: Device, sight: Sight) -> in
     least = lacking_bytes(before, free, total)
     gone = [size for one, size in then.items() if one not in now]
     returned = sum(total if size is None else size for size in gone)
-    most = lacking_bytes(min(total, before + returned), free, total)
+    coming = untaken_bytes(turn.fleet, turn.workers, worker, device)  # It was theirs before they have it.
+    most = lacking_bytes(min(total, before + returned), free - coming, total)
     return least if least or not most else None
 
 
@@ -351,11 +353,10 @@ def _is_clean(turn: Turn, dirt: Dirt, device: Device) -> bool:
         return False
     if (unowned := _unowned(device, dirt.sight)) is not None:
         return unowned == 0
-    total, free = device.memory_total_bytes, device.memory_free_bytes
-    if dirt.sight.free is None or total is None or free is None:
+    if dirt.sight.free is None or device.memory_total_bytes is None or device.memory_free_bytes is None:
         return True
-    others = [turn.workers[one] for one in turn.fleet.occupied.get(device.uuid, ())]
-    later = [one.held for one in others if one.incarnation > dirt.incarnation and one.held is not None]
-    if any(one.wanted.request.gpu_memory is None for one in later):
-        return True  # It found room there; how much of it is in use now is its own business.
-    return lacking_bytes(dirt.sight.free - sum(declared_bytes(one, total) for one in later), free, total) == 0
+    sizes = [size for _, size in (*_beside(turn, None, device), *dirt.sight.beside)]
+    if None in sizes:
+        # Who declares nothing found room there, or has left nobody knows how much: what is in use is their business.
+        return not _unexplained(turn, None, device, dirt.sight)
+    return _unexplained(turn, None, device, dirt.sight) == 0

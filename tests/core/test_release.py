@@ -13,7 +13,7 @@ from supervisor.core.release import Evidence, Proof, judge, lacking_bytes
 from supervisor.core.snapshot import View, make_devices, make_status
 from supervisor.core.spec import Spec
 from supervisor.core.witnesses import wants_openers
-from tests.core.builders import GIB, bad, device, good, of_type, spec_of
+from tests.core.builders import GIB, bad, device, good, of_type, spec_of, uuid_of
 from tests.core.stage import Stage
 
 VIEW = View(rfc3339=str)
@@ -424,3 +424,25 @@ def test_everybody_is_looked_at_only_where_that_may_tell_more() -> None:
     ready = Stage().load(llm(PART)).read(good(shown(used=0))).ready("llm/0")
     assert wants_openers(ready.fleet, 0.0)
     assert not wants_openers(ready.at(1.0).read(good(shown(used=0))).fleet, 1.0)
+
+
+@pytest.mark.parametrize(("free", "health"), [(35, "dirty"), (55, "ok")], ids=["still there", "back"])
+def test_a_neighbour_that_was_replaced_hides_nothing_of_what_is_left(free: int, health: str) -> None:
+    """Its next process takes what its last one has left, and less than it declares: the rest is not the dead's."""
+    app = {"resources": {"gpu": 0.5, "gpu_memory": "40GiB"}, "port": 9000, "restart": {"delay": "0s"}}
+    spec = spec_of(app=app, llm={"resources": PART, "port": 8000}, daemon={"start_parallel": 0})
+    stage = Stage().load(spec).read(good(device(0, free=80 * GIB))).ready("app/0")
+    for _ in range(3):
+        stage.read(good(device(0, free=40 * GIB)))
+    stage.ready("llm/0").read(good(device(0, free=20 * GIB)))
+    stage.at(10.0).meet(StopRequested(services=("llm",)))
+    stage.exited("llm/0", 0)
+    stuck(stage, 75.0, device(0, free=20 * GIB))
+    assert (stage.state("llm/0"), list(stage.fleet.dirty)) == ("stopped", [uuid_of(0)])
+
+    stage.exited("app/0", 0)
+    stuck(stage, 80.0, device(0, free=60 * GIB))
+    stage.ready("app/0")
+    stuck(stage, 200.0, device(0, free=free * GIB))
+
+    assert [one["health"] for one in make_devices(stage.fleet, VIEW)["devices"]] == [health]
