@@ -116,6 +116,7 @@ SURGE = (
         "extras.py",
         "    left = tuple(uuid for uuid in eligible if uuid not in taken)\n",
         "    left = tuple(eligible)\n",
+        by="tests/core/test_surge.py",
     ),
     Mutant(
         "an extra worker without the GPU that it asks for",
@@ -128,12 +129,14 @@ SURGE = (
         "rollout.py",
         "    for service in sorted({one.service for one in turn.fleet.extras} - turn.fleet.rolling):\n",
         "    for service in ():\n",
+        by="tests/core/test_surge.py",
     ),
     Mutant(
         "an extra worker goes when a roll-out is halted",
         "surge.py",
         "    ended = {one for one in mine if is_over or one not in serving}\n",
         "    ended = set(mine)\n",
+        by="tests/core/test_surge.py",
     ),
     Mutant(
         "one extra worker more than the file says",
@@ -159,11 +162,5 @@ SURGE = (
         "        elif worker.state is State.PENDING and turn.now",
         "        elif False and turn.now",
         by="tests/core/test_surge.py",
-    ),
-    Mutant(
-        "a count that has grown leaves an extra worker extra",
-        "extras.py",
-        "if service is not None and service.update.surge and worker.index >= len(service.entries(cpu_count)):",
-        "if service is not None and service.update.surge:",
     ),
 )

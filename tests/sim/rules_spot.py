@@ -54,6 +54,8 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
     stirred = _stirred(settled, reloaded)
     for action in actions:
         if isinstance(action, Spawn | Signal | KillTree):
+            if action.worker in reloaded.extras and action.worker not in settled.workers:
+                continue  # A halted roll-out is taken up, and an extra worker is the first of it.
             before = settled.workers[action.worker]
             is_asked_again = before.state is State.FAILED and before.target is not None and before.target.refused
             # A halted roll-out goes on at a reload once nobody of its service is failed any more.

@@ -37,6 +37,10 @@ def _with_env_files(spec: Spec, texts: dict[str, str]) -> Spec:
     return spec.model_copy(update={"services": services})
 
 
+SURGING = "x-surge"
+"""A mark at a document all of whose services may have extra workers."""
+
+
 class Writer:
     """
     Somebody who writes service files for a machine.
@@ -85,14 +89,24 @@ class Writer:
         """
         Some services that may have extra workers want some, or no more; who may not does not.
 
-        By dice of its own, so that whoever may not lives as before.
+        By dice of its own, so that whoever may not lives as before. In some files all may, and often change.
         """
-        for name, service in (document.get("services") or {}).items():
+        services = document.get("services") or {}
+        dice = random.Random(f"{self._version} {services}")
+        if chance > 0.5 and dice.random() < 0.15:
+            document[SURGING] = True
+        for name, service in services.items():
             rng = random.Random(f"{self._version} {name} {service}")
+            if document.get(SURGING):
+                service.pop("port", None)
+                if not isinstance(service["workers"], int):
+                    service["workers"] = rng.choice((1, 2, 3))
+                if rng.random() < 0.5:
+                    service["env"] = {**service.get("env", {}), "SURGE": str(rng.randint(0, 9))}
             may = "port" not in service and not isinstance(service["workers"], list)
             may &= service["workers"] not in {"per_gpu", "fit"} if may else False
             update = service.get("update", {})
-            if may and rng.random() < chance:
+            if may and rng.random() < (0.8 if document.get(SURGING) else chance):
                 service["update"] = {"max_unavailable": rng.choice((0, 0, 1, 2)), "surge": rng.choice((1, 1, 2))}
             elif update.get("surge") and (not may or rng.random() < chance):
                 service["update"] = {"max_unavailable": max(1, update["max_unavailable"])}
