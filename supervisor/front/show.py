@@ -233,7 +233,8 @@ def _release_lines(release: Json | None) -> Iterator[str]:
     """How the GPU memory of its last process came back."""
     if release is None:
         return
-    took = f"{release['seconds']:.1f} s" if release["seconds"] < 60 else span_of(release["seconds"])
+    seconds = release["seconds"]
+    took = f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 60 else span_of(seconds)
     if release["dirty"]:
         yield f"the GPU memory of its last process had not come back after {took}: the device was given up as dirty"
     else:
