@@ -130,7 +130,11 @@ def plan(where: Where, file: str, *, is_json: bool) -> int:
 @as_json
 @at_daemon
 def devices(where: Where, *, is_json: bool) -> int:
-    """Show the GPUs, their health, and who is on them; or take one out of use."""
+    """
+    Show the GPUs, their health, and who is on them.
+
+    Or take one out of use, and back.
+    """
     from supervisor.front.show import devices_page
 
     context = click.get_current_context()
