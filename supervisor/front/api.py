@@ -328,9 +328,11 @@ async def _read_body(route: Route, request: web.Request, body_s: float) -> bytes
         raise RefusedError(408, words, headers={hdrs.CONNECTION: "close"}) from None
     if not route.takes and body not in {b"", b"{}"}:
         raise ProblemsError((f"{request.method} {request.path} takes no body; give parameters in the query",))
-    if route.takes and body and hdrs.CONTENT_TYPE in request.headers and request.content_type != "application/json":
-        words = f"expected a body of application/json, got one of {request.content_type[:60]}"
-        raise RefusedError(415, words, hint="with curl: --json instead of --data")
+    # What curl --data says of a body is not true of JSON, so what the body is counts; a form never begins like this.
+    is_json = hdrs.CONTENT_TYPE not in request.headers or request.content_type == "application/json"
+    if route.takes and body[:1] not in {b"", b"{"} and not is_json:
+        words = f"expected a body of application/json, got {request.content_type[:60]}"
+        raise RefusedError(415, words, hint='such as {"targets": ["llm"]}, or give targets in the query')
     return body
 
 

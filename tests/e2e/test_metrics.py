@@ -23,7 +23,7 @@ services:
     workers: 2
     resources: {gpu: 1}
     ready: {after: 50ms}
-    restart: {delay: 10ms}
+    restart: {delay: 2s}
 """
 MONITORING = ROOT / "configs/monitoring"
 METRIC = re.compile(r"\bgpu_supervisor_\w+")
