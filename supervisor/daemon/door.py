@@ -15,6 +15,8 @@ from supervisor.host.sockets import BoundControl, renew_control
 log = structlog.get_logger()
 
 GUESTS_MAX = 1 << 20
+BACKLOG = 1024
+"""A unix socket refuses whoever comes to a full one: a daemon that is busy for a second has room for as many."""
 """As many as there are descriptors: who may open our socket may as well end us."""
 
 
@@ -43,7 +45,9 @@ class Door:
         await self._listen(self._house)
 
     async def _listen(self, house: House) -> None:
-        self._listening = await asyncio.get_running_loop().create_server(house, sock=self._control.socket)
+        self._listening = await asyncio.get_running_loop().create_server(
+            house, sock=self._control.socket, backlog=BACKLOG
+        )
 
     async def look(self) -> None:
         """

@@ -100,10 +100,20 @@ class DaemonFace:
         self._changed: asyncio.Future[None] | None = None
         self._reloads: list[asyncio.Future[Json]] = []
         self._is_closed = False
+        self._shown: tuple[Fleet, Json] | None = None
 
     def status(self, *, figures: bool = False) -> Json:
-        """The status JSON."""
-        return make_status(self._daemon.fleet, self._view(figures=figures))
+        """The status JSON. Who asks in the same turn of the loop gets the same, and only reads it."""
+        fleet = self._daemon.fleet
+        if figures:
+            return make_status(fleet, self._view(figures=True))
+        if self._shown is None or self._shown[0] is not fleet:
+            self._shown = (fleet, make_status(fleet, self._daemon.view))
+            asyncio.get_running_loop().call_soon(self._forget)
+        return self._shown[1]
+
+    def _forget(self) -> None:
+        self._shown = None
 
     async def read_figures(self, *, rates: bool = True) -> None:
         """Read what devices and workers do, unless somebody just did; see `Gauges`."""

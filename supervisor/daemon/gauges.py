@@ -119,10 +119,9 @@ class Gauges:
         self._usage = {worker: _use(before, after, worker) for worker in after.trees}
 
     async def _look_now(self) -> _Look:
-        """In a thread: a machine may have thousands of processes."""
         roots = {worker: root for worker in self._fleet().workers if (root := self._find_root(worker)) is not None}
         at = self._monotonic()
-        found = await asyncio.to_thread(read_trees, roots.values()) if roots else {}
+        found = await read_trees(roots.values()) if roots else {}
         return _Look(at, {worker: (root, found[root]) for worker, root in roots.items() if root in found})
 
 

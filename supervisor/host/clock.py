@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
+from math import floor
 
 OFFSET_TOLERANCE_S = 0.1
 """Far above the jitter of two readings and the wander of a disciplined clock, far below what a person would notice."""
@@ -42,5 +44,10 @@ class Clock:
         # would take that for a change.
         if abs(offset_s - self._offset_s) > OFFSET_TOLERANCE_S:
             self._offset_s = offset_s
-        moment = datetime.fromtimestamp(monotonic_s + self._offset_s, tz=UTC)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return _write_second(floor(monotonic_s + self._offset_s))
+
+
+@lru_cache(maxsize=4096)
+def _write_second(second: int) -> str:
+    """Half of what a status costs is its times, and most of them it had before."""
+    return datetime.fromtimestamp(second, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

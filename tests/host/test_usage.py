@@ -68,11 +68,11 @@ def test_nobody_has_nothing(tmp_path: Path) -> None:
     assert tree_bytes(wait_for(lambda: 1, "a pid"), tmp_path) is None
 
 
-def test_trees_are_read_together_without_their_roots() -> None:
+async def test_trees_are_read_together_without_their_roots() -> None:
     """And without those that are gone."""
     with a_tree(3) as three, a_tree(1) as one:
-        found = read_trees([three, one])
-        alone = read_trees([2**22 + 1])
+        found = await read_trees([three, one])
+        alone = await read_trees([2**22 + 1])
 
     assert set(found) == {three, one}
     assert 120 * MIB < (found[three].memory_bytes or 0) < 400 * MIB
@@ -81,7 +81,7 @@ def test_trees_are_read_together_without_their_roots() -> None:
     assert alone == {}
 
 
-def test_what_has_ended_counts_with_who_waited_for_it(tmp_path: Path) -> None:
+async def test_what_has_ended_counts_with_who_waited_for_it(tmp_path: Path) -> None:
     """Names may hold anything; who is gone between two looks, or is no process, is nobody."""
     stat = "{pid} (a) b {pid}) S {parent} 0 0 0 0 0 0 0 0 0 {u} {s} {cu} {cs} 0 0 1 0 0 0 {pages}"
     rows = (
@@ -96,6 +96,6 @@ def test_what_has_ended_counts_with_who_waited_for_it(tmp_path: Path) -> None:
     (tmp_path / "13").mkdir()
     (tmp_path / "uptime").write_text("1")
 
-    found = read_trees([10, 20, 13], tmp_path)
+    found = await read_trees([10, 20, 13], tmp_path)
 
     assert found == {10: TreeUse(70 * TICK_S, 12 * PAGE), 20: TreeUse(8 * TICK_S, None)}
