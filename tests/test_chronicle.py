@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from supervisor.core.fleet import handle
@@ -30,7 +31,7 @@ class Life:
     def meet(self, event: Event) -> None:
         before = self.fleet
         self.fleet, actions = handle(before, event, 10.0)
-        self.chronicle.hear(before, self.fleet, actions)
+        self.chronicle.hear(before, self.fleet, actions, 10.0)
 
     def crash(self) -> None:
         number = self.fleet.workers[A].incarnation
@@ -104,6 +105,27 @@ def test_a_death_goes_to_the_file_whole_and_is_kept_short() -> None:
     assert len(story["deaths"]) == DEATHS
     assert "tail" not in story["deaths"][0]
     assert len(story["transitions"]) == KEPT_EACH
+
+
+def test_too_much_of_a_gpu_is_news_once() -> None:
+    """It is no step of the worker, and belongs to its story all the same."""
+    life = Life()
+    before = life.fleet
+    worker = replace(before.workers[A], excess="has too much")
+    after = replace(before, workers={**before.workers, A: worker}, touched=frozenset({A}))
+
+    for one in (before, after):
+        life.chronicle.hear(one, after, (), 20.0)
+
+    *_, last = life.chronicle.story(A)["transitions"]
+    assert (last["before"], last["after"], last["cause"], last["at"], last["reason"]) == (
+        "starting",
+        "starting",
+        "GpuMemoryExceeded",
+        "20.0",
+        "has too much",
+    )
+    assert len([one for one in life.chronicle.story(A)["transitions"] if one["cause"] == last["cause"]]) == 1
 
 
 def test_nothing_is_kept_of_a_worker_that_is_no_more() -> None:

@@ -47,7 +47,7 @@ from supervisor.core.moves import (
 )
 from supervisor.core.restart import GiveUp, RestartAt, Run, decide_restart, is_healthy
 from supervisor.core.spec import Ready
-from supervisor.core.worker import Admitted, DeadlinePassed, MemoryBack, Release, Worker
+from supervisor.core.worker import Admitted, DeadlinePassed, MemoryBack, Overdrawn, Release, Worker
 
 CRASH_GRACE_S = 5.0
 """What is left of a crashed worker's tree has this long to end by itself, as with kubelet and pebble."""
@@ -62,6 +62,9 @@ SPAWN_RETRY_S = 2.0
 
 EXTENDED_MAX_S = 3600.0
 """All that a start may ask for, unless the file gives it more: a loop that asks for ever must come to an end."""
+
+AT_FAULT = frozenset({Cause.START_TIMEOUT, Cause.LIVENESS, Cause.WATCHDOG, Cause.CUDA_OOM})
+"""Why we end one for a fault of its own."""
 
 HUNG = frozenset({Cause.LIVENESS, Cause.WATCHDOG})
 """Why one is ended that was ready and does not answer any more."""
@@ -89,6 +92,8 @@ def start(worker: Worker, event: Admitted, now: float) -> Step:
         stop_fault="",
         said="",
         worn="",
+        over_at=None,
+        excess="",
         is_extended=False,
         spawned_at=None,
         pid=None,
@@ -179,6 +184,13 @@ def liveness_lost(worker: Worker, event: LivenessLost, now: float) -> Step:
     return to_stopping(evolve(worker, was_healthy=healthy, fault=event.detail), now, cause, event.detail)
 
 
+def overdrawn(worker: Worker, _event: Overdrawn, now: float) -> Step:
+    """It has more of a GPU than it declares, at the cost of others: charged to it, but for what was well before."""
+    since = now if worker.over_at is None else worker.over_at
+    healthy = worker.was_healthy or is_healthy_now(worker, since)
+    return to_stopping(evolve(worker, was_healthy=healthy, fault=worker.excess), now, Cause.CUDA_OOM, worker.excess)
+
+
 def became_unready(worker: Worker, event: BecameUnready, now: float) -> Step:
     """Readiness lost makes `unready`, never a restart."""
     healthy = worker.was_healthy or is_healthy_now(worker, now)
@@ -238,6 +250,9 @@ def _charged_if_at_fault(worker: Worker, event: Exited, now: float) -> Worker:
         return _charged(worker, Run(event.code, failed_to_start=True), now)
     if worker.cause in HUNG:
         run = Run(event.code, was_ready=True, was_healthy=worker.was_healthy, hung=True)
+        return _charged(worker, run, now)
+    if worker.cause is Cause.CUDA_OOM:
+        run = Run(event.code, was_ready=worker.was_ready, was_healthy=worker.was_healthy, was_overdrawn=True)
         return _charged(worker, run, now)
     return worker
 
@@ -304,7 +319,7 @@ def _details(worker: Worker, event: Exited) -> Iterator[str]:
 def _detail(worker: Worker, event: Exited) -> str:
     if worker.cause is Cause.START_TIMEOUT and worker.held is not None:
         return worker.fault or f"not ready within {worker.held.wanted.policy.ready.timeout_s:g} s"
-    if worker.cause in HUNG or worker.cause is Cause.DEVICE:
+    if worker.cause in AT_FAULT or worker.cause is Cause.DEVICE:
         return worker.fault
     if worker.cause is None and event.out_of_memory and event.code != 0:
         return "out of memory"

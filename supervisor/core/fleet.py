@@ -11,6 +11,7 @@ from typing import assert_never
 from supervisor.core import (
     admission,
     claims,
+    excess,
     gpus,
     order,
     orders,
@@ -104,6 +105,7 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         wards.settle(turn)
         if turn.stale:
             rescale.replan(turn)
+        excess.settle(turn)  # Who goes for what it has is missing then, and no roll-out takes another one.
         rollout.roll(turn)
         recycle.settle(turn)
         order.settle(turn)
@@ -132,6 +134,7 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
         case InventoryRead():
             gpus.take_reading(turn, event)
             recycle.take_reading(turn)
+            excess.take_reading(turn)
             reload.devices_read(turn, event.asked_at)
         case HostRead():
             admission.take_host(turn, event)

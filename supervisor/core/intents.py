@@ -41,6 +41,8 @@ def retarget_pending(worker: Worker, event: Wanted, now: float) -> Step:
 def retarget(worker: Worker, event: Wanted, _now: float) -> Step:
     """A living worker only learns what is wanted; whether and when it is replaced is the fleet's word."""
     after, actions = evolve(worker, target=event.placement), _redirect(worker, event)
+    if event.placement.wanted.policy.guard == "off":
+        after = evolve(after, over_at=None, excess="")
     before = worker.target.wanted.policy.recycle if worker.target else None
     if worker.state is State.STARTING or before == event.placement.wanted.policy.recycle:
         return after, actions

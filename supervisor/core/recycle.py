@@ -46,7 +46,7 @@ def take_reading(turn: Turn) -> None:
         for worker_id in sorted(fleet.occupied.get(device.uuid, ())):
             worker = turn.workers[worker_id]
             amount = worker.policy.recycle.gpu_memory if worker.target else None
-            used, total = _used_bytes(device, worker_id), device.memory_total_bytes
+            used, total = shown_bytes(device, worker_id), device.memory_total_bytes
             if amount is None or used is None or total is None or used <= (limit := amount_bytes(amount, total)):
                 continue
             text = f"uses {used // MIB} MiB of GPU {device.index}, recycle.gpu_memory is {limit // MIB} MiB"
@@ -58,11 +58,13 @@ def wants_devices(fleet: Fleet) -> bool:
     return fleet.spec is not None and any(one.recycle.gpu_memory is not None for one in fleet.spec.services.values())
 
 
-def _used_bytes(device: Device, worker: WorkerId) -> int | None:
+def shown_bytes(device: Device, worker: WorkerId) -> int | None:
     """What the driver shows of a worker on a device, None where it does not tell."""
-    mine = [one.used_bytes for one in device.holders or () if one.worker == str(worker)]
+    if device.holders is None:
+        return None
+    mine = [one.used_bytes for one in device.holders if one.worker == str(worker)]
     known = [used for used in mine if used is not None]
-    return sum(known) if mine and len(known) == len(mine) else None
+    return sum(known) if len(known) == len(mine) else None
 
 
 def _mark(turn: Turn, worker: Worker, why: str) -> None:
@@ -84,7 +86,7 @@ def settle(turn: Turn) -> None:
     worn = {one for one in fleet.worn | turn.touched if one in turn.workers and turn.workers[one].worn}
     if worn != fleet.worn:
         turn.set(worn=frozenset(worn))
-    left = {one: it for one, it in fleet.recycling.items() if not _is_over(turn.workers.get(one), it)}
+    left = {one: it for one, it in fleet.recycling.items() if not is_over(turn.workers.get(one), it)}
     if left != fleet.recycling:
         turn.set(recycling=left)
     for worker_id in sorted(worn):
@@ -96,7 +98,7 @@ def settle(turn: Turn) -> None:
             turn.tell(worker_id, Relaunched())
 
 
-def _is_over(worker: Worker | None, recycled: Recycled) -> bool:
+def is_over(worker: Worker | None, recycled: Recycled) -> bool:
     """Whether another process has got ready in its place, or none is going to."""
     if worker is None or worker.target is None or worker.down or worker.state in FREED:
         return True

@@ -77,6 +77,7 @@ class Run:
         was_healthy: It was ready for long enough; see `is_healthy`.
         failed_to_start: It went past its start timeout or could not be spawned: a failure whatever the code.
         hung: It did not answer any more and was ended for that: a failure whatever the code.
+        was_overdrawn: It had more of a GPU than it had declared and was ended for that: a failure whatever the code.
     """
 
     code: int | None
@@ -84,6 +85,7 @@ class Run:
     was_healthy: bool = False
     failed_to_start: bool = False
     hung: bool = False
+    was_overdrawn: bool = False
 
 
 def is_healthy(ready_s: float, time_to_ready_s: float) -> bool:
@@ -132,7 +134,7 @@ def decide_restart(
         incarnation: Of the process.
         now: Monotonic second at which the main process ended; the back-off counts from here.
     """
-    was_ended = run.failed_to_start or run.hung
+    was_ended = run.failed_to_start or run.hung or run.was_overdrawn
     clean = run.code == 0 and not was_ended
     if clean and policy.policy != "always":
         return Done(), History(time_to_ready_s=history.time_to_ready_s)
@@ -190,4 +192,6 @@ def _ended(run: Run) -> str:
         return "failed to start"
     if run.hung:
         return "did not answer any more"
+    if run.was_overdrawn:
+        return "had more of a GPU than it had declared"
     return "ended by a signal" if run.code is None else f"exited with {run.code}"

@@ -87,7 +87,7 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     "endpoints.nginx": (TEXT, "A file to be included by nginx: an upstream for each service."),
     "endpoints.reload": (COMMAND, "Run after a file has changed, as the daemon's user, beside the file."),
     "endpoints.host": (TEXT, "Where workers with a port are reached."),
-    "daemon.poll": (DURATION, "Between two looks at what workers use, which recycle needs and nothing else."),
+    "daemon.poll": (DURATION, "Between two looks at what workers use, which only recycle and gpu_memory_guard need."),
     "daemon.http": (
         TEXT,
         "HOST:PORT at which the API and its page are served over TCP too; reachable for others only with a token.",
@@ -205,6 +205,10 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     ),
     "resources.memory": (SIZE, "Memory of the host that must be left before every start; swap does not count."),
     "resources.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
+    "resources.gpu_memory_guard": (
+        _one_of("off", "warn", "restart"),
+        "What follows when it has more than gpu_memory for a minute; else warn where it shares a GPU, off where not.",
+    ),
     "entry.gpu": (GPU, "GPUs of this worker: a fraction, a whole number, or all."),
     "entry.gpus": (GPUS, "Of this worker; without gpu exactly these, whole."),
     "entry.cpu": (CPU, "Cores of this worker."),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supervisor.core.ends import STUCK
+from supervisor.core.excess import enforcement, is_greedy
 from supervisor.core.figures import Figures, device_figures, worker_figures
 from supervisor.core.foresight import Course, foresee
 from supervisor.core.gpu_types import type_of
@@ -74,10 +75,10 @@ def make_devices(fleet: Fleet, view: View) -> Json:
 
 def make_plan_json(fleet: Fleet, plan: Plan, view: View) -> Json:
     """A plan, device by device and worker by worker, and what taking it would do to what runs."""
-    rows = [_plan_row(fleet, worker, placement) for worker, placement in plan.items()]
+    rows = [_plan_row(fleet, view, worker, placement) for worker, placement in plan.items()]
     rows += [
         {
-            **_plan_row(fleet, one.id, one.held),
+            **_plan_row(fleet, view, one.id, one.held),
             "placed": False,
             "wanted": False,
             "reason": "not in the file",
@@ -188,13 +189,18 @@ def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
         "incarnation": worker.incarnation or None,
         "since": view.rfc3339(worker.since),
         "restarts": max(0, worker.starts - 1),
-        "reason": worker.reason or _progress(worker) or _turn_reason(worker) or _fallback_reason(shown),
+        "reason": worker.reason
+        or _excess(worker)
+        or _progress(worker)
+        or _turn_reason(worker)
+        or _fallback_reason(shown),
         "fallback": "cpu" if shown is not None and shown.fallback else None,
         "port": recipe.port if recipe else None,
         "listen": [{"name": one.name, "address": str(one.address)} for one in recipe.listen] if recipe else [],
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "env": dict(view.envs.get(worker.id, {})),
         "limits": _limits(recipe, view.lacks.get(worker.id)),
+        "gpu_limits": None if shown is None else _gpu_limits(shown, worker, view),
         "status_text": worker.said or None,
         "ready_by": _ready_by(worker, view),
         "time_to_ready": worker.history.time_to_ready_s,
@@ -217,6 +223,26 @@ def _limits(recipe: Recipe | None, lack: str | None) -> Json | None:
         "enforced": None if lack is None else not lack,
         "reason": lack or "",
     }
+
+
+def _gpu_limits(placement: Placement, worker: Worker | None, view: View) -> Json | None:
+    """What keeps a worker to what it declares of GPUs; None for one that has its own and is not guarded."""
+    reason = enforcement(placement)
+    if not reason:
+        return None
+    over_at = None if worker is None or worker.state not in RUNNING else worker.over_at
+    return {
+        "enforced": False,
+        "guard": placement.wanted.policy.guard,
+        "over_since": None if over_at is None else view.rfc3339(over_at),
+        "exceeded": worker is not None and is_greedy(worker),
+        "reason": reason,
+    }
+
+
+def _excess(worker: Worker) -> str:
+    """What a worker has too much of a GPU."""
+    return worker.excess if is_greedy(worker) else ""
 
 
 def _progress(worker: Worker) -> str:
@@ -384,7 +410,7 @@ def _declared(fleet: Fleet, device: Device) -> int:
     return sum(amount_bytes(amount, total) for amount in amounts if amount is not None)
 
 
-def _plan_row(fleet: Fleet, worker_id: WorkerId, placement: Placement) -> Json:
+def _plan_row(fleet: Fleet, view: View, worker_id: WorkerId, placement: Placement) -> Json:
     launch, worker = placement.launch, fleet.workers.get(worker_id)
     never = hopeless(fleet, placement)
     action = action_of(worker, placement)
@@ -402,6 +428,7 @@ def _plan_row(fleet: Fleet, worker_id: WorkerId, placement: Placement) -> Json:
         "gpus": _gpus(fleet, launch.slice if launch else ()),
         "fallback": "cpu" if placement.fallback else None,
         "listen": [str(one.address) for one in listen],
+        "gpu_limits": _gpu_limits(placement, worker, view),
         "reason": reason,
         "action": action,
     }

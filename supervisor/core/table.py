@@ -33,6 +33,7 @@ from supervisor.core.worker import (
     Evicted,
     KillAsked,
     MemoryBack,
+    Overdrawn,
     Relaunched,
     RestartAsked,
     StartAsked,
@@ -86,6 +87,7 @@ class Row:
     stop: Cell
     start: Cell
     restart: Cell
+    overdrawn: Cell
     kill: Cell
     evicted: Cell
 
@@ -112,6 +114,7 @@ COLUMNS: Mapping[type[WorkerEvent], str] = {
     StopAsked: "stop",
     StartAsked: "start",
     RestartAsked: "restart",
+    Overdrawn: "overdrawn",
     KillAsked: "kill",
     Evicted: "evicted",
 }
@@ -140,6 +143,7 @@ _NO_PROCESS = {
     "tree_examined": IGNORE,
     "memory_back": IMPOSSIBLE,
     "relaunched": IMPOSSIBLE,
+    "overdrawn": IMPOSSIBLE,
     "kill": IGNORE,
     "evicted": IMPOSSIBLE,
 }
@@ -168,6 +172,7 @@ _RUNNING = {
     "stop": Cell(intents.stop_for_operator, (State.STOPPING,)),
     "start": IGNORE,
     "restart": Cell(intents.await_turn),
+    "overdrawn": Cell(facts.overdrawn, (State.STOPPING,)),
     "kill": Cell(ends.kill, (State.KILLING,)),
     "evicted": Cell(intents.evict, (State.STOPPING, State.KILLING)),
 }
@@ -178,6 +183,7 @@ _GOING = {
     "stop": Cell(intents.hold),
     "start": Cell(intents.come_back),
     "restart": Cell(intents.come_back_anyway),
+    "overdrawn": IMPOSSIBLE,
     "became_ready": IGNORE,
     "became_unready": IGNORE,
     "liveness_lost": IGNORE,

@@ -174,7 +174,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Recycled:
-    """A worker that is being recycled: the process that had to go, and the devices that it was on."""
+    """A worker that is being recycled or was evicted: the process that had to go, and the devices that it was on."""
 
     incarnation: int
     devices: frozenset[str]
@@ -255,7 +255,8 @@ class Fleet:
         tried: Those that are on their way to what the file says.
         extras: Workers beyond the count of their service, for as long as a roll-out takes (`update.surge`).
         worn: Workers that are to be recycled.
-        recycling: Those that are being, until another process is ready in their place.
+        recycling: Those that are being, until another process is ready in their place; and those that were evicted.
+        greedy: Workers that have had more of a GPU than they have declared for long enough.
         restarting: Services in which workers wait for their turn to be restarted.
         deadline: The fleet's own: look at the driver or at a sick device, or, while stopping, give up. None for never.
         exiting: It has said Exit.
@@ -325,6 +326,7 @@ class Fleet:
     extras: frozenset[WorkerId] = frozenset()
     worn: frozenset[WorkerId] = frozenset()
     recycling: Mapping[WorkerId, Recycled] = field(default_factory=dict)
+    greedy: frozenset[WorkerId] = frozenset()
     restarting: Mapping[str, Restarting] = field(default_factory=dict)
     reload: Reload | None = None
     last_reload: LastReload | None = None

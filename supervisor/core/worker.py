@@ -120,6 +120,11 @@ class RestartAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Overdrawn:
+    """It has had more of a GPU than it has declared, for too long."""
+
+
+@dataclass(frozen=True, slots=True)
 class KillAsked:
     """The daemon has no more patience."""
 
@@ -146,6 +151,7 @@ FleetEvent = (
     | StopAsked
     | StartAsked
     | RestartAsked
+    | Overdrawn
     | KillAsked
     | Evicted
 )
@@ -180,6 +186,8 @@ class Worker:
         said: By its process, in words, of how it is.
         is_extended: Its process has asked for more time to start than the file gives it.
         worn: Why its process is to be replaced by another when its turn comes; empty while it is not.
+        over_at: Monotonic second since which it has had more of a GPU than it has declared, None while it has not.
+        excess: The same in words, once that has been so for long enough to be of consequence.
         starved: In pending: it waits for memory, and nobody knows until when.
         is_told: In releasing: it was warned of.
         release: How the memory of its last process with a GPU came back, None before.
@@ -216,6 +224,8 @@ class Worker:
     said: str = ""
     is_extended: bool = False
     worn: str = ""
+    over_at: float | None = None
+    excess: str = ""
     starved: bool = False
     is_told: bool = False
     release: Release | None = None

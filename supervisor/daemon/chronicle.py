@@ -41,7 +41,7 @@ class Chronicle:
         self._wakes: set[asyncio.Event] = set()
         self._is_closed = False
 
-    def hear(self, before: Fleet, after: Fleet, actions: Iterable[Action]) -> None:
+    def hear(self, before: Fleet, after: Fleet, actions: Iterable[Action], now: float) -> None:
         """One turn of the core."""
         has_news = False
         for action in actions:
@@ -50,6 +50,7 @@ class Chronicle:
                 has_news = True
         for worker in after.touched:
             self._look(before, after, worker)
+            has_news |= self._hear_of_excess(before, after, worker, now)
         if has_news:
             self._wake()
 
@@ -57,6 +58,15 @@ class Chronicle:
         self._number += 1
         self._ring.append((self._number, transition))
         self._stories.setdefault(transition.worker, deque(maxlen=KEPT_EACH)).append(transition)
+
+    def _hear_of_excess(self, before: Fleet, after: Fleet, worker: WorkerId, now: float) -> bool:
+        """One that has come to have too much of a GPU: no step of it, and news all the same."""
+        old, new = before.workers.get(worker), after.workers.get(worker)
+        if old is None or new is None or old.excess or not new.excess:
+            return False
+        cause = "GpuMemoryExceeded"
+        self._take(Transition(worker, new.incarnation, old.state, old.state, cause, now, new.excess, {}))
+        return True
 
     def _look(self, before: Fleet, after: Fleet, worker: WorkerId) -> None:
         old, new = before.workers.get(worker), after.workers.get(worker)

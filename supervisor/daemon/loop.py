@@ -401,7 +401,7 @@ class Daemon:
 
     def _tell(self, before: Fleet, fleet: Fleet, actions: tuple[Action, ...]) -> None:
         """Let everybody know who counts, remembers or passes on what happens."""
-        self.chronicle.hear(before, fleet, actions)
+        self.chronicle.hear(before, fleet, actions, self.clock.monotonic())
         self.tally.hear(before, fleet, actions, self.clock.monotonic())
         if fleet.spec is not before.spec and fleet.spec is not None:
             self._hooks.use(fleet.spec.daemon.on_event)

@@ -1,4 +1,4 @@
-"""Measures what workers use, every `daemon.poll`, for as long as the file has workers recycled by it."""
+"""Measures what workers use, every `daemon.poll`, for as long as the file has workers recycled or ended by it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from supervisor.core import excess, recycle
 from supervisor.core.message import Incarnation, State, UsageRead
-from supervisor.core.recycle import wants_devices
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet
 from supervisor.host.usage import tree_bytes
@@ -50,7 +50,7 @@ class Meter:
             and (root := self.find_root(worker.id)) is not None
         }
         found = await asyncio.to_thread(_measure, roots) if roots else {}
-        reads_devices = wants_devices(fleet)
+        reads_devices = recycle.wants_devices(fleet) or excess.wants_devices(fleet)
         if found or reads_devices:
             self.post(UsageRead(found, reads_devices=reads_devices))
 

@@ -118,6 +118,17 @@ def _services(status: Json) -> Iterator[Metric]:
         ("service",),
         [((one["name"],), sum(worker["fallback"] is not None for worker in one["workers"])) for one in services],
     )
+    yield _gauge(
+        "gpu_memory_exceeded_workers",
+        "Workers that have had more of a GPU than their gpu_memory for a minute.",
+        ("service",),
+        [((one["name"],), sum(_is_exceeded(worker) for worker in one["workers"])) for one in services],
+    )
+
+
+def _is_exceeded(worker: Json) -> bool:
+    limits = worker.get("gpu_limits")
+    return limits is not None and limits["exceeded"]
 
 
 def _workers(status: Json) -> Iterator[Metric]:

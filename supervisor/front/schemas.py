@@ -69,6 +69,11 @@ _DEVICE_MORE: Schema = {
     "power": _map(draw=_or_null(NUMBER, "Watts."), limit=_or_null(NUMBER, "Watts.")),
 }
 
+_GPU_LIMITS = _or_null(
+    _map(enforced=BOOL, guard=_one_of("off", "warn", "restart"), over_since=_or_null(TIME), exceeded=BOOL, reason=TEXT),
+    "Null for one that shares no GPU and is not guarded.",
+)
+
 _WORKER = {
     "worker": {**TEXT, "description": "`llm/0`."},
     "index": WHOLE,
@@ -87,6 +92,7 @@ _WORKER = {
         "What it was given of the contract's variables; null over TCP without the token.",
     ),
     "limits": _or_null(_map(cpu=_or_null(NUMBER), memory=_or_null(BYTES), enforced=_or_null(BOOL), reason=TEXT)),
+    "gpu_limits": _GPU_LIMITS,
     "status_text": _or_null(TEXT),
     "ready_by": _or_null(TIME),
     "time_to_ready": _or_null(NUMBER, "Seconds."),
@@ -170,6 +176,7 @@ SCHEMAS: Schema = {
                 placed=BOOL,
                 gpus=_list(_map(uuid=TEXT, index=_or_null(WHOLE), share=NUMBER)),
                 fallback=_or_null(_one_of("cpu")),
+                gpu_limits=_GPU_LIMITS,
                 reason=TEXT,
                 action=_one_of("start", "keep", "replace", "stop", "wait"),
             )

@@ -55,7 +55,8 @@ def status_page(status: Json, now: datetime, *, bars: Bars = None, target: str |
     workers = [worker for service in services for worker in service["workers"]]
     if workers:
         parts.append(_workers_table(workers, now, device_numbers(status["devices"])))
-        parts += _limit_lines(workers)
+        parts += _limit_lines(workers, "limits")
+        parts += _limit_lines(workers, "gpu_limits")
     devices = status["devices"]
     if target is not None:
         own = {gpu["uuid"] for worker in workers for gpu in worker["gpus"]}
@@ -94,6 +95,8 @@ def explain_page(worker: Json, now: datetime) -> Page:
         where = f"GPU {gpus_of(worker, {})}", ", ".join(gpu["uuid"] for gpu in worker["gpus"])
         is_reserved = worker["state"] == "pending"
         parts.append(f"{where[0]} is reserved for it ({where[1]})" if is_reserved else f"has {where[0]} ({where[1]})")
+    if limits := worker.get("gpu_limits"):
+        parts.append(limits["reason"])
     if sockets := worker.get("listen"):
         parts.append("shares " + ", ".join(f"{one['address']} ({one['name']})" for one in sockets))
     waits = None if worker["state"] == "backoff" else worker["waits"]
@@ -159,6 +162,7 @@ def plan_page(plan: Json, *, bars: Bars = None) -> Page:
     ]
     parts.append(Table(columns, tuple(rows)) if rows else "no workers")
     parts += _listen_lines(plan["workers"])
+    parts += _limit_lines(plan["workers"], "gpu_limits")
     steps = [
         (service["service"], str(number), _step(service, step), f"{step['ready']} of {service['target']}")
         for service in plan.get("rollout", ())
@@ -302,11 +306,11 @@ def _socket_rows(services: Iterable[Json]) -> Iterator[tuple[str, ...]]:
             yield service["name"], one["name"], one["address"], one["state"], one["reason"]
 
 
-def _limit_lines(workers: Iterable[Json]) -> list[str]:
+def _limit_lines(workers: Iterable[Json], key: str) -> list[str]:
     """Limits that do not hold, each reason with those it is true of."""
     found: dict[str, list[str]] = {}
     for worker in workers:
-        if reason := (worker.get("limits") or {}).get("reason"):
+        if reason := (worker.get(key) or {}).get("reason"):
             found.setdefault(reason, []).append(worker["worker"])
     shown = {reason: ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for reason, names in found.items()}
     return [f"{reason} ({names})" for reason, names in shown.items()]

@@ -62,6 +62,7 @@ def test_the_status_has_the_contracts_keys() -> None:
             "gpus",
             "env",
             "limits",
+            "gpu_limits",
             "release",
             "last_exit",
             "next_start",
@@ -130,7 +131,8 @@ def test_a_plan_has_the_contracts_keys() -> None:
     found = plan(Stage().read(good(*devices(1))), SPEC)
 
     assert set(found) == {"gpu", "devices", "workers"}
-    assert set(found["workers"][0]) == {"worker", "wanted", "placed", "gpus", "fallback", "listen", "reason", "action"}
+    keys = {"worker", "wanted", "placed", "gpus", "fallback", "listen", "gpu_limits", "reason", "action"}
+    assert set(found["workers"][0]) == keys
     assert found["devices"][0]["workers"] == ["llm/0"]
 
 
@@ -158,6 +160,7 @@ def test_a_running_worker_is_shown_with_all_that_it_has() -> None:
         "listen": [],
         "gpus": [{"uuid": uuid_of(1), "index": 1, "share": 1.0}],
         "limits": None,
+        "gpu_limits": None,
         "status_text": None,
         "ready_by": None,
         "time_to_ready": 0.0,

@@ -39,6 +39,7 @@ from supervisor.core.worker import (
     Evicted,
     KillAsked,
     MemoryBack,
+    Overdrawn,
     Relaunched,
     RestartAsked,
     StartAsked,
@@ -80,6 +81,7 @@ EVENTS: dict[type[WorkerEvent], tuple[WorkerEvent, ...]] = {
     StopAsked: (StopAsked(),),
     StartAsked: (StartAsked(),),
     RestartAsked: (RestartAsked(),),
+    Overdrawn: (Overdrawn(),),
     KillAsked: (KillAsked(),),
     Evicted: (Evicted("GPU 0 is draining"), Evicted("GPU 0 is draining", kill=True)),
 }
@@ -95,6 +97,7 @@ INTENTS: tuple[dict[str, object], ...] = (
     {"renew": True},
     {"cause": Cause.START_TIMEOUT},
     {"cause": Cause.LIVENESS},
+    {"cause": Cause.CUDA_OOM},
 )
 VERDICTS: tuple[dict[str, object], ...] = (
     {"verdict": RestartAt(NOW)},
@@ -168,10 +171,10 @@ def meetings(state: State, kind: type[WorkerEvent]) -> Iterator[tuple[Worker, Wo
 
 
 def test_every_state_has_a_cell_for_every_event() -> None:
-    """Eleven states, twenty-three columns, and no event without a column."""
+    """Eleven states, twenty-four columns, and no event without a column."""
     cells = [getattr(TABLE[state], column) for state in State for column in column_names()]
 
-    assert len(cells) == 11 * 23
+    assert len(cells) == 11 * 24
     assert all(isinstance(cell, Cell) for cell in cells)
     assert sorted(COLUMNS.values()) == sorted(column_names())
     assert set(COLUMNS) == set(EVENTS)
@@ -255,7 +258,7 @@ def test_the_diagram_says_which_events_lead_along_an_arrow() -> None:
 
     assert "    pending --> starting: admitted" in lines
     assert "    starting --> ready: became_ready, deadline" in lines
-    assert "    ready --> stopping: liveness_lost, unwanted, relaunched, stop, evicted" in lines
+    assert "    ready --> stopping: liveness_lost, unwanted, relaunched, stop, overdrawn, evicted" in lines
     assert "    killing --> releasing: exited, tree_gone" in lines
     assert "    failed --> [*]: unwanted" in lines
 

@@ -39,6 +39,7 @@ def a_worker(worker: str, state: str = "ready", **more: Any) -> Json:
         "gpus": [],
         "env": {},
         "limits": None,
+        "gpu_limits": None,
         "last_exit": None,
         "next_start": None,
         **more,

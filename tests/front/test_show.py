@@ -408,6 +408,25 @@ def test_limits_that_do_not_hold_are_told_below_the_workers() -> None:
     ]
 
 
+def test_what_nothing_enforces_on_a_gpu_is_told_by_status_plan_and_explain() -> None:
+    """Once, with those it is true of."""
+    why = "not enforced on the GPU: its share"
+    worker = {**a_worker("llm/0"), "gpu_limits": {"enforced": False, "exceeded": False, "reason": why}}
+    row = {**worker, "action": "keep", "placed": True, "wanted": True}
+
+    pages = (
+        status_page(a_status(worker), NOW),
+        plan_page({"devices": [], "workers": [row]}),
+        explain_page({**worker, **told("a half", None, [])}, NOW),
+    )
+
+    assert [[part for part in page if isinstance(part, str) and why in part] for page in pages] == [
+        [f"{why} (llm/0)"],
+        [f"{why} (llm/0)"],
+        [why],
+    ]
+
+
 # ---- explain --------------------------------------------------------------------------------------------------------
 
 

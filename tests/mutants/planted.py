@@ -6,6 +6,7 @@ from tests.mutants.graft import Mutant
 from tests.mutants.planted_admission import ADMISSION
 from tests.mutants.planted_causes import CAUSES
 from tests.mutants.planted_cuts import CUTS
+from tests.mutants.planted_excess import EXCESS
 from tests.mutants.planted_health import HEALTH
 from tests.mutants.planted_order import ORDER
 from tests.mutants.planted_orders import ORDERS
@@ -26,6 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *PROBES,
     *STOPS,
     *CAUSES,
+    *EXCESS,
     *ORDER,
     Mutant(
         "slice freed when the main process ends",

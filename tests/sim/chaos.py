@@ -72,6 +72,7 @@ class Chaos:
         if world.addresses.rng.random() < 0.5:
             self.kinds.append(self.squat)
         self.mean_s = rng.choice((2.0, 5.0, 20.0))
+        self.kinds = world.greed.spare(self.kinds)
         self.is_over = False
 
     def start(self) -> None:

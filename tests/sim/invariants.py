@@ -9,6 +9,7 @@ from tests.sim import (
     rules_admission,
     rules_alive,
     rules_gpu,
+    rules_guard,
     rules_health,
     rules_order,
     rules_orders,
@@ -48,6 +49,7 @@ ACT_RULES = (
     *rules_surge.RULES,
     *rules_recycle.RULES,
     *rules_health.RULES,
+    *rules_guard.RULES,
 )
 ADMISSION_RULES = (*rules_admission.RULES, *rules_stall.RULES, *rules_alive.RULES)
 STATE_RULES = (
@@ -87,11 +89,13 @@ class Checks:
         self._world.sickness.told.hear(step)
         self.notes.hear_of_order(step, wanted_by_file(self._world, step.after))
         rules_recycle.note_recycled(self._world, step)
+        rules_guard.note_greed(self._world, step)
         rules_rollout.note_rollouts(self._world, step)
         self.starts.hear(step)
         self.releases.hear(step)
         self._ask(ACT_RULES, step)
         self._ask(ADMISSION_RULES, step)
+        rules_guard.note_evicted(self._world, step)
 
     def after_acting(self, step: Step) -> None:
         """What holds after it."""

@@ -76,7 +76,9 @@ def _live(world: World) -> None:
     world.load_first()
     chaos.start()
     world.sickness.start()
+    world.greed.start()
     _pass(world, world.rng.choice((20.0, 100.0, 300.0)))
+    _pass(world, 300.0 if world.greed.is_there else 0.0)
     if world.rng.random() < 0.2:
         world.thaw()
         chaos.kinds = [kind for kind in chaos.kinds if kind != chaos.leap]
@@ -110,6 +112,7 @@ def heal(world: World) -> None:
     world.thaw()
     world.devices.heal()
     world.sickness.heal()
+    world.greed.heal()
     world.ram.heal()
     for gpu in world.devices.every:
         world.locks.leave(gpu.uuid)

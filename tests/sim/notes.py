@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.core.inventory import Device, GpuState
 from supervisor.core.message import (
+    Cause,
     EndStopCommand,
     Exited,
     InventoryRead,
@@ -91,6 +92,11 @@ class Notes:
         self.former: dict[str, set[tuple[Recipe, Request]]] = {}
         self.wanted_before: tuple[WorkerSpec, ...] = ()
         self.recycled: dict[WorkerId, tuple[int, frozenset[str]]] = {}
+        self.over: dict[WorkerId, tuple[int, float]] = {}  # Incarnation, and since when it has too much of a GPU.
+        self.seen_over: set[WorkerId] = set()  # By the newest look.
+        self.warned: dict[str, float | None] = {}
+        self.evicted: dict[WorkerId, tuple[int, frozenset[str]]] = {}
+        self.looked_at = 0.0
         self.proven: dict[str, tuple[float | None, bool]] = {}
         self.devices: dict[str, Device] = {}
         self.runs: dict[WorkerId, Run] = {}
@@ -274,7 +280,8 @@ class Notes:
             run.was_healthy = run.is_healthy(after, now)
             run.ready_at = None
         elif was in {State.READY, State.UNREADY} and after.state is State.STOPPING:
-            run.was_healthy = run.is_healthy(after, now)
+            is_evicted = after.cause is Cause.CUDA_OOM and change.id in self.over
+            run.was_healthy = run.is_healthy(after, self.over[change.id][1] if is_evicted else now)
             run.is_over = True  # The time that it takes to end does it no good.
 
 

@@ -70,6 +70,8 @@ def _may_stop(world: World, step: Step, change: Change) -> bool:
             return after.target is not None and after.held is not None and after.held.launch != after.target.launch
         case Cause.RECYCLE:
             return bool(after.worn) and before.was_ready and not after.is_outdated and not after.down
+        case Cause.CUDA_OOM:
+            return after.policy.guard == "restart" and not after.down  # `eviction_has_its_reason` asks for more.
         case Cause.OPERATOR:
             if after.target is None:
                 return True

@@ -56,6 +56,7 @@ from tests.sim.addresses import FakeAddresses, put_sockets
 from tests.sim.agenda import Agenda
 from tests.sim.cuts import furnish, lend, old_name
 from tests.sim.devices import GIB, FakeDevices, Gpu
+from tests.sim.greed import Greed
 from tests.sim.invariants import Checks
 from tests.sim.locks import FakeLocks
 from tests.sim.nature import GOOD, Nature, draw_nature, draw_odds
@@ -96,6 +97,7 @@ class World:
         self.writer = Writer(self.rng, self.gpus)
         self.addresses = FakeAddresses(self.agenda, self.post, random.Random(f"sockets {seed}"))
         self.sickness = Sickness(self, seed)
+        self.greed = Greed(self, random.Random(f"greed {seed}"))
         self.document = self.write()
         self.devices = FakeDevices(self.agenda, self.post, self.rng, self.gpus)
         manners = random.Random(f"lists {seed}")
@@ -138,14 +140,16 @@ class World:
 
     def write(self) -> Document:
         """A whole file."""
-        return self._with_health(put_sockets(self.writer.write(), self.addresses.rng, 0.3))
+        written = put_sockets(self.writer.write(), self.addresses.rng, 0.3)
+        return self.greed.put(self._with_health(written))
 
     def _with_health(self, document: Document) -> Document:
         return put_health(document, self.sickness.rng) if self.sickness.is_on and not self.is_healed else document
 
     def edit(self) -> None:
         """Somebody works on the file."""
-        self.document = self._with_health(put_sockets(self.writer.edit(self.document), self.addresses.rng, 0.15))
+        edited = self._with_health(put_sockets(self.writer.edit(self.document), self.addresses.rng, 0.15))
+        self.document = self.greed.put(edited) if self.greed.rng.random() < 0.3 else edited
 
     def freeze(self, seconds: float) -> None:
         """The daemon does not run for so long."""
@@ -233,6 +237,7 @@ class World:
                 tree = self.processes.tree_of(action.worker)
                 assert tree is not None
                 self.devices.watch(tree)
+                self.greed.watch(tree)
                 self.ram.watch(tree)
             case Signal():
                 self.processes.signal(action)
@@ -278,7 +283,7 @@ class World:
     # ---- what is drawn ----------------------------------------------------------------------------------------------
 
     def _draw(self, order: Spawn) -> Nature:
-        if self.is_healed:
+        if self.is_healed or self.greed.is_good():
             return GOOD
         return draw_nature(self.rng, self.odds)
 

@@ -41,7 +41,7 @@ class DaemonSpec(BaseModel):
         start_parallel: Workers with a GPU that start at once; 0 = no limit.
         gpu_wait: Seconds that a driver which is not loaded yet is waited for.
         log_format: None = console on a terminal, else json.
-        poll: Seconds between two looks at what workers use, which is looked at only for `recycle`.
+        poll: Seconds between two looks at what workers use, for `recycle` and `gpu_memory_guard` only.
         exit_when_failed: The daemon ends with 1 when nobody is left who runs or is going to, and somebody failed.
         on_event: Who is told what happens.
         endpoints: Files in which ready workers stand; None = nowhere.

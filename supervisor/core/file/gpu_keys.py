@@ -16,12 +16,11 @@ from supervisor.core.file.problems import (
     shown,
     whole_number,
 )
-from supervisor.core.file.service import GpuCount, ServiceSpec
+from supervisor.core.file.service import WHOLE, GpuCount, ServiceSpec
 from supervisor.core.gpu_types import LITERALS, is_glob
 
-WHOLE = 1000
 GPU_MAX = 1024  # Devices of one worker; hosts have 16, with MIG up to 112.
-GPU_KEYS_OF_A_WISH = ("gpus", "gpu_memory", "gpu_type")
+GPU_KEYS_OF_A_WISH = ("gpus", "gpu_memory", "gpu_memory_guard", "gpu_type")
 """Keys that say something about the GPUs of a worker, and so mean nothing for one without any."""
 
 _GPU_INDEX_END = 65536
@@ -157,6 +156,9 @@ def check_gpu_use(place: Place, service: ServiceSpec, written: Mapping[str, obje
         for key in map_or_empty(written.get("resources")):
             if key in GPU_KEYS_OF_A_WISH:
                 place.refuse(f"{key} needs gpu", hint, below=("resources", key))
+    if service.resources.gpu_memory_guard and all(service.request(entry).gpu_memory is None for entry in entries):
+        hint = "write gpu_memory too: what one worker may have of a GPU"
+        place.refuse("gpu_memory_guard needs gpu_memory", hint, below=("resources", "gpu_memory_guard"))
     workers = written.get("workers")
     words = [map_or_empty(entry) for entry in workers] if isinstance(workers, list | tuple) else [{}]
     for index, (entry, word) in enumerate(zip(entries, words, strict=False)):

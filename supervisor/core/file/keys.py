@@ -354,7 +354,9 @@ _GPU_KEYS = {"gpu": leaf(parse_gpu), "gpus": read_gpus, "gpu_memory": leaf(parse
 _HOST_KEYS = {"cpu": leaf(parse_cpu), "memory": leaf(parse_size_above_zero)}
 
 RESOURCES = Section(
-    keys=_GPU_KEYS | {"gpu_type": read_gpu_types} | _HOST_KEYS,
+    keys=_GPU_KEYS
+    | {"gpu_memory_guard": leaf(choice("off", "warn", "restart")), "gpu_type": read_gpu_types}
+    | _HOST_KEYS,
     example="resources: {gpu: 1}",
 )
 RECYCLE = Section(

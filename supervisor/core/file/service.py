@@ -23,9 +23,11 @@ from supervisor.core.file.setup import NO_SETUP, Limit, Setup
 
 OnNoGpu = Literal["wait", "cpu", "fail"]
 Pin = Literal["auto", "index", "uuid"]
+Guard = Literal["off", "warn", "restart"]
 GpuCount = int | Literal["all"]
 """GPUs of one worker in thousandths of a device, or every eligible one, whole."""
 
+WHOLE = 1000
 _WORKER_ID = re.compile(r"([^/]+)/(0|[1-9][0-9]{0,9})", re.ASCII)
 
 
@@ -67,6 +69,7 @@ class Resources(_Value):
         gpu: Thousandths of a device (1000 = one), or every eligible device.
         gpus: Which devices are eligible, as the file names them; None = all in the pool.
         gpu_memory: On each of its devices; None = not declared.
+        gpu_memory_guard: What follows if it has more than it has declared; None = a warning where it shares a device.
         gpu_type: Kinds of device that will do: literals or globs on the name; () = any.
         cpu: Thousandths of a core; None = not declared.
         memory: Bytes of the host's; None = not declared.
@@ -75,6 +78,7 @@ class Resources(_Value):
     gpu: GpuCount = 0
     gpus: tuple[str, ...] | None = None
     gpu_memory: Amount | None = None
+    gpu_memory_guard: Guard | None = None
     gpu_type: tuple[str, ...] = ()
     cpu: int | None = None
     memory: int | None = None
@@ -350,6 +354,7 @@ class ServiceSpec(_Value):
                     alive=self.alive,
                     after=self.after,
                     recycle=self.recycle,
+                    guard=self.guard(request),
                 ),
             )
 
@@ -366,6 +371,18 @@ class ServiceSpec(_Value):
         spread = self.placement == "spread"
         types = self.resources.gpu_type
         return Request(gpu=gpu, gpus=gpus, exact=exact, gpu_memory=memory, gpu_type=types, spread=spread)
+
+    def guard(self, request: Request) -> Guard:
+        """Whether a worker is held to what it declares of GPU memory. Who has its devices for itself harms nobody."""
+        if request.gpu_memory is None:
+            return "off"
+        is_sharing = request.gpu != "all" and request.gpu < WHOLE
+        return self.resources.gpu_memory_guard or ("warn" if is_sharing else "off")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether any of its workers is held to what it declares."""
+        return any(self.guard(self.request(entry)) != "off" for entry in self.variants())
 
     def _setup(self) -> Setup:
         setup = Setup(self.user, self.group, self.umask, self.limits, self.nice, self.oom_score_adj)
@@ -452,6 +469,7 @@ class Policy:
     alive: Alive = field(default_factory=Alive)
     after: tuple[str, ...] = ()
     recycle: Recycle = field(default_factory=Recycle)
+    guard: Guard = "off"
 
 
 @dataclass(frozen=True, slots=True)
