@@ -38,7 +38,13 @@ STATES = (
 """A worker's, and that there is none any more."""
 
 NOTICES = (
-    *("worker.dirty", "worker.memory_late", "worker.unkillable"),
+    *(
+        "worker.dirty",
+        "worker.gpu_memory_exceeded",
+        "worker.gpu_memory_kept",
+        "worker.memory_late",
+        "worker.unkillable",
+    ),
     *("device.clean", "device.held", "device.unmeasured", "device.xid", "device.event"),
     *("device.ok", "device.suspect", "device.draining", "device.quarantined", "device.probing", "device.lost"),
     *("inventory.failed", "inventory.read"),
