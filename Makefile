@@ -6,9 +6,10 @@ FILE ?= configs/demo.yaml
 SEEDS ?= 2000
 JOBS ?= 4
 MINUTES ?= 5
+TORCH ?= torch==2.13.0
 SUPERVISORD ?= build/supervisord/bin/supervisord
 
-.PHONY: help run test check lint types sim mutants conformance bench soak docs clean
+.PHONY: help run test test-torch check lint types sim mutants conformance bench soak docs clean
 .PHONY: install-systemd uninstall-systemd check-systemd test-systemd
 
 help:  ## What there is to make
@@ -20,6 +21,12 @@ run: $(VENV)/installed  ## Run configs/demo.yaml (or FILE=...) in the foreground
 # Most of the time a test waits for processes: more at once than there are cores.
 test: $(VENV)/installed-test compiler  ## Every test, JOBS at once
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# In an environment of its own, since torch is large. The CPU wheel is enough, where the package index has it.
+test-torch: compiler  ## Install torch (TORCH=torch==2.13.0) into build/torch and run the recipe that needs it
+	$(PYTHON) -m venv build/torch
+	build/torch/bin/pip install --quiet --editable '.[test]' $(TORCH)
+	build/torch/bin/python -m pytest tests/test_recipes.py
 
 check: lint types  ## Lint and types
 

@@ -17,7 +17,10 @@ from tests.e2e.harness import ROOT
 from tests.e2e.pages import Block, Command, Reader, is_among, is_as_said, read_blocks, read_steps
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*DOCS, ROOT / "README.md"]
+RECIPES = sorted((ROOT / "docs/recipes").glob("*.md"))
+"""What they say of `plan`, and their files, are held to in tests/test_recipes.py, without a process for each."""
+
+PAGES = [*DOCS, *RECIPES, ROOT / "README.md"]
 FOLLOWED = [page for page in DOCS if any(isinstance(step, Command) for step in read_steps(page.read_text()))]
 
 _SAID = re.compile(r"gpu-supervisor ((?:[^\s`|;&()<>]+ ?)+)")
@@ -46,7 +49,7 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
 
 
 def _yaml() -> Iterator[tuple[Path, Block]]:
-    for page in PAGES:
+    for page in (*DOCS, ROOT / "README.md"):
         for block in read_blocks(page.read_text()):
             if block.kind == "yaml":
                 yield page, block
@@ -138,7 +141,7 @@ def _headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", DOCS, ids=_name)
+@pytest.mark.parametrize("page", [*DOCS, *RECIPES], ids=_name)
 def test_one_sentence_per_line(page: Path) -> None:
     """Two in one line make every change of one a change of both."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
