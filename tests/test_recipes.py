@@ -11,6 +11,7 @@ import shutil
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from supervisor.core.turn import Fleet
 from supervisor.front.page import draw
 from supervisor.front.show import plan_page
 from supervisor.host.files import load_spec
-from tests.e2e.harness import ROOT, RunningDaemon
+from tests.e2e.harness import ROOT, RunningDaemon, wait_for
 from tests.e2e.pages import Command, File, Machine, is_as_said, read_steps
 
 RECIPES = sorted((ROOT / "configs/recipes").glob("*.yaml"))
@@ -109,7 +110,12 @@ def test_the_recipe_with_torch_runs_on_the_cpu(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # Where the recipe's python3 is one with torch.
     daemon = RunningDaemon(home, text, env={"PATH": path, "CUDA_VISIBLE_DEVICES": "-1"})
     try:
-        workers = daemon.wait_states(model="ready")
+
+        def ready() -> dict[str, Any] | None:
+            found = daemon.workers()
+            return found if {one["state"] for one in found.values()} == {"ready"} else None
+
+        workers = wait_for(ready, lambda: daemon.output, timeout=300.0)  # The first import of torch may take minutes.
         assert {one["fallback"] for one in workers.values()} == {"cpu"}
         for index in range(2):
             with urllib.request.urlopen(f"http://127.0.0.1:{18760 + index}/", timeout=60) as answer:
