@@ -17,7 +17,7 @@ from supervisor.core.inventory import GpuState, name_of
 from supervisor.core.memory import HostBooks, host_shortage, is_overdeclared, shortage
 from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say, Spawn
 from supervisor.core.moves import LOOK_S
-from supervisor.core.readings import LEASED, READING, SLOW_S, Readers, is_of_now, is_slow, needs_reading
+from supervisor.core.readings import LEASED, READING, SLOW_S, Readers, is_asking, is_of_now, is_slow, needs_reading
 from supervisor.core.slices import WHOLE, Launch, Placement, Share, declared_bytes
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import HostMemory, Turn
@@ -90,8 +90,10 @@ def _whom_to_look_at(turn: Turn) -> frozenset[WorkerId]:
     if not fleet.waiting:
         return fleet.waiting
     touched = fleet.waiting & turn.touched
-    is_reading = (fleet.asked is not None or fleet.host_asked) and not (turn.has_read or turn.has_read_host)
     is_full = _free_at(turn) is not None
+    is_reading = (fleet.asked is not None or fleet.host_asked) and not (turn.has_read or turn.has_read_host)
+    # A reading may be on its way for others, such as the dead: then nobody of the line is being looked at yet.
+    is_reading = is_reading and (is_full or not fleet.in_line or _is_spoken_for(turn))
     if fleet.in_line and not is_full and (touched or not is_reading):
         return fleet.waiting
     if not _is_stirred(turn):
@@ -139,6 +141,18 @@ def _free_at(turn: Turn) -> float | None:
         return None
     until = sorted(at for at in starting.values() if at > turn.now)
     return until[-limit] if len(until) >= limit else None
+
+
+def _is_spoken_for(turn: Turn) -> bool:
+    """Whether those who are being looked at fill every free place if what is read is good for them."""
+    fleet = turn.fleet
+    limit = fleet.spec.daemon.start_parallel if fleet.spec else 0
+    if not limit or fleet.gpu.state is not GpuState.OK:
+        return False
+    out_of_line = [turn.workers[one] for one in fleet.waiting - fleet.in_line]
+    asking = [one for one in out_of_line if is_asking(one) or (one.deadline is None and one.reason == READING_HOST)]
+    reading = sum(bool(one.target and one.target.launch and one.target.launch.slice) for one in asking)
+    return sum(at > turn.now for at in fleet.starting.values()) + reading >= limit
 
 
 def _is_next_but(turn: Turn, worker: Worker, reading: int) -> bool:

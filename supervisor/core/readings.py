@@ -31,6 +31,11 @@ def needs_reading(worker: Worker) -> bool:
     return placement is not None and (placement.wanted.request.gpu_memory is not None or has_whole_devices(placement))
 
 
+def is_asking(worker: Worker) -> bool:
+    """Whether somebody who waits has had the memory of its devices asked for, be it not for the first time."""
+    return worker.deadline is None and worker.reason.startswith((READING, "needs ", "GPU ", "MIG-"))
+
+
 def is_slow(turn: Turn) -> bool:
     """Whether the driver was asked a while ago and has not answered yet."""
     asked = turn.fleet.asked
@@ -92,8 +97,7 @@ class Readers:
     def _note(self, worker: Worker) -> None:
         launch = worker.target.launch if worker.target else None
         is_leased = worker.reason.startswith(LEASED.partition("{")[0])
-        is_asking = worker.deadline is None and worker.reason.startswith((READING, "needs ", "GPU ", "MIG-"))
-        if launch is None or not needs_reading(worker) or not (is_leased or is_asking):
+        if launch is None or not needs_reading(worker) or not (is_leased or is_asking(worker)):
             return
         if not is_of_now(self._turn, worker, launch, self._changed_at):
             self.add(worker, launch)

@@ -287,6 +287,28 @@ def test_of_those_that_fail_who_needs_no_reading_waits_for_one_a_second() -> Non
     assert stage.pass_time(101.0).state("c/0") == "starting"
 
 
+def test_a_first_start_goes_first_though_what_is_being_read_is_read_for_the_dead() -> None:
+    """One that has failed and needs no reading does not take its turn meanwhile."""
+    again = {"delay": "0s", "max_delay": "0s"}
+    spec = spec_of(
+        a={"resources": {"gpu": 0.2}, "port": 8000, "restart": again},
+        b={"resources": {"gpu": 1}, "port": 8100},
+        c={"resources": {"gpu": 1}, "port": 8200},
+        daemon={"start_parallel": 1},
+    )
+    stage = staged(spec, 3).at(1.0).spawn_failed("a/0", 5).spawned("b/0")
+    assert stage.fleet.in_line == {WorkerId("a", 0), WorkerId("c", 0)}
+    stage.driver = None
+
+    stage.at(2.0).exited("b/0", 1)
+
+    assert stage.spawns() == ()
+    assert stage["c/0"].reason == "reading the free memory of its GPUs"
+    assert stage["a/0"].reason == TURN.format(1)
+    stage.driver = good(*devices(3))
+    assert stage.at(2.1).read(stage.driver, asked_at=2.0).state("c/0") == "starting"
+
+
 def neighbours(exit_code: int, free: int = 79 * GIB) -> Stage:
     """One that ends as soon as it runs, and on the same GPU one that declares its memory; at second 100."""
     restart = {"delay": "0s", "max_delay": "0s", "start_limit": 0, "limit": 0}
