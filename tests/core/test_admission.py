@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from errno import EAGAIN
 
 import pytest
 
@@ -67,9 +68,11 @@ def test_a_start_counts_for_two_minutes_at_the_most() -> None:
     assert starting(stage.pass_time(240.0)) == ["llm/0", "llm/1", "llm/2"]
 
 
-def test_all_in_line_are_looked_at_when_several_starts_count_no_more() -> None:
-    """Only the first of them has a moment to look."""
-    stage = staged(llm(4, parallel=2), 4).spawned("llm/0", "llm/1")
+@pytest.mark.parametrize("gpu", [1, 0.6])
+def test_all_in_line_are_looked_at_when_several_starts_count_no_more(gpu: float) -> None:
+    """Only the first of them has a moment to look; and of a share nobody reads anything, so no answer stirs them."""
+    stage = staged(llm(4, parallel=2, resources={"gpu": gpu}), 4).spawned("llm/0", "llm/1")
+    stage.driver = stage.driver if gpu == 1 else None
 
     stage.pass_time(120.0)
 
@@ -253,9 +256,10 @@ def test_as_many_ask_as_may_start() -> None:
     assert len(stage.fleet.in_line) == 17
 
 
-def mixed() -> Stage:
+def mixed(number: int = 1) -> Stage:
     """Two that start, one that reads, and shares of a GPU that declare nothing, of which nobody reads anything."""
-    shares = {"resources": {"gpu": 0.2}, "port": 8100, "restart": {"delay": "0s", "max_delay": "0s"}}
+    again = {"delay": "0s", "max_delay": "0s"}
+    shares = {"workers": number, "resources": {"gpu": 0.2}, "port": 8100, "restart": again}
     spec = spec_of(
         a={"workers": 2, "resources": {"gpu": 1}, "port": 8000},
         b={"resources": {"gpu": 1}, "port": 8050},
@@ -276,6 +280,10 @@ def test_who_needs_no_reading_does_not_wait_for_one() -> None:
     stage = mixed()
     stage.fleet = replace(stage.fleet, asked=99.9)  # By somebody else.
     assert "c/0" in stage.ready("a/0").spawns()
+
+    stage = mixed(2).ready("a/0")
+    assert [stage[one].reason for one in ("b/0", "c/1")] == ["reading the free memory of its GPUs", TURN.format(2)]
+    assert stage.spawn_failed("c/0", EAGAIN).spawns() == ("c/1",)
 
 
 def test_of_those_that_fail_who_needs_no_reading_waits_for_one_a_second() -> None:

@@ -58,6 +58,13 @@ ADMISSION: tuple[Mutant, ...] = (
         by="tests/core/test_admission.py",
     ),
     Mutant(
+        "one that has failed takes the turn of a first start while a reading is for the dead",
+        "admission.py",
+        "    is_reading = is_reading and (is_full or not fleet.in_line or _is_spoken_for(turn))\n",
+        "",
+        by="tests/core/test_admission.py",
+    ),
+    Mutant(
         "who has failed and needs no reading waits for one that hangs",
         "admission.py",
         "(not worker.history.failures or is_slow(turn)):",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,10 +168,11 @@ class Notes:
         spec = step.after.spec
         firsts = {first for service in spec.services.values() for first in service.after} if spec else set()
         self.been_ready &= ids.keys() & firsts  # What was before anybody came after it counts for nobody.
+        old = step.before.spec
+        before = {first for service in old.services.values() for first in service.after} if old else set()
         for service in ids.keys() & firsts:
-            workers = ids[service]
-            pairs = [(step.before.workers.get(one), step.after.workers.get(one)) for one in workers]
-            if all(any(one is not None and one.state in MET for one in pair) for pair in pairs):
+            moments = _moments(step, ids[service], is_new=service not in before)
+            if any(all(state in MET for state in states) for states in moments):
                 self.been_ready.add(service)
 
     def is_proven(self, service: str, roll: Roll | None) -> bool:
@@ -283,6 +284,22 @@ class Notes:
             is_evicted = after.cause is Cause.CUDA_OOM and change.id in self.over
             run.was_healthy = run.is_healthy(after, self.over[change.id][1] if is_evicted else now)
             run.is_over = True  # The time that it takes to end does it no good.
+
+
+def _moments(step: Step, ids: Iterable[WorkerId], *, is_new: bool) -> Iterator[list[State | None]]:
+    """
+    States of workers at every moment of a step: one may get ready and be asked to go within the same one.
+
+    Where nobody came after them before, only what the file has made of them counts.
+    """
+    known = step.before.workers
+    states = {one: known[one].state if one in known else None for one in ids}
+    told = [one.transition for one in step.actions if isinstance(one, Report) and one.transition.worker in states]
+    states |= {one.worker: one.after for one in told if is_new and one.cause == "Wanted"}
+    yield list(states.values())
+    for one in told:
+        states[one.worker] = one.after
+        yield list(states.values())
 
 
 def could_be(spec: Spec, counts: Mapping[str, int], cpu_count: int) -> bool:

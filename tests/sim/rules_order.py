@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.core.message import Cause, ShutdownRequested, State
+from supervisor.core.message import Cause, ShutdownRequested, State, StopRequested
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import LIVING, RUNNING, Worker
 from tests.sim.notes import MET
 from tests.sim.rules_start import wanted_by_file
-from tests.sim.trouble import EPSILON_S, Rule, Step
+from tests.sim.trouble import EPSILON_S, Rule, Step, is_named
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -33,6 +33,8 @@ def end_goes_in_reverse(world: World, step: Step) -> Iterator[str]:
         return
     is_second = isinstance(step.event, ShutdownRequested) and step.before.state is DaemonState.STOPPING
     asked = [one for one in step.changes if _is_asked_to_end(one.before, one.after)] if not is_second else []
+    # Who is stopped by name while the daemon stops is stopped as at any other time.
+    asked = [one for one in asked if not (isinstance(step.event, StopRequested) and is_named(step.event, one.id))]
     for change in asked:
         for tree in world.processes.living():
             later = tree.order.worker

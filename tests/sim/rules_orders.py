@@ -73,6 +73,8 @@ def restart_asks_for_a_gpu(world: World, step: Step) -> Iterator[str]:
     """Who runs without the GPU that it asked for gets one, where there is one."""
     if not isinstance(step.event, RestartRequested) or not step.after.trusted:
         return
+    if step.after.state is DaemonState.STOPPING:
+        return  # Nobody is started again.
     for worker_id, before in step.before.workers.items():
         after = step.after.workers.get(worker_id)
         if after is None or after.target is None or before.target is None or before.down:
