@@ -90,8 +90,11 @@ def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
 
 def is_told_sick(world: World, step: Step, uuid: str) -> bool:
     """Whether somebody has said that a device, or the GPU that it is a part of, is not to be used."""
-    until = world.sickness.told.until
-    return any(until.get(one, 0.0) > step.now - EPSILON_S for one in _with_parent(step.after, uuid))
+    told = world.sickness.told
+    parts = _with_parent(step.after, uuid)
+    # One that is lost stays sick for as long as it is away; who may leave it now is another file's word.
+    is_away = any(one in told.ever and one in step.before.missing for one in parts)
+    return is_away or any(told.until.get(one, 0.0) > step.now - EPSILON_S for one in parts)
 
 
 def _with_parent(fleet: Fleet, uuid: str) -> tuple[str, ...]:
