@@ -99,8 +99,10 @@ def follow(worker: Worker, now: float) -> Step:
         return to_stopped(worker, now)
     if worker.relaunch or worker.renew or (worker.held is not None and worker.held.launch != worker.target.launch):
         # How its last process fared says nothing about another launch; and an operator who restarts it forgives.
-        # One that leaves a sick device neither gains nor loses by it.
-        return to_pending(worker if worker.cause is Cause.DEVICE and not worker.renew else renewed(worker), now)
+        # One that leaves a sick device with the same words neither gains nor loses by it.
+        was = worker.held.wanted.recipe if worker.held else None
+        is_same = worker.cause is Cause.DEVICE and not worker.renew and was == worker.target.wanted.recipe
+        return to_pending(worker if is_same else renewed(worker), now)
     match worker.verdict:
         case RestartAt(at) if at > now:
             reason = last_words(worker)

@@ -18,7 +18,7 @@ from supervisor.core.message import State
 from supervisor.core.plan import Current, Placement, Supply, make_plan
 from supervisor.core.spec import Spec, WorkerId, WorkerSpec
 from supervisor.core.turn import Fleet
-from supervisor.core.worker import FREED, HOLDING, LIVING, Worker, reach
+from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Worker, reach
 
 Plan = dict[WorkerId, Placement]
 
@@ -131,11 +131,20 @@ def current_of(fleet: Fleet, worker: Worker | None, wanted: WorkerSpec, *, is_as
     if worker is not None:
         going = worker.target if worker.target and worker.target.launch else None
         placement = going or (worker.held if worker.state in HOLDING else None)
+        if going is not None and _runs_again(worker, going, wanted):
+            placement = worker.held
     if worker is None or placement is None or placement.launch is None or (placement.fallback and is_asked):
         last = fleet.remembered.get(wanted.id)
         return None if last is None else Current(wanted, last, living=False, reserved=False)
     lives_there = worker.state in LIVING and worker.occupied == placement.launch.slice
     return Current(placement.wanted, placement.launch.slice, living=lives_there, fallback=placement.fallback)
+
+
+def _runs_again(worker: Worker, going: Placement, wanted: WorkerSpec) -> bool:
+    """Whether a worker on its way elsewhere is to be what it still runs: then it is where it lives."""
+    if worker.state not in RUNNING or worker.held is None:
+        return False
+    return is_another(going.wanted, wanted) and not is_another(worker.held.wanted, wanted)
 
 
 def as_kept(was: WorkerSpec, wanted: WorkerSpec) -> WorkerSpec:

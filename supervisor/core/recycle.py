@@ -111,6 +111,8 @@ def _is_its_turn(turn: Turn, worker: Worker) -> bool:
         return False
     if service in fleet.restarting or order.wait_of(fleet, worker) is not None:
         return False
+    if worker.is_outdated and service in fleet.rolls:
+        return False  # It would come back with the launch at which the roll-out was halted.
     if any(one.service == service for one in fleet.recycling) or not all(_is_fine(one) for one in _mates(turn, worker)):
         return False
     mine = {share.uuid for share in worker.occupied}

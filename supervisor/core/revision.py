@@ -117,10 +117,20 @@ def promote(turn: Turn, workers: Iterable[WorkerId]) -> None:
     turn.set(kept=kept, tried={**turn.fleet.tried, **tries})
 
 
-def put_back(turn: Turn, service: str) -> None:
-    """The roll-out of a service is halted: who was on its way is again what it was."""
+def keep(turn: Turn, service: str, workers: Iterable[WorkerId]) -> None:
+    """They serve with what they run: they have that to lose, and wait for their turn; nothing is proven by them."""
     fleet = turn.fleet
-    back = {one: attempt.was for one, attempt in fleet.tried.items() if one.service == service and attempt.was}
+    mine = {one: held.wanted for one in workers if (held := turn.workers[one].held) is not None}
+    tried = {one: attempt for one, attempt in fleet.tried.items() if one not in mine}
+    rolls = {**fleet.rolls, service: replace(fleet.rolls[service], is_proven=False)}
+    turn.set(kept={**fleet.kept, **mine}, tried=tried, rolls=rolls)
+
+
+def put_back(turn: Turn, service: str) -> None:
+    """The roll-out of a service is halted: who was on its way is again what it was, or is still."""
+    fleet = turn.fleet
+    mine = {one: attempt for one, attempt in fleet.tried.items() if one.service == service}
+    back = {one: was for one, attempt in mine.items() if (was := attempt.was or earlier(turn.workers.get(one)))}
     tried = {one: attempt for one, attempt in fleet.tried.items() if one.service != service}
     halted = replace(fleet.rolls[service], is_halted=True)
     turn.has_other_sockets = True
@@ -136,6 +146,14 @@ def end(turn: Turn, service: str) -> None:
         kept={one: was for one, was in fleet.kept.items() if one.service != service},
         tried={one: attempt for one, attempt in fleet.tried.items() if one.service != service},
     )
+
+
+def earlier(worker: Worker | None) -> WorkerSpec | None:
+    """What a worker runs that is to run something else, None where it does not."""
+    if worker is None or worker.state not in RUNNING or worker.held is None or worker.target is None:
+        return None
+    was = worker.held.wanted
+    return was if is_another(was, worker.target.wanted) else None
 
 
 def has_come(worker: Worker) -> bool:

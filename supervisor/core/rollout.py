@@ -81,6 +81,7 @@ def next_batch(standing: Standing, max_unavailable: int) -> tuple[WorkerId, ...]
 
 
 def _advance(turn: Turn, service: str) -> None:
+    _keep_who_serves(turn, service)
     # Whose turn it was for an earlier file goes on to this one's at once.
     mine = [turn.workers[one] for one in turn.fleet.tried if one.service == service and one in turn.workers]
     _relaunch(turn, [one.id for one in mine if not sockets.is_missing(turn.fleet, one)])
@@ -113,6 +114,18 @@ def _advance(turn: Turn, service: str) -> None:
     max_unavailable = surge.may_be_missing(turn.fleet, service)
     if batch := next_batch(standing, max_unavailable):
         _replace(turn, service, batch, standing, max_unavailable)
+
+
+def _keep_who_serves(turn: Turn, service: str) -> None:
+    """Who gets ready with an earlier launch, while the sockets of this one are asked for, is missed from then on."""
+    late = [
+        one.id
+        for one in workers_of(turn, service)
+        if one.state is State.READY and not one.down and revision.earlier(one) and sockets.is_missing(turn.fleet, one)
+    ]
+    if late:
+        revision.keep(turn, service, late)
+        rescale.replan(turn)
 
 
 def _has_sockets(turn: Turn, service: str, candidates: list[WorkerId]) -> bool:
@@ -392,7 +405,7 @@ def _restart_next(turn: Turn, service: str) -> None:
         _halt_restart(turn, failed[0], f"{failed[0].id} failed ({failed[0].reason})", running)
     elif refusals := [text for one in running if (text := sockets.refusal_of(turn.fleet, one))]:
         _halt_restart(turn, running[0], f"{service} {refusals[0]}", running)
-    elif not any(order.wait_of(turn.fleet, one) for one in running):
+    elif not any(order.wait_of(turn.fleet, one) or sockets.is_missing(turn.fleet, one) for one in running):
         missing = sum(not (is_settled(one) or never_came(one)) for one in workers if one not in running)
         running.sort(key=lambda one: (one.state is not State.STARTING, one.id))
         for worker in running[: max(0, _at_once(turn.fleet, service) - missing)]:

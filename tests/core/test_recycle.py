@@ -178,3 +178,17 @@ def test_a_file_with_another_age_is_taken_by_those_that_live() -> None:
     stage.pass_time(100.0)
 
     assert stage.state("llm/0") == "stopping"
+
+
+def test_nobody_is_recycled_into_a_launch_that_has_no_place() -> None:
+    """Its roll-out was halted, and who still runs goes on."""
+    spec = llm(2, recycle={"memory": "8GiB"})
+    stage = running(spec, *devices(2)).at(200.0)
+    stage.reload(spec.model_copy(update={"gpus": ("7",)}), good(*devices(2)))
+    stage.exited("llm/0", signal=15).at(201.0).read(good(*devices(2)))
+    assert stage.fleet.rolls["llm"].is_halted
+    assert stage.states() == {"llm/0": "pending", "llm/1": "ready"}
+
+    use(stage, "llm/1", 9 * GIB)
+
+    assert stage.states() == {"llm/0": "pending", "llm/1": "ready"}

@@ -11,7 +11,7 @@ from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import View, make_plan_json, make_status
 from supervisor.core.sockets import RETRY_S
 from supervisor.core.spec import WorkerId
-from tests.core.builders import good, of_type, spec_of
+from tests.core.builders import devices, good, of_type, spec_of
 from tests.core.stage import Stage
 
 HTTP = Address("tcp", "127.0.0.1", 9000)
@@ -179,6 +179,98 @@ def test_a_new_address_that_is_taken_stops_the_roll_out_and_nobody_else() -> Non
     assert stage.fleet.last_reload.problems == (problem,)
     assert unsettled(stage.fleet) == ()
     assert frozenset({HTTP}) == stage.fleet.bound
+
+
+def outrun(stage: Stage) -> Stage:
+    """The first to be replaced is on its way to another launch when the file gets another address."""
+    stage.reload(spec_of(web={**WEB, "env": {"A": "1"}}), good())
+    stage.exited("web/0", signal=15).spawned("web/0")
+    assert stage.states() == {"web/0": "starting", "web/1": "ready"}
+    return moved(stage)
+
+
+def test_who_gets_ready_while_the_new_address_is_bound_is_missed_like_others() -> None:
+    """It had its turn for an earlier file, and serves by now: who does not goes before it."""
+    stage = outrun(serving())
+    stage.pass_time(stage.now + 2.0).unready("web/1")
+    assert stage.states() == {"web/0": "ready", "web/1": "unready"}
+
+    stage.meet(SocketsBound((OTHER,)))
+
+    assert stage.states() == {"web/0": "ready", "web/1": "stopping"}
+
+
+def test_who_gets_ready_while_the_new_address_is_bound_stays_where_that_is_taken() -> None:
+    """What it runs works, and is all that can be had."""
+    stage = outrun(serving())
+    stage.pass_time(stage.now + 2.0)
+
+    stage.meet(refused(OTHER))
+
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+    assert stage.fleet.rolls["web"].is_halted
+
+
+def test_who_gets_ready_while_the_new_address_is_bound_is_planned_where_it_lives() -> None:
+    """Not where it was to go."""
+    stage = Stage()
+    first, second = devices(2)
+    stage.load(spec_of(web={**WEB, "workers": 1, "resources": {"gpu": 1}})).read(good(first, second))
+    stage.meet(SocketsBound((HTTP,)))
+    stage.spawned("web/0")
+    listens = {"listen": {"http": str(OTHER)}, "workers": 1, "resources": {"gpu": 1, "gpus": [1]}}
+    stage.reload(spec_of(web=listens), good(first, second))
+
+    stage.pass_time(2.0)
+
+    assert stage.states() == {"web/0": "ready"}
+    assert stage.slices() == {"web/0": (0,)}
+    assert not stage["web/0"].is_outdated
+
+
+def test_all_who_get_ready_while_the_new_address_is_bound_take_turns() -> None:
+    """Nobody served when the file came, so nobody had a turn to wait for; now they have."""
+    stage = Stage()
+    two_at_once = {**WEB, "update": {"max_unavailable": 2}}
+    stage.load(spec_of(web=two_at_once)).read(good()).meet(SocketsBound((HTTP,)))
+    stage.spawned("web/0", "web/1")
+    stage.reload(spec_of(web={**two_at_once, "listen": {"http": str(OTHER)}}), good())
+    stage.pass_time(2.0)
+    assert stage.states() == {"web/0": "ready", "web/1": "ready"}
+
+    stage.meet(SocketsBound((OTHER,)))
+
+    assert stage.states() == {"web/0": "stopping", "web/1": "ready"}
+
+
+def test_who_cannot_go_back_is_not_taken_down_for_an_address_that_is_taken() -> None:
+    """It was never anything that worked: it goes on with what it runs."""
+    stage = Stage()
+    stage.load(spec_of(web=WEB)).read(good()).meet(SocketsBound((HTTP,)))
+    stage.spawned("web/0", "web/1").reload(spec_of(web={**WEB, "env": {"A": "1"}}), good())
+    for worker in ("web/0", "web/1"):
+        stage.exited(worker, signal=15).spawned(worker)
+    moved(stage)
+    assert stage.states() == {"web/0": "starting", "web/1": "starting"}
+
+    stage.meet(refused(OTHER))
+
+    assert stage.states() == {"web/0": "starting", "web/1": "starting"}
+
+
+def test_a_restart_waits_for_an_address_that_was_taken_when_the_file_came() -> None:
+    """It is asked for anew, and nobody goes down before the answer."""
+    stage = Stage()
+    stage.load(spec_of(web=WEB)).read(good()).meet(SocketsBound((HTTP,)))
+    stage.spawned("web/0", "web/1")
+    moved(stage).meet(refused(OTHER))
+
+    stage.meet(RestartRequested(services=("web",)))
+
+    assert of_type(Bind, stage.actions) == [Bind((OTHER,))]
+    assert stage.states() == {"web/0": "starting", "web/1": "starting"}
+    stage.meet(SocketsBound((OTHER,)))
+    assert stage.states() == {"web/0": "stopping", "web/1": "starting"}
 
 
 def test_the_next_reload_asks_again_for_an_address_that_was_taken() -> None:

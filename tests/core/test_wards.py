@@ -205,6 +205,21 @@ def test_the_file_may_say_otherwise() -> None:
         assert any(one.event == "device.xid" for one in of_type(Say, stage.history)) == (kind != "ignore")
 
 
+def test_who_leaves_a_sick_device_for_another_launch_starts_with_clean_counts() -> None:
+    """What the file does not say any more is no record of what it says now."""
+    stage = Stage().load(spec_of(llm=ONE)).read(good(*devices(2)))
+    stage.driver = good(*devices(2))
+    stage.spawned("llm/0").exited("llm/0").read(good(*devices(2))).pass_time(10.0)
+    assert (stage.state("llm/0"), stage["llm/0"].history.failures) == ("starting", 1)
+    stage.spawned("llm/0")
+    xid(stage, 119)
+    stage.reload(spec_of(llm={**ONE, "env": {"A": "1"}}), good(*devices(2)))
+
+    stage.exited("llm/0", 0).read(good(*devices(2)))
+
+    assert (stage.state("llm/0"), stage["llm/0"].history.failures) == ("starting", 0)
+
+
 def test_a_crash_after_an_error_of_its_own_says_so_and_is_charged() -> None:
     """An application's XID is in the record of the crash."""
     stage = running(spec_of(llm=ONE, web=ONE), *devices(2))

@@ -82,4 +82,11 @@ HEALTH: tuple[Mutant, ...] = (
         "    against = [one.service for one in deaths if uuid in one.devices]\n",
         by="tests/core/test_wards.py",
     ),
+    Mutant(
+        "another launch pays for what failed on a sick device",
+        "moves.py",
+        " and was == worker.target.wanted.recipe\n",
+        "\n",
+        by="tests/core/test_wards.py",
+    ),
 )

@@ -68,4 +68,11 @@ RECYCLE: tuple[Mutant, ...] = (
         "",
         by=_TESTS,
     ),
+    Mutant(
+        "who is left behind by a halted roll-out is recycled into it",
+        "recycle.py",
+        "    if worker.is_outdated and service in fleet.rolls:\n",
+        "    if worker is None:\n",
+        by=_TESTS,
+    ),
 )

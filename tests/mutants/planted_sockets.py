@@ -98,4 +98,32 @@ SOCKETS = (
         "return self.host == other.host",
         by="tests/core/test_listen.py",
     ),
+    Mutant(
+        "who serves by now goes down as if it did not",
+        "rollout.py",
+        "    _keep_who_serves(turn, service)\n",
+        "",
+        by=_TESTS,
+    ),
+    Mutant(
+        "who cannot go back goes down for a refused address",
+        "revision.py",
+        "attempt.was or earlier(turn.workers.get(one))",
+        "attempt.was",
+        by=_TESTS,
+    ),
+    Mutant(
+        "who goes back to what it runs is planned elsewhere",
+        "preview.py",
+        "            placement = worker.held\n",
+        "            pass\n",
+        by=_TESTS,
+    ),
+    Mutant(
+        "a restart takes down for an address that is not there",
+        "rollout.py",
+        " or sockets.is_missing(turn.fleet, one) for one in running",
+        " for one in running",
+        by=_TESTS,
+    ),
 )
