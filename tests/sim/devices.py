@@ -148,10 +148,11 @@ class FakeDevices:
         devices = []
         for index, gpu in enumerate(there):
             shown = (gpu, *(part for part in gpu.parts if gpu.is_cut and part.is_there))
-            devices += [_device(one, index, self._list_of(one)) for one in shown]
+            devices += [_device(one, index, self.list_of(one)) for one in shown]
         return Reading(GpuState.OK, self.detail, tuple(devices))
 
-    def _list_of(self, gpu: Gpu) -> tuple[Holder, ...] | None:
+    def list_of(self, gpu: Gpu) -> tuple[Holder, ...] | None:
+        """Who has what of a device, as far as the driver tells; None where it does not."""
         if not self.has_lists or gpu.is_cut:
             return None
         hidden = {number for number in gpu.used if self.omits and number % self.omits == 0}

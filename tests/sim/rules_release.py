@@ -15,6 +15,7 @@ from tests.sim.rules_start import MIB, headroom
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
+    from tests.sim.devices import Gpu
     from tests.sim.world import World
 
 WARN_S, DIRTY_S = 5.0, 60.0
@@ -36,6 +37,8 @@ class Releases:
     seen: dict[tuple[int, str], Seen] = field(default_factory=dict)
     given_up: set[int] = field(default_factory=set)
     warned: set[int] = field(default_factory=set)
+    untold: set[tuple[int, str]] = field(default_factory=set)
+    """Processes whose memory counts as back since their device was not there to tell of it."""
     has_listed: bool = False
 
     def hear(self, step: Step) -> None:
@@ -60,6 +63,12 @@ class Releases:
     def take(self, step: Step) -> None:
         """What was free, and nobody's, at a start."""
         inventory = step.after.inventory
+        for change in step.changes:
+            before, after = change.before, change.after
+            if before is None or before.state is not State.RELEASING or (after and after.state is State.RELEASING):
+                continue
+            gone = [one.uuid for one in before.occupied if inventory and one.uuid not in inventory.by_uuid]
+            self.untold |= {(before.incarnation, uuid) for uuid in gone}
         for spawn in step.spawns:
             for share in spawn.launch.slice:
                 device = inventory.by_uuid.get(share.uuid) if inventory else None
@@ -126,7 +135,9 @@ def _is_held(world: World, step: Step, worker: Worker, device: Device) -> str:
     if any(one.worker == str(worker.id) for one in device.holders or ()):
         return "the list shows it"
     # Where it leaves some out, and their open files show that, it is not asked about those that it never showed.
-    may_lie = world.devices.omits and world.devices.shows_files
+    # Nor about one that has its files open and nothing on it, which is on no list.
+    had_none = not any(one.used.get(worker.incarnation) for one in world.devices.every if one.uuid == device.uuid)
+    may_lie = world.devices.shows_files and (world.devices.omits or had_none)
     if device.holders is not None and not seen.listed and may_lie:
         return ""
     if device.holders is not None and (seen.listed or releases.has_listed):
@@ -167,12 +178,25 @@ def no_two_incarnations_hold_one_device(world: World, step: Step) -> Iterator[st
 def _own_dead(world: World, spawn: Spawn, uuid: str) -> Iterator[str]:
     releases = world.checks.releases
     (gpu,) = [one for one in world.devices.every if one.uuid == uuid]
+    if gpu.total is None or gpu.is_unified or gpu.is_cut or gpu.taken > gpu.total:
+        return  # Where more is had than there is, nobody can see what is nobody's.
     for incarnation, size in gpu.used.items():
         is_own = gpu.owners[incarnation] == str(spawn.worker) and incarnation != spawn.incarnation
         was_seen = releases.seen.get((incarnation, uuid), Seen()).listed
-        is_much = gpu.total is not None and size > slack(gpu.total) and not gpu.is_unified and not gpu.is_cut
-        if is_own and was_seen and is_much and incarnation not in releases.given_up:
+        is_known = was_seen and (incarnation, uuid) not in releases.untold
+        is_much = size - _hidden(world, gpu, incarnation) > slack(gpu.total)
+        if is_own and is_known and is_much and incarnation not in releases.given_up:
             yield f"{spawn.worker} starts on {uuid}, where its process {incarnation} has {size // MIB} MiB"
+
+
+def _hidden(world: World, gpu: Gpu, incarnation: int) -> int:
+    """Bytes that look like what was nobody's while it lived, and has gone since, where the list does not show it."""
+    shown = {one.pid for one in world.devices.list_of(gpu) or ()}
+    if incarnation in shown:
+        return 0
+    left = sum(size for one, size in gpu.used.items() if one < incarnation and one not in shown)
+    fewest = world.checks.releases.seen[incarnation, gpu.uuid].fewest or 0
+    return max(0, fewest - left)
 
 
 def who_waits_for_memory_is_told_of(world: World, step: Step) -> Iterator[str]:

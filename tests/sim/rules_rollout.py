@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from supervisor.core.message import Cause, State
+from supervisor.core.message import BecameUnready, Cause, State
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import FREED, RUNNING, Worker
 from tests.sim.rules_start import extras_by_file, wanted_by_file
@@ -54,6 +54,8 @@ def first_one_goes_alone(world: World, step: Step) -> Iterator[str]:
 def enough_stay_ready(world: World, step: Step) -> Iterator[str]:
     """Through a roll-out no fewer are ready than the target less max_unavailable, but for what dies by itself."""
     for change in _taken(world, step):
+        if isinstance(step.event, BecameUnready) and step.event.worker == change.id:
+            continue  # It serves nobody any more, of its own.
         spec = step.after.spec.services.get(change.id.service) if step.after.spec else None
         workers = [one for one in step.after.workers.values() if one.id.service == change.id.service and one.target]
         ready = sum(one.state is State.READY for one in workers)

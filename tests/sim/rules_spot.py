@@ -68,7 +68,10 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}
             # Those on their way down, not replaced yet, or left behind by a halted roll-out, still are a difference.
-            if odd := [str(one) for one in touched if one not in settled.kept and not _is_behind(settled.workers[one])]:
+            # Who waits for its turn to be restarted asks for a GPU at every plan.
+            asking = {one.id for one in settled.workers.values() if one.renew and one.target and one.target.fallback}
+            odd = [str(one) for one in touched - settled.kept.keys() - asking if not _is_behind(settled.workers[one])]
+            if odd:
                 yield f"a reload that changes nothing calls {odd} a difference"
     if reloaded.generation != settled.generation + 1 or reloaded.reload is not None:
         yield "the reload was not finished"
