@@ -62,7 +62,7 @@ def enough_stay_ready(world: World, step: Step) -> Iterator[str]:
         # What leaves a device to one of these has to be missing.
         others = {one.id for one in workers if one.id in step.after.tried and one.id != change.id}
         room = {one.id for one in workers if one.id in others and _leaves_room(step.after, one)}
-        missed = [one for one in workers if one.id not in step.after.extras]
+        missed = [one for one in workers if one.id not in step.after.extras and not _found_place_after(step, one)]
         expected = sum(_counts(step, one) for one in missed if one.id not in room or one.state is State.READY)
         roll = step.after.rolls.get(change.id.service)
         if spec is not None and ready < expected - (spec.update.max_unavailable or bool(roll and roll.lack)):
@@ -152,6 +152,21 @@ def _counts(step: Step, worker: Worker) -> bool:
     is_starved = worker.starved or (before is not None and before.starved)
     never_came = worker.state is State.PENDING and is_starved and worker.starts == 0
     return not (worker.down or worker.state in FREED or _has_no_place(worker) or never_came)
+
+
+def _found_place_after(step: Step, worker: Worker) -> bool:
+    """Whether one that never ran has its place from another service, of which one was replaced in this very step."""
+    before = step.before.workers.get(worker.id)
+    is_new = worker.state is State.PENDING and not worker.starts and (before is None or _has_no_place(before))
+    mine = {share.uuid for share in worker.target.launch.slice} if worker.target and worker.target.launch else set()
+    left = {
+        share.uuid
+        for change in step.changes
+        if change.before and change.after and change.id.service != worker.id.service
+        if change.before.state in RUNNING and change.after.cause is Cause.ROLLOUT
+        for share in change.before.occupied
+    }
+    return is_new and bool(mine & left)
 
 
 def _has_no_place(worker: Worker) -> bool:
