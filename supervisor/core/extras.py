@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from supervisor.core.bitsets import bits
 from supervisor.core.evolve import evolve
+from supervisor.core.message import State
 from supervisor.core.plan import Current, Placement, Planner, Supply, make_plan
 from supervisor.core.spec import ServiceSpec, Spec, WorkerId, WorkerSpec
 from supervisor.core.turn import Fleet
@@ -27,14 +28,16 @@ def allowed_extras(fleet: Fleet, spec: Spec, cpu_count: int) -> Iterator[WorkerS
 
     Args:
         fleet: Which has them.
-        spec: The file with the counts in force: an index below the count is no extra one any more, and a file that
-            wants none ends them.
+        spec: The file with the counts in force: an index below the count is no extra one any more. Of more than it
+            wants, those that are ready stay first.
         cpu_count: What ``workers: cpu_count`` means here.
     """
-    for worker in sorted(fleet.extras):
-        service = spec.services.get(worker.service)
-        if service is not None and service.update.surge and worker.index >= len(service.entries(cpu_count)):
-            yield describe(service, worker, cpu_count)
+    for name in sorted({one.service for one in fleet.extras} & spec.services.keys()):
+        service = spec.services[name]
+        count = len(service.entries(cpu_count))
+        beyond = [one for one in extras_of(fleet, name) if one.index >= count]
+        beyond.sort(key=lambda one: one not in fleet.workers or fleet.workers[one].state is not State.READY)
+        yield from (describe(service, one, cpu_count) for one in sorted(beyond[: service.update.surge]))
 
 
 def describe(service: ServiceSpec, worker: WorkerId, cpu_count: int) -> WorkerSpec:

@@ -191,6 +191,21 @@ def test_a_reload_in_the_middle_goes_on_with_it() -> None:
     assert envs(stage) == [{"A": "2"}, {"A": "2"}]
 
 
+def test_a_file_that_wants_fewer_ends_those_that_are_not_ready() -> None:
+    """In the middle of a roll-out: who serves stays."""
+    many, few = {"max_unavailable": 0, "surge": 2}, {"max_unavailable": 0, "surge": 1}
+    stage = rolling(6, llm(4, env=NEW, update=many), llm(4, update=many)).ready("llm/4")
+    assert stage.states()["llm/5"] == "starting"
+
+    stage.at(110.0).reload(llm(4, env=NEW, update=few), good(*devices(6)))
+
+    assert stage.states()["llm/4"] == "ready"
+    assert stage.states()["llm/5"] == "stopping"
+    stage.exited("llm/5", 0)
+    assert min(finish(stage)) >= 4
+    assert envs(stage) == [NEW] * 4
+
+
 def test_back_to_the_old_file_it_is_ended() -> None:
     """Nobody else has anything else yet."""
     stage = rolling().ready("llm/2")

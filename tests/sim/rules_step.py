@@ -216,7 +216,8 @@ def only_the_idle_are_dismissed(world: World, step: Step) -> Iterator[str]:
     """A shim is sent away when its index is gone, and nothing lives below it."""
     gone = [change.id for change in step.changes if change.after is None]
     dismissed = [action.worker for action in step.actions if isinstance(action, Dismiss)]
-    if sorted(gone) != sorted(set(dismissed) - step.after.workers.keys()):
+    # An extra worker may come and go within a step.
+    if sorted(gone) != sorted(set(dismissed) & step.before.workers.keys() - step.after.workers.keys()):
         yield f"{gone} are gone, {dismissed} are dismissed"
     for worker in dismissed:
         tree = world.processes.tree_of(worker)

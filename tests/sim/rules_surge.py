@@ -62,8 +62,10 @@ def extra_serves_as_long_as_somebody_is_missing(world: World, step: Step) -> Ite
         if after is None or after.state is not State.STOPPING or after.target is not None or after.down:
             continue
         service = fleet.spec.services.get(change.id.service) if fleet.spec else None
-        if service is None or not service.update.surge or after.cause is not Cause.OPERATOR:
+        if service is None or after.cause is not Cause.OPERATOR:
             continue
+        if len([one for one in step.before.extras if one.service == change.id.service]) > service.update.surge:
+            continue  # A file that wants fewer of them.
         # Who has no place otherwise may have that of the extra one.
         mine = {share.uuid for share in before.occupied}
         mates = [one for one in _mates(fleet, change.id.service) if not _was_without_place(step, one.id)]
