@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from supervisor.core.memory import hopeless
 from supervisor.core.message import State
 from supervisor.core.preview import Plan, is_another
 from supervisor.core.slices import Placement
@@ -129,8 +130,13 @@ def keep(turn: Turn, service: str, workers: Iterable[WorkerId]) -> None:
 def put_back(turn: Turn, service: str) -> None:
     """The roll-out of a service is halted: who was on its way is again what it was, or is still."""
     fleet = turn.fleet
+    # Where nobody served when the file came nobody keeps anything, and runs what has room all the same.
+    there = [one for one in turn.workers.values() if one.id.service == service and one.id not in fleet.extras]
+    stuck = [one for one in there if one.target is not None and hopeless(fleet, one.target)]
+    alone = {one.id: was for one in stuck if one.id not in fleet.kept and (was := earlier(one))}
     mine = {one: attempt for one, attempt in fleet.tried.items() if one.service == service}
     back = {one: was for one, attempt in mine.items() if (was := attempt.was or earlier(turn.workers.get(one)))}
+    back = {**alone, **back}
     tried = {one: attempt for one, attempt in fleet.tried.items() if one.service != service}
     halted = replace(fleet.rolls[service], is_halted=True)
     turn.has_other_sockets = True

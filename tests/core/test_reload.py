@@ -17,7 +17,7 @@ from supervisor.core.message import (
 )
 from supervisor.core.rollout import failures_since_reload
 from supervisor.core.spec import Spec, WorkerId
-from tests.core.builders import bad, device, devices, good, of_type, spec_of
+from tests.core.builders import GIB, bad, device, devices, good, of_type, spec_of
 from tests.core.stage import Stage, running
 
 FOUR = good(*devices(4))
@@ -265,3 +265,22 @@ def test_a_changed_launch_ends_a_backoff_with_clean_counts() -> None:
     stage.at(10.1).reload(llm(1, env={"A": "1"}), FOUR)
 
     assert (stage.state("llm/0"), stage["llm/0"].history.failures) == ("starting", 0)
+
+
+def test_who_starts_keeps_its_launch_too_where_the_new_one_can_never_have_its_memory() -> None:
+    """Though nobody served when the file came: what it runs is better than nothing."""
+    db = {"resources": {"memory": "1GiB"}, "port": 8100}
+    web: dict[str, object] = {"port": 8000}
+    stage = Stage()
+    stage.host = (64 * GIB, 64 * GIB)
+    stage.load(spec_of(db=db, web=web)).spawned("web/0", "db/0")
+
+    stage.at(1.0).reload(spec_of(db=db, web={**web, "resources": {"memory": "1TiB"}}), good())
+
+    (problem,) = failures_since_reload(stage.fleet)
+    assert problem == (
+        "web/0 did not get ready with its new launch (no place: needs 1048576 MiB of the host's memory,"
+        " there are 65536 MiB in all); 1 of web keeps the old one until the next reload"
+    )
+    assert stage.at(2.0).ready("web/0").state("web/0") == "ready"
+    assert stage.at(100.0).exited("web/0", 0).state("web/0") == "starting"

@@ -163,4 +163,11 @@ SURGE = (
         "        elif False and turn.now",
         by="tests/core/test_surge.py",
     ),
+    Mutant(
+        "who was left alone with what it runs is not kept so by a halt",
+        "revision.py",
+        "    back = {**alone, **back}\n",
+        "",
+        by="tests/core/test_reload.py",
+    ),
 )

@@ -186,11 +186,11 @@ def _expect_no_old_launch(world: World) -> None:
     """In good health only a launch for which there is no place, or no memory, is left untried."""
     fleet = world.fleet
     problems = " ".join(fleet.last_reload.problems) if fleet.last_reload else ""
-    # As many as may be missing are, where one that has been there waits for memory.
+    # As many as may be missing are, where one that has the new launch waits for memory.
     starved = {
         one.id.service
         for one in fleet.workers.values()
-        if one.starved and (one.id in fleet.tried or (one.state is State.PENDING and one.starts))
+        if one.starved and one.id not in fleet.kept and (one.id in fleet.tried or one.state is State.PENDING)
     }
     for worker_id in fleet.kept:
         if worker_id.service in starved:

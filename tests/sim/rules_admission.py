@@ -241,12 +241,18 @@ def _lack(world: World, step: Step, spawn: Spawn, device: Device) -> Iterator[st
     assert free is not None
     assert declared is not None
     books, untaken = _of_the_host(world, step, spawn) if device.is_unified else (0, 0)
+    left_out = 0
     for other in _beside(step, spawn, device.uuid):
         amount = other.held.wanted.recipe.gpu_memory if other.held else None
         size = 0 if amount is None else amount_bytes(amount, total)
         books += size
-        if other.state is not State.RELEASING:
+        if other.state is State.RELEASING:
+            continue
+        if _is_left_out(world, device, other):
+            left_out += size
+        else:
             untaken += max(0, size - _taken(world, device, other, size))
+    untaken += max(0, left_out - _nobodys(world, step, spawn, device))
     room = min(total - books, free - untaken) - headroom(step.after, total)
     if room < amount_bytes(declared, total):
         yield (
@@ -260,9 +266,31 @@ def _taken(world: World, device: Device, other: Worker, size: int) -> int:
     shown = [one for one in device.holders or () if one.worker == str(other.id)]
     if shown:
         return sum(one.used_bytes or 0 for one in shown)
-    if not world.checks.starts.was_ready(other.incarnation):
-        return 0
-    return size if device.holders is None else 0
+    return size if world.checks.starts.was_ready(other.incarnation) else 0
+
+
+def _is_left_out(world: World, device: Device, other: Worker) -> bool:
+    """Whether there is a list, and a worker that has been ready is not on it: in a container it has other pids."""
+    if device.holders is None or any(one.worker == str(other.id) for one in device.holders):
+        return False
+    return world.checks.starts.was_ready(other.incarnation)
+
+
+def _nobodys(world: World, step: Step, spawn: Spawn, device: Device) -> int:
+    """
+    What neighbours have whom the list leaves out: really, and as far as the reading shows memory that nobody has.
+
+    What the dead have left there counts as theirs too, for nobody can tell, but where it is known for what it is.
+    """
+    assert device.memory_total_bytes is not None
+    assert device.memory_free_bytes is not None
+    gpu = next(one for one in world.devices.every if one.uuid == device.uuid)
+    shown = {one.worker for one in device.holders or ()}
+    those = {one.incarnation for one in _beside(step, spawn, device.uuid) if str(one.id) not in shown}
+    those |= gpu.dead if device.uuid not in step.after.dirty else set()
+    really = sum(size for number, size in gpu.used.items() if number in those)
+    listed = sum(one.used_bytes or 0 for one in device.holders or ())
+    return 0 if device.is_unified else min(really, device.memory_total_bytes - device.memory_free_bytes - listed)
 
 
 def _crowd(step: Step, spawn: Spawn, device: Device) -> Iterator[str]:
