@@ -29,8 +29,10 @@ BECAUSE: Mapping[str, str] = {
     "RestartAsked": "`restart` was asked for",
     "KillAsked": "an end at once was asked for",
     "Evicted": "a GPU of it is sick",
+    "Overdrawn": "it held more than its `gpu_memory`",
+    "GpuMemoryExceeded": "it holds more than its `gpu_memory`",
 }
-"""Why a worker changed its state, by the event that did it."""
+"""Why a worker changed its state, by the event that did it; the last one is news without a change."""
 
 BETWEEN: Mapping[tuple[str, str | None, str | None], str] = {
     ("DeadlinePassed", "starting", "ready"): "it has run long enough",
