@@ -89,7 +89,7 @@ def _declared_shortage(
     need, headroom = amount_bytes(amount, total), _headroom_bytes(fleet, total)
     others = _others(fleet, workers, worker, device.uuid)
     declared = sum(_declared(one, total) for one in others) if by_books else 0
-    untaken = _untaken_bytes(device, total, free, headroom, others)
+    untaken = _untaken_bytes(fleet, device, total, free, others)
     if device.is_unified:  # One memory, one budget.
         of_host = books.of_others(fleet, workers, worker)
         declared += of_host.declared if by_books else 0
@@ -145,9 +145,7 @@ def untaken_bytes(fleet: Fleet, workers: Workers, worker: WorkerId | None, devic
     total, free = device.memory_total_bytes, device.memory_free_bytes
     if total is None or free is None:
         return 0
-    return _untaken_bytes(
-        device, total, free, _headroom_bytes(fleet, total), _others(fleet, workers, worker, device.uuid)
-    )
+    return _untaken_bytes(fleet, device, total, free, _others(fleet, workers, worker, device.uuid))
 
 
 def _others(fleet: Fleet, workers: Workers, worker: WorkerId | None, uuid: str) -> list[Worker]:
@@ -159,7 +157,7 @@ def _declared(worker: Worker, total: int) -> int:
     return declared_bytes(worker.held, total) if worker.held else 0
 
 
-def _untaken_bytes(device: Device, total: int, free: int, headroom: int, others: Iterable[Worker]) -> int:
+def _untaken_bytes(fleet: Fleet, device: Device, total: int, free: int, others: Iterable[Worker]) -> int:
     """
     What others have declared on a device and will still take.
 
@@ -184,8 +182,16 @@ def _untaken_bytes(device: Device, total: int, free: int, headroom: int, others:
     if device.is_unified and all(one.used_bytes is not None for one in strays):
         # The host's own processes have the rest, and are on no list.
         return untaken + max(0, unlisted - sum(one.used_bytes or 0 for one in strays))
-    known = sum(one.used_bytes or 0 for one in holders if one.worker or one.name)
-    return untaken + max(0, unlisted - max(0, total - free - known - headroom))
+    known = sum(one.used_bytes or 0 for one in holders if one.worker or one.name) + _dirt_bytes(fleet, device)
+    return untaken + max(0, unlisted - max(0, total - free - known - _headroom_bytes(fleet, total)))
+
+
+def _dirt_bytes(fleet: Fleet, device: Device) -> int:
+    """What a dead process had by the list, which shows it no more, and has not given back."""
+    dirt = fleet.dirty.get(device.uuid)
+    if dirt is None or any(one.worker == str(dirt.worker) for one in device.holders or ()):
+        return 0
+    return dirt.sight.had or 0
 
 
 def _shown(device: Device) -> dict[str, int | None] | None:
@@ -282,7 +288,7 @@ def _promised(fleet: Fleet, workers: Workers, worker: WorkerId) -> HostSums:
             continue
         others = _others(fleet, workers, worker, device.uuid)
         declared += sum(_declared(one, total) for one in others)
-        untaken += _untaken_bytes(device, total, free, _headroom_bytes(fleet, total), others)
+        untaken += _untaken_bytes(fleet, device, total, free, others)
     return HostSums(declared, untaken)
 
 

@@ -11,7 +11,7 @@ from supervisor.core.inventory import Device, Holder
 from supervisor.core.memory import HostBooks, HostSums
 from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say, TimePassed
 from supervisor.core.spec import Spec
-from tests.core.builders import GIB, device, devices, good, of_type, spec_of
+from tests.core.builders import GIB, device, devices, good, of_type, spec_of, uuid_of
 from tests.core.effort import count_calls
 from tests.core.stage import Stage, running
 
@@ -172,6 +172,20 @@ def test_a_list_without_a_ready_worker_is_believed_where_it_explains_what_is_use
     }
 
     assert states == {"complete": "pending", "of another world": "starting"}
+
+
+def test_what_a_dead_process_is_known_to_have_left_is_not_its_neighbours() -> None:
+    """Memory that nobody on the list has is not taken for that of one who has taken nothing yet."""
+    service = {"resources": {"gpu": 0.3, "gpu_memory": "30GiB"}, "port": 8000}
+    found = replace(device(0), holders=())
+    stage = Stage().load(spec_of(a=service, b={**service, "port": 8100})).read(good(found)).ready("a/0", "b/0")
+    stage.at(10.0).read(good(replace(found, memory_free_bytes=50 * GIB, holders=(ours("a/0", 30),))))
+    stage.driver = good(replace(found, memory_free_bytes=50 * GIB))
+
+    stage.at(100.0).exited("a/0", 1).pass_time(170.0).at(170.1).read(stage.driver, asked_at=170.05)
+
+    assert list(stage.fleet.dirty) == [uuid_of(0)]
+    assert stage.state("a/0") == "pending"
 
 
 def test_the_books_count_where_the_driver_shows_more_free() -> None:

@@ -196,4 +196,11 @@ ADMISSION: tuple[Mutant, ...] = (
         "    return False\n",
         by="tests/core/test_rollout.py",
     ),
+    Mutant(
+        "what a dead process has left is taken for a neighbour's",
+        "memory.py",
+        " + _dirt_bytes(fleet, device)\n",
+        "\n",
+        by="tests/core/test_memory.py",
+    ),
 )
