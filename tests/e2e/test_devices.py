@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import StartDaemon
 from tests.e2e.harness import Json, environment_of, wait_for
 from tests.nvml.fake import FakeBox
@@ -118,6 +120,7 @@ def test_a_start_waits_until_its_memory_is_there(start: StartDaemon, box: FakeBo
     daemon.wait_states(llm="ready")
 
 
+@pytest.mark.long
 def test_an_nvml_that_hangs_stops_nothing(start: StartDaemon, box: FakeBox) -> None:
     """
     Workers go on, the API answers, a reload comes back; new placements wait.

@@ -35,6 +35,7 @@ def test_there_are_pages_to_follow() -> None:
     assert {"docs/guide.md", "docs/operations.md"} <= set(map(_name, FOLLOWED))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("page", FOLLOWED, ids=_name)
 def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:

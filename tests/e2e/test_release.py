@@ -68,6 +68,7 @@ def test_late_memory_is_waited_for_with_the_numbers(start: StartDaemon, tmp_path
     assert '"released_in_s"' in events
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_that_never_comes_back_makes_the_device_dirty_and_the_worker_goes(
     start: StartDaemon, tmp_path: Path
