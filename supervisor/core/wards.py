@@ -423,6 +423,8 @@ def explain_exit(turn: Turn, worker: Worker, event: Exited) -> Exited:
                 faults.append(words)
             elif seen.kind == "application" and seen.number not in xids.ECHOES:
                 own.append(words)
+    if event.out_of_memory:
+        faults = []  # The kernel says what it ended this very process for; its device may be sick beside that.
     return replace(event, device_fault="; ".join(faults), xids="; ".join(dict.fromkeys(own)))
 
 

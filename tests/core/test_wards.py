@@ -15,6 +15,7 @@ from supervisor.core.inventory import Device, GpuState, Health, Inventory, Readi
 from supervisor.core.message import (
     CanaryFinished,
     DeviceEventTold,
+    Exited,
     InventoryRead,
     KillTree,
     QuarantineRequested,
@@ -255,6 +256,23 @@ def test_a_contained_memory_error_is_not_charged() -> None:
     assert last is not None
     assert (str(last.cause), last.detail) == ("device", "XID 94 (contained memory error) on GPU 0")
     assert (stage["llm/0"].history.failures, health(stage)[0]) == (0, "ok")
+
+
+def test_who_the_kernel_killed_for_memory_did_not_die_of_a_sick_device() -> None:
+    """Want of the host's memory is its own doing, and no word against a device, whatever else is known of that."""
+    stage = running(file({"on_fault": "ignore"}, llm=ONE, web=ONE), *devices(2))
+    xid(xid(stage.at(10.0), 119, 0), 119, 1).at(11.0)
+
+    ends = []
+    for worker, starved in (("llm/0", True), ("web/0", False)):
+        one = stage[worker]
+        stage.meet(Exited(one.id, one.incarnation, None, 9, alone=True, out_of_memory=starved))
+        last = stage[worker].last_exit
+        assert last is not None
+        ends.append((str(last.cause), last.detail.partition(" is ")[0]))
+
+    assert ends == [("host_oom", "out of memory"), ("device", "GPU 1")]
+    assert [one.service for one in stage.fleet.deaths] == ["web"]
 
 
 @pytest.mark.parametrize("number", [43, 45])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from supervisor.core.inventory import GpuState
 from supervisor.core.message import FinishReload, ReadInventory
 from supervisor.core.turn import DaemonState
-from supervisor.core.worker import RUNNING, Worker
-from tests.sim.trouble import EPSILON_S, Rule, Step
+from supervisor.core.worker import HOLDING, RUNNING, Worker
+from tests.sim.trouble import EPSILON_S, Change, Rule, Step
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -59,10 +59,19 @@ def want_of_a_gpu_is_the_drivers_word(world: World, step: Step) -> Iterator[str]
         new = change.after.target if change.after else None
         if new is None:
             continue
-        if new.fallback and not (old and old.fallback):
+        if new.fallback and not (old and old.fallback) and not _runs_without(change):
             yield f"{change.id} falls back while the driver is {step.after.gpu.state}"
         if new.refused and not (old and old.refused):
             yield f"{change.id} fails for want of a GPU while the driver is {step.after.gpu.state}"
+
+
+def _runs_without(change: Change) -> bool:
+    """Whether one was to move back to a GPU, which is sick by now, and stays what its process is."""
+    before, after = change.before, change.after
+    if before is None or after is None or before.held is None or after.target is None or before.state not in HOLDING:
+        return False
+    is_same = (before.incarnation, before.held.launch) == (after.incarnation, after.target.launch)
+    return before.held.fallback and is_same
 
 
 def reload_reads_the_devices(world: World, step: Step) -> Iterator[str]:

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 from supervisor.core.inventory import Health
 from supervisor.core.message import Cause, DeviceEventTold
 from supervisor.core.turn import DaemonState, Fleet
-from supervisor.core.worker import LIVING, RUNNING
+from supervisor.core.worker import LIVING, RUNNING, Worker
+from supervisor.core.xids import TABLE
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
     from tests.sim.world import World
+
+
+CONTAINED = frozenset(number for number, row in TABLE.items() if row.kind == "contained")
+BLAME_S = 30.0
 
 
 def nothing_starts_on_a_quarantined_device(world: World, step: Step) -> Iterator[str]:
@@ -95,6 +100,21 @@ def is_told_sick(world: World, step: Step, uuid: str) -> bool:
     # One that is lost stays sick for as long as it is away; who may leave it now is another file's word.
     is_away = any(one in told.ever and one in step.before.missing for one in parts)
     return is_away or any(told.until.get(one, 0.0) > step.now - EPSILON_S for one in parts)
+
+
+def has_sick_device(step: Step, worker: Worker) -> bool:
+    """Whether one that ends by itself has died of its device: a sick one, or an error there that hit nobody else."""
+    fleet = step.before
+    for uuid in {one for share in worker.occupied for one in _with_parent(fleet, share.uuid)}:
+        ailment = fleet.ailments.get(uuid)
+        if ailment is not None and not ailment.is_held:
+            is_lost = ailment.health is Health.LOST and ailment.is_faulty
+            if is_lost or ailment.health in {Health.DRAINING, Health.QUARANTINED}:
+                return True
+        for seen in fleet.xids.get(uuid, ()):
+            if seen.number in CONTAINED and seen.workers == (worker.id,) and step.now - seen.at <= BLAME_S:
+                return True
+    return False
 
 
 def _with_parent(fleet: Fleet, uuid: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from supervisor.core.message import (
 )
 from supervisor.core.worker import HOLDING, RUNNING, Worker
 from tests.sim.nature import PERMANENT, REFUSED
+from tests.sim.rules_health import has_sick_device
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def ends_follow_the_policy(world: World, step: Step) -> Iterator[str]:
     if isinstance(event, Exited | SpawnFailed | ShimLost):
         worker = step.before.workers.get(event.worker)
         if worker is not None and worker.incarnation == event.incarnation and event.worker in step.after.workers:
-            sentence = _judge(world, worker, event, step.now)
+            sentence = _judge(world, worker, event, step)
             if sentence is not None:
                 notes.sentences[event.worker] = sentence
                 yield from _check_counts(step, worker, sentence)
@@ -66,7 +67,8 @@ def ends_follow_the_policy(world: World, step: Step) -> Iterator[str]:
             yield from _check_what_follows(step, before, after, sentence)
 
 
-def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost, now: float) -> Sentence | None:
+def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost, step: Step) -> Sentence | None:
+    now = step.now
     timed_out = worker.cause is Cause.START_TIMEOUT and worker.target is not None
     hung = worker.cause in {Cause.LIVENESS, Cause.CUDA_OOM} and worker.target is not None
     match event:
@@ -74,10 +76,10 @@ def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost,
             return None if worker.id in world.checks.notes.sentences else Sentence("again", now, now)
         case Exited():
             if worker.state in RUNNING:
-                return _sentence(world, worker, event, now)
+                return _sentence(world, worker, event, step)
             if hung:
-                return _sentence(world, worker, event, now, hung=True)
-            return _sentence(world, worker, event, now, failed_to_start=True) if timed_out else None
+                return _sentence(world, worker, event, step, hung=True)
+            return _sentence(world, worker, event, step, failed_to_start=True) if timed_out else None
         case SpawnFailed(errno=errno):
             if worker.cause is not None and worker.cause is not Cause.START_TIMEOUT:
                 return None
@@ -87,25 +89,28 @@ def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost,
                 history = worker.history
                 counts = (history.failures, history.start_failures)
                 return Sentence("again", now + SPAWN_RETRY_S, now + SPAWN_RETRY_S, counts)
-            return _sentence(world, worker, event, now, failed_to_start=True)
+            return _sentence(world, worker, event, step, failed_to_start=True)
 
 
 def _sentence(
     world: World,
     worker: Worker,
     event: Exited | SpawnFailed,
-    now: float,
+    step: Step,
     *,
     failed_to_start: bool = False,
     hung: bool = False,
 ) -> Sentence:
+    now, cause = step.now, _cause_of(step, worker, event)
     usual, run = worker.policy.restart, world.checks.notes.runs[worker.id]
-    policy = dict(usual.on).get(_cause_of(worker, event), usual)
+    policy = dict(usual.on).get(cause, usual)
     code = event.code if isinstance(event, Exited) else None
     was_ready = run.took_s is not None and not failed_to_start
     counts = (worker.history.failures + 1, 0 if was_ready else worker.history.start_failures + 1)
     is_healthy = not failed_to_start and run.is_healthy(worker, now)
     is_at_fault = failed_to_start or hung
+    if cause == "device" and policy.policy != "never":
+        return Sentence("again", now, now, counts=(worker.history.failures, worker.history.start_failures))
     if code == 0 and not is_at_fault and policy.policy != "always":
         return Sentence("exited", counts=(0, 0))
     if policy.policy == "never" or (code in policy.permanent_exit and not is_at_fault):
@@ -120,14 +125,18 @@ def _sentence(
     return Sentence("again", now + 0.8 * delay - EPSILON_S, now + 1.2 * delay + EPSILON_S, counts)
 
 
-def _cause_of(worker: Worker, event: Exited | SpawnFailed) -> str:
-    """Why a process ended: what we ended it for, what the kernel said, what it said last, or just how."""
+def _cause_of(step: Step, worker: Worker, event: Exited | SpawnFailed) -> str:
+    """Why a process ended: what we ended it for, the kernel's word, its device, what it said last, or just how."""
     if isinstance(event, SpawnFailed):
         return "spawn"
     if worker.cause is not None:
         return str(worker.cause)
-    if event.code != 0 and (event.out_of_memory or "CUDA out of memory" in "".join(event.tail)):
-        return "host_oom" if event.out_of_memory else "cuda_oom"
+    if event.code != 0 and event.out_of_memory:
+        return "host_oom"
+    if event.code != 0 and has_sick_device(step, worker):
+        return "device"
+    if event.code != 0 and "CUDA out of memory" in "".join(event.tail):
+        return "cuda_oom"
     return "exit" if event.signal is None else "signal"
 
 
@@ -181,7 +190,7 @@ def _is_asked_anew(before: Worker, after: Worker) -> bool:
 
 
 def ends_are_told_as_they_were(world: World, step: Step) -> Iterator[str]:
-    """The record of an end: what we ended it for, else the want of host memory, else how it ended."""
+    """The record of an end: what we ended it for, else the want of host memory, its device, how it ended."""
     event = step.event
     if not isinstance(event, Exited):
         return
@@ -190,7 +199,7 @@ def ends_are_told_as_they_were(world: World, step: Step) -> Iterator[str]:
         return
     if event.incarnation in world.checks.notes.lost:
         return  # Its end is on record already.
-    record, expected = after.last_exit, _cause_of(before, event)
+    record, expected = after.last_exit, _cause_of(step, before, event)
     if str(record.cause) != expected or record.code != event.code or record.at != step.now:
         yield f"{event.worker} ended of {record.cause} with {record.code}, and not of {expected} with {event.code}"
 
