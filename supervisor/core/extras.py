@@ -67,7 +67,7 @@ def place_extras(
     taken: Mapping[str, set[str]],
 ) -> dict[WorkerId, Placement]:
     """
-    Places for extra workers without a process: what is left when all others have theirs.
+    Places for extra workers that live nowhere: what is left when all others have theirs.
 
     Args:
         extras: Who they are.

@@ -56,7 +56,7 @@ def preview(
         spec = spec.scale(with_ports(spec, cpu_count, sizes))
     extras = [as_kept(kept[one.id], one) if one.id in kept else one for one in allowed_extras(fleet, spec, cpu_count)]
     # Who has a process stays where it is, as others do; for the rest there is what those leave.
-    late = [one for one in extras if one.id not in known or known[one.id].state not in HOLDING]
+    late = [one for one in extras if not _lives_on(known.get(one.id), one)]
     wanted = tuple(as_kept(kept[one.id], one) if one.id in kept else one for one in spec.expand(cpu_count))
     wanted += tuple(one for one in extras if one not in late)
     if fleet.trusted:
@@ -94,6 +94,13 @@ def _taken(fleet: Fleet, workers: Iterable[Worker], plan: Plan) -> dict[str, set
         if worker_id not in fleet.extras and placement.launch is not None:
             taken.setdefault(worker_id.service, set()).update(share.uuid for share in placement.launch.slice)
     return taken
+
+
+def _lives_on(worker: Worker | None, wanted: WorkerSpec) -> bool:
+    """Whether a worker has a process that a plan may leave where it is."""
+    if worker is None or worker.state not in LIVING or worker.held is None:
+        return False
+    return worker.held.wanted.request == wanted.request
 
 
 def _is_newborn(worker: Worker) -> bool:

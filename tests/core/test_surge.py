@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.core.message import FinishReload, Say, ScaleRequested, ShutdownRequested, StopRequested, TimePassed
+from supervisor.core.message import (
+    FinishReload,
+    QuarantineRequested,
+    ReloadRequested,
+    Say,
+    ScaleRequested,
+    ShutdownRequested,
+    StopRequested,
+    TimePassed,
+)
 from supervisor.core.preview import preview
 from supervisor.core.rollout import unsettled
 from supervisor.core.snapshot import make_rollout_json
 from supervisor.core.spec import Spec, WorkerId
-from tests.core.builders import device, devices, good, of_type, spec_of
+from tests.core.builders import device, devices, good, of_type, spec_of, uuid_of
 from tests.core.spec_documents import problem_of
 from tests.core.stage import Stage, running
 
@@ -162,6 +171,23 @@ def test_it_serves_until_those_are_back_whose_roll_out_is_halted() -> None:
     assert stage.states() == {"llm/0": "ready", "llm/1": "ready", "llm/2": "stopping"}
     stage.exited("llm/2", 0)
     assert envs(stage) == [OLD, OLD]
+
+
+def test_one_whose_gpu_is_sick_does_not_come_back_without_a_gpu() -> None:
+    """`on_no_gpu: cpu` is for those that the file wants: the others serve, and nothing is gained by a slow one more."""
+    file = llm(env=NEW, on_no_gpu="cpu")
+    stage = rolling(3, file, llm(on_no_gpu="cpu")).ready("llm/2")
+    stage.driver = None
+    stage.at(101.0).meet(ReloadRequested())
+    stage.load(file).at(101.5).meet(QuarantineRequested((uuid_of(2),)))
+    stage.exited("llm/2", 0)
+    stage.at(102.0).read(good(*devices(3)), asked_at=101.0)
+    assert stage.states()["llm/2"] == "releasing"
+    assert "plan.degraded" not in [one.event for one in of_type(Say, stage.history)]
+
+    stage.at(103.0).read(good(*devices(3)))
+
+    assert stage.states() == {"llm/0": "stopping", "llm/1": "ready"}
 
 
 def test_one_that_waits_too_long_for_memory_is_given_up() -> None:
