@@ -93,7 +93,12 @@ def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
             yield f"{uuid} is draining, and nobody is there"
 
 
-def is_told_sick(world: World, step: Step, uuid: str) -> bool:
+def is_to_be_left(world: World, step: Step, uuid: str) -> bool:
+    """Whether somebody may be asked to leave a device because it is sick."""
+    return _is_told_sick(world, step, uuid) or _is_left_alone_no_more(world, step, uuid)
+
+
+def _is_told_sick(world: World, step: Step, uuid: str) -> bool:
     """Whether somebody has said that a device, or the GPU that it is a part of, is not to be used."""
     told = world.sickness.told
     parts = _with_parent(step.after, uuid)
@@ -115,6 +120,18 @@ def has_sick_device(step: Step, worker: Worker) -> bool:
             if seen.number in CONTAINED and seen.workers == (worker.id,) and step.now - seen.at <= BLAME_S:
                 return True
     return False
+
+
+def _is_left_alone_no_more(world: World, step: Step, uuid: str) -> bool:
+    """Whether a device has been sick for as long as the file left its workers there, and another file does not."""
+    before, after = (fleet.spec.health.on_fault if fleet.spec else "" for fleet in (step.before, step.after))
+    if before != "ignore" or after == "ignore":
+        return False
+    # No probation is over on one that has not been empty yet.
+    ailments = (
+        step.before.ailments.get(one) for one in _with_parent(step.after, uuid) if one in world.sickness.told.ever
+    )
+    return any(one is not None and one.health is Health.DRAINING for one in ailments)
 
 
 def _with_parent(fleet: Fleet, uuid: str) -> tuple[str, ...]:

@@ -63,7 +63,10 @@ def same_file_again_does_nothing(world: World, step: Step) -> Iterator[str]:
             is_moved = before.state is State.PENDING and any(one.uuid in stirred for one in _wanted_slice(before))
             is_moved |= before.state is State.PENDING and _wanted_slice(before) != _slice_of(reloaded, before.id)
             is_tried_again = action.worker in settled.kept  # A roll-out that was halted is taken up by every reload.
-            if not is_asked_again and not before.is_outdated and not is_moved and not is_tried_again:
+            # A roll-out that has nobody left to replace is over by it, and the restart that waited for that goes on.
+            is_its_turn = before.renew and before.id.service in settled.rolling - reloaded.rolling
+            is_excused = is_asked_again or is_moved or is_tried_again or is_its_turn
+            if not is_excused and not before.is_outdated:
                 yield f"{type(action).__name__}({action.worker}) at a reload that changes nothing"
         if isinstance(action, FinishReload):
             touched = {worker for worker, what in (action.difference or {}).items() if what in {"replace", "stop"}}

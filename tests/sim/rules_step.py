@@ -25,7 +25,7 @@ from supervisor.core.plan import Placement
 from supervisor.core.rollout import SETTLED
 from supervisor.core.spec import amount_bytes
 from supervisor.core.worker import LIVING, RUNNING, Worker
-from tests.sim.rules_health import is_told_sick
+from tests.sim.rules_health import is_to_be_left
 from tests.sim.rules_order import waits_for_failed
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step, is_named
 
@@ -78,7 +78,7 @@ def _may_stop(world: World, step: Step, change: Change) -> bool:
             is_turn = after.renew and not after.is_outdated
             return is_turn or (isinstance(step.event, StopRequested) and is_named(step.event, change.id))
         case Cause.DEVICE:
-            return any(is_told_sick(world, step, share.uuid) for share in before.occupied)
+            return any(is_to_be_left(world, step, share.uuid) for share in before.occupied)
         case _:
             return False
 
@@ -162,7 +162,7 @@ def kill_comes_after_the_grace(world: World, step: Step) -> Iterator[str]:
 def _is_to_be_killed(world: World, step: Step, worker: Worker) -> bool:
     """The file wants whoever is on a sick device killed."""
     is_wanted = step.after.spec is not None and step.after.spec.health.on_fault == "kill"
-    return is_wanted and any(is_told_sick(world, step, share.uuid) for share in worker.occupied)
+    return is_wanted and any(is_to_be_left(world, step, share.uuid) for share in worker.occupied)
 
 
 def what_outlives_is_asked_too(world: World, step: Step) -> Iterator[str]:

@@ -69,7 +69,7 @@ def extra_serves_as_long_as_somebody_is_missing(world: World, step: Step) -> Ite
         # Who has no place otherwise may have that of the extra one.
         mine = {share.uuid for share in before.occupied}
         mates = [one for one in _mates(fleet, change.id.service) if not _was_without_place(step, one.id)]
-        mates = [one for one in mates if not mine & _devices_of(one)]
+        mates = [one for one in mates if not mine & _devices_of(one) and not _goes_now(step, one)]
         if late := [f"{one.id} is {one.state}" for one in mates if not is_settled(one)]:
             yield f"{change.id} is ended while {late}"
 
@@ -115,6 +115,12 @@ def _mates(fleet: Fleet, service: str) -> list[Worker]:
 def _was_without_place(step: Step, worker: WorkerId) -> bool:
     before = step.before.workers.get(worker)
     return before is not None and before.target is not None and before.target.launch is None
+
+
+def _goes_now(step: Step, worker: Worker) -> bool:
+    """Whether it was back, and is recycled by the same step: its turn comes when nobody is missing any more."""
+    before = step.before.workers.get(worker.id)
+    return before is not None and before.state is State.READY and worker.cause is Cause.RECYCLE
 
 
 def _is_mate(fleet: Fleet, worker: Worker) -> bool:
