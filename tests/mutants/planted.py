@@ -145,12 +145,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "if (holders := _in_the_way(turn, worker, launch)) and False:",
     ),
     Mutant(
-        "nobody makes way",
-        "admission.py",
-        "if other.is_outdated and other.state in RUNNING and _gives_way(turn, other_id, uuid):",
-        "if False:",
-    ),
-    Mutant(
         "falls back to the CPU while the driver errs",
         "plan.py",
         "        if not self.supply.trusted:\n            return Placement(worker, None, reason=self.supply.detail)\n",
