@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from supervisor.core.fleet import handle
 from supervisor.core.message import (
+    DeviceEventTold,
     Event,
     Exited,
     InventoryRead,
@@ -17,7 +18,7 @@ from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.turn import Fleet
 from supervisor.daemon.tally import Histogram, Tally
 from supervisor.front.counts import Counts
-from tests.core.builders import good, spec_of
+from tests.core.builders import devices, good, spec_of, uuid_of
 
 A = WorkerId("a", 0)
 QUICK = {"ready": {"after": 1}, "restart": {"delay": 0, "start_limit": 0, "limit": 0}}
@@ -145,3 +146,20 @@ def test_a_wait_before_a_restart_is_counted() -> None:
 
     assert sum(life.counts.backoffs["a"].counts) == 1
     assert 8.0 <= life.counts.backoffs["a"].total_s <= 12.0
+
+
+def test_errors_of_the_driver_are_counted_by_device_number_and_class() -> None:
+    """Those that are told; a number that is none has no label of its own."""
+    life = Life(spec_of(a={**QUICK, "resources": {"gpu": 1}}))
+    life.meet(InventoryRead(good(*devices(2)), life.now))
+
+    for index, number in ((0, 31), (0, 31), (1, 92), (1, 999), (1, 2**40), (1, 2**63)):
+        life.meet(DeviceEventTold(uuid_of(index), 0x8, number))
+    life.meet(DeviceEventTold(uuid_of(0), 0x8000, 0))
+
+    assert life.counts.xids == {
+        (uuid_of(0), "31", "application"): 2,
+        (uuid_of(1), "92", "information"): 1,
+        (uuid_of(1), "999", "unknown"): 1,
+        (uuid_of(1), "other", "unknown"): 2,
+    }

@@ -21,6 +21,8 @@ START_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 RELEASE_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BACKOFF_S = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 ASK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+XID_MAX = 999
+"""What the driver tells beyond it, which may be anything, is counted as one number: labels must not pile up."""
 DELAY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
@@ -60,6 +62,7 @@ class Tally:
         self._reloads: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._hooked: Counter[str] = Counter()
+        self._xids: Counter[tuple[str, str, str]] = Counter()
         self._missing_since: dict[WorkerId, float] = {}
         self._missing_s: Counter[str] = Counter()
         self._to_ready: dict[str, Histogram] = {}
@@ -80,6 +83,8 @@ class Tally:
                 self._reloads["ok" if action.ok else "refused"] += 1
         for worker_id in after.touched:
             self._look(worker_id, before.workers.get(worker_id), after.workers.get(worker_id), now)
+        if after.xids is not before.xids:
+            self._hear_xids(before, after)
         if len(after.workers) < len(before.workers):
             self._forget({one.id.service for one in after.workers.values()})
 
@@ -126,6 +131,15 @@ class Tally:
         elif (since := self._missing_since.pop(worker_id, None)) is not None:
             self._missing_s[worker_id.service] += now - since  # type: ignore[assignment]
 
+    def _hear_xids(self, before: Fleet, after: Fleet) -> None:
+        """One has come, or a device is no more and its numbers go."""
+        for uuid, seen in after.xids.items():
+            if seen is not before.xids.get(uuid):
+                number = seen[-1].number
+                self._xids[uuid, str(number) if number <= XID_MAX else "other", seen[-1].kind] += 1
+        if gone := before.xids.keys() - after.xids.keys():
+            self._xids = Counter({key: count for key, count in self._xids.items() if key[0] not in gone})
+
     def _forget(self, services: set[str]) -> None:
         """A service that is no more has no series: names that come and go must not pile up."""
         for counts in (self._starts, self._missing_s, self._to_ready, self._to_release, self._backoffs):
@@ -149,6 +163,7 @@ class Tally:
             reloads=dict(self._reloads),
             dropped=dict(self._dropped),
             hooked=dict(self._hooked),
+            xids=dict(self._xids),
             missing_s=dict(missing),
             to_ready=_all(self._to_ready),
             to_release=_all(self._to_release),

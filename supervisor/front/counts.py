@@ -36,6 +36,7 @@ class Counts:
         reloads: By result.
         dropped: Lines of output, by where they were to go.
         hooked: Events for hooks, by what became of them.
+        xids: By device, number and class.
         missing_s: Seconds in which workers were wanted and not ready, summed over those of a service.
         to_ready, to_release, backoffs: By service.
         probes: By kind.
@@ -49,6 +50,7 @@ class Counts:
     reloads: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     hooked: Mapping[str, int] = field(default_factory=dict)
+    xids: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     missing_s: Mapping[str, float] = field(default_factory=dict)
     to_ready: Mapping[str, Series] = field(default_factory=dict)
     to_release: Mapping[str, Series] = field(default_factory=dict)

@@ -43,7 +43,7 @@ def render(status: Json, counts: Counts, accept: str) -> tuple[bytes, str]:
     """
     registry = CollectorRegistry(auto_describe=False)
     found = (*_daemon(status), *_services(status), *_workers(status), *_devices(status), *_sensors(status))
-    registry.register(_Collector([*found, *_counted(counts)]))
+    registry.register(_Collector([*found, *_counted(counts), _xids(status, counts)]))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
@@ -231,6 +231,14 @@ def _counted(counts: Counts) -> Iterator[Metric]:
     yield _histogram("probe_seconds", "One question to a worker.", ("kind",), _single(counts.probes))
     yield _histogram("driver_reading_seconds", "One reading of all devices.", (), [((), counts.readings)])
     yield _histogram("loop_delay_seconds", "From an event to the turn for it.", (), [((), counts.delays)])
+
+
+def _xids(status: Json, counts: Counts) -> Metric:
+    """Under the index that the device has now, as its other numbers."""
+    indices = {one["uuid"]: _index(one) for one in status["devices"]}
+    rows = [((uuid, indices.get(uuid, ""), *what), count) for (uuid, *what), count in counts.xids.items()]
+    words = "Errors (XIDs) that the driver told of a device, by number and class."
+    return _counter("device_xids", words, ("uuid", "gpu", "xid", "class"), rows)
 
 
 def _single(values: Mapping[str, Value]) -> list[tuple[tuple[str], Value]]:

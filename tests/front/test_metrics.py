@@ -96,6 +96,17 @@ def test_counters_and_histograms_are_what_was_counted() -> None:
     assert value(metrics, "driver_reading_seconds", "_count") == 6
 
 
+def test_errors_of_a_device_have_the_index_that_it_has_now() -> None:
+    """None of one that is not there any more."""
+    counts = Counts(xids={("GPU-00000000", "31", "application"): 3, ("GPU-gone", "79", "hardware"): 1})
+    metrics = scrape(a_status(devices=(a_device(0),)), counts)
+
+    first = {"uuid": "GPU-00000000", "gpu": "0", "xid": "31", "class": "application"}
+    gone = {"uuid": "GPU-gone", "gpu": "", "xid": "79", "class": "hardware"}
+    assert value(metrics, "device_xids", "_total", **first) == 3
+    assert value(metrics, "device_xids", "_total", **gone) == 1
+
+
 def test_a_fresh_daemon_can_be_scraped() -> None:
     """Nothing was read and nothing counted yet."""
     gpu = {"state": None, "detail": "", "since": "2026-11-20T10:00:00Z"}
