@@ -95,7 +95,11 @@ def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
 
 def is_to_be_left(world: World, step: Step, uuid: str) -> bool:
     """Whether somebody may be asked to leave a device because it is sick."""
-    return _is_told_sick(world, step, uuid) or _is_left_alone_no_more(world, step, uuid)
+    return (
+        _is_told_sick(world, step, uuid)
+        or _is_left_alone_no_more(world, step, uuid)
+        or _is_lost_while_probed(step, uuid)
+    )
 
 
 def _is_told_sick(world: World, step: Step, uuid: str) -> bool:
@@ -105,6 +109,15 @@ def _is_told_sick(world: World, step: Step, uuid: str) -> bool:
     # One that is lost stays sick for as long as it is away; who may leave it now is another file's word.
     is_away = any(one in told.ever and one in step.before.missing for one in parts)
     return is_away or any(told.until.get(one, 0.0) > step.now - EPSILON_S for one in parts)
+
+
+def _is_lost_while_probed(step: Step, uuid: str) -> bool:
+    """Whether a device that an operator has just released does not even answer."""
+    was, now = (
+        {fleet.ailments[one].health for one in _with_parent(step.after, uuid) if one in fleet.ailments}
+        for fleet in (step.before, step.after)
+    )
+    return Health.PROBING in was and Health.LOST in now
 
 
 def has_sick_device(step: Step, worker: Worker) -> bool:

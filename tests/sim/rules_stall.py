@@ -17,7 +17,12 @@ def a_stall_costs_nobody(world: World, step: Step) -> Iterator[str]:
     if not isinstance(step.event, Stalled):
         return
     lost_s = step.event.lost_s
-    if ended := [action.worker for action in step.actions if isinstance(action, KillTree | Signal)]:
+    # A roll-out, or an operator's restart, whose next one was due meanwhile goes on with the first look afterwards.
+    due = {
+        one.id for one in step.changes if one.after is not None and one.after.cause in {Cause.ROLLOUT, Cause.OPERATOR}
+    }
+    acts = (action for action in step.actions if isinstance(action, KillTree | Signal))
+    if ended := [action.worker for action in acts if action.worker not in due]:
         yield f"{ended} are ended for a stall of {lost_s}"
     for worker_id, before in step.before.workers.items():
         after = step.after.workers.get(worker_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 XID = 0x8
+INFINITE = float("inf")
 PROBATION_S = 300.0
 ON_FAULT = ("drain", "kill", "ignore")
 HARDWARE = frozenset(number for number, row in TABLE.items() if row.kind in {"hardware", "link"})
@@ -57,28 +58,32 @@ class Told:
         if step.after.spec is not step.before.spec and step.after.spec is not None:
             # What counts is the file in force when it is empty.
             latest = step.now + step.after.spec.health.probation
-            self.until = {one: at if at == float("inf") else min(at, latest) for one, at in self.until.items()}
+            self.until = {one: at if at == INFINITE else min(at, latest) for one, at in self.until.items()}
         known = {*(step.before.inventory.by_uuid if step.before.inventory else ()), *step.before.missing}
         match event:
             case DeviceEventTold(uuid=uuid) if uuid in known and event.number in HARDWARE:
-                self.until[uuid] = max(self.until.get(uuid, 0.0), step.now + probation)
-                self.ever.add(uuid)
+                self._begin_anew((uuid,), step.now + probation)
             case DeviceEventTold(uuid=uuid):
                 self.ever.add(uuid)
             case QuarantineRequested(uuids=uuids):
-                self.until |= dict.fromkeys(uuids, float("inf"))
+                self.until |= dict.fromkeys(uuids, INFINITE)
                 self.ever |= set(uuids)
             case ReleaseRequested(uuids=uuids):
                 for uuid in uuids:
                     self.until.pop(uuid, None)
             case InventoryRead(reading=reading) if reading.state is GpuState.OK:
                 sick = {one.uuid for one in reading.devices if one.vitals.recovery} - step.before.spared
-                self.until |= {one: max(self.until.get(one, 0.0), step.now + probation) for one in sick}
-                self.ever |= sick
+                self._begin_anew(sick, step.now + probation)
             case CanaryFinished(uuid=uuid, fault=fault) if fault:
                 self.ever.add(uuid)
             case _:
                 pass
+
+    def _begin_anew(self, uuids: Iterable[str], until: float) -> None:
+        """What the file in force says now counts, also where an earlier one has promised a longer time."""
+        for uuid in uuids:
+            self.until[uuid] = INFINITE if self.until.get(uuid) == INFINITE else until
+            self.ever.add(uuid)
 
 
 class Sickness:
