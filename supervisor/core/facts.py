@@ -39,6 +39,7 @@ from supervisor.core.moves import (
     enter,
     follow,
     recycle_at,
+    signal_of,
     signalled,
     to_killing,
     to_pending,
@@ -309,11 +310,12 @@ def _last_words(worker: Worker, event: Exited) -> Words | None:
 
 def _details(worker: Worker, event: Exited) -> Iterator[str]:
     yield _detail(worker, event)
+    yield "dumped core" if event.core_dumped else ""
     yield worker.stop_fault
     if worker.cause is None and event.code != 0:
         yield event.device_fault or event.xids
     if worker.cause is not None and worker.killed and event.signal == signals.SIGKILL:
-        yield f"it did not end when it got {signal_name(worker.policy.stop.signal)}"
+        yield f"it did not end when it got {signal_name(signal_of(worker))}"
 
 
 def _detail(worker: Worker, event: Exited) -> str:
@@ -323,7 +325,7 @@ def _detail(worker: Worker, event: Exited) -> str:
         return worker.fault
     if worker.cause is None and event.out_of_memory and event.code != 0:
         return "out of memory"
-    return "dumped core" if event.core_dumped else ""
+    return ""
 
 
 def signal_name(number: int) -> str:

@@ -6,6 +6,8 @@ Used by the cells of the state table (`facts`, `intents`); a fleet uses `new_wor
 
 from __future__ import annotations
 
+from signal import SIGABRT
+
 from supervisor.core.evolve import evolve
 from supervisor.core.message import Action, Cause, ReadInventory, RunStopCommand, Signal, State
 from supervisor.core.plan import Placement
@@ -167,8 +169,18 @@ def command_words(worker: Worker) -> str:
 def signalled(worker: Worker) -> tuple[Worker, tuple[Signal, ...]]:
     """The main process gets the signal of its stop, or its whole process group does."""
     stop = worker.policy.stop
-    ask = Signal(worker.id, worker.incarnation, stop.signal, "group" if stop.group else "main")
+    ask = Signal(worker.id, worker.incarnation, signal_of(worker), "group" if stop.group else "main")
     return evolve(worker, is_group_asked=stop.group), (ask,)
+
+
+def signal_of(worker: Worker) -> int:
+    """
+    How it is asked to end.
+
+    One that missed its watchdog gets SIGABRT, as under systemd: where it hangs can be seen in the stacks or the core
+    that it leaves, and nowhere else.
+    """
+    return int(SIGABRT) if worker.cause is Cause.WATCHDOG else worker.policy.stop.signal
 
 
 def to_killing(worker: Worker, now: float, *, deadline: float, reason: str) -> Worker:

@@ -58,6 +58,7 @@ class _Voice:
         owner: Whose process it is; besides, the daemon's own user and root may speak.
         is_awaited: That it says READY makes it ready.
         limit_s: Within which it has to say WATCHDOG again and again; None = it need not.
+        wished_s: The same as it has said itself, maybe long before it has to; None = as the file says.
         heard_at: When it last did, on the loop's clock.
     """
 
@@ -69,6 +70,7 @@ class _Voice:
     is_awaited: bool = False
     is_listening: bool = False
     limit_s: float | None = None
+    wished_s: float | None = None
     heard_at: float = 0.0
     status: str = ""
     told: str = ""
@@ -149,7 +151,7 @@ class Notices:
         """From now on it has to say WATCHDOG again and again."""
         voice = self._find(order.worker, order.incarnation)
         if voice is not None:
-            voice.limit_s = order.alive.interval_s * order.alive.failures
+            voice.limit_s = voice.wished_s or order.alive.interval_s * order.alive.failures
             voice.heard_at = self._loop.time()
             self._arm(voice)
 
@@ -240,8 +242,9 @@ class Notices:
         if word.get("STOPPING") == "1":
             voice.limit_s = None
             events.append(BecameUnready(*names, "it says that it is stopping"))
+        voice.wished_s = _microseconds(word.get("WATCHDOG_USEC")) or voice.wished_s
         if voice.limit_s is not None:
-            voice.limit_s = _microseconds(word.get("WATCHDOG_USEC")) or voice.limit_s
+            voice.limit_s = voice.wished_s or voice.limit_s
             if word.get("WATCHDOG") == "1":
                 voice.heard_at = self._loop.time()
             elif word.get("WATCHDOG") == "trigger":

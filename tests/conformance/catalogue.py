@@ -194,9 +194,10 @@ PROBES = (
     ),
     Case(
         "C08",
-        "The watchdog is not fed: ended, cause `watchdog`",
-        _here("probes", "a_watchdog_that_is_not_fed_ends_its_worker") + _e2e("probes", "a_worker_speaks_for_itself"),
-        but="the signal is that of every stop, not SIGABRT; a core is a choice of `stop.signal`",
+        "The watchdog is not fed: SIGABRT, for the stacks, then SIGKILL; cause `watchdog`",
+        _here("probes", "a_watchdog_that_is_not_fed_ends_its_worker")
+        + _e2e("probes", "a_worker_speaks_for_itself")
+        + _core("liveness", "one_that_missed_its_watchdog_is_asked_to_show_where_it_hangs"),
     ),
     Case(
         "C09",

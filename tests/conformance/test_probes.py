@@ -47,8 +47,10 @@ def test_liveness_is_not_asked_before_the_first_ready(supervise: Supervise) -> N
 
 
 def test_a_watchdog_that_is_not_fed_ends_its_worker(supervise: Supervise) -> None:
-    """C08: with a cause of its own."""
+    """C08: by SIGABRT, so that it may leave its stack or a core; with a cause of its own."""
     script = """
+on(signal.SIGABRT, "abort", leave(3))
+on(signal.SIGTERM, "term", leave())
 voice = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 voice.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
 forever()
@@ -58,7 +60,8 @@ forever()
 
     one.wait_for(lambda now: bool(now) and "watchdog" in now["job/0"].words, "it is ended for it")
 
-    assert one.ends("job/0") == 1
+    wait_for(lambda: one.ends("job/0") == 1, lambda: f"its end\n{one.shown()}")
+    assert [said.word for said in one.diary() if said.word in {"abort", "term"}] == ["abort"]
 
 
 def test_a_probe_that_hangs_delays_no_other(supervise: Supervise) -> None:

@@ -14,13 +14,15 @@ from supervisor.core.message import (
     LivenessLost,
     ProbeAlive,
     ProgressTold,
+    RunStopCommand,
     Signal,
     Spawn,
     StartExtended,
     State,
+    StopCommandEnded,
 )
 from supervisor.core.restart import Done, GiveUp, RestartAt
-from supervisor.core.spec import Alive, Policy, Ready, Restart
+from supervisor.core.spec import Alive, Policy, Ready, Restart, Stop
 from supervisor.core.stall import is_counted
 from supervisor.core.table import step
 from supervisor.core.worker import DeadlinePassed, Worker
@@ -83,6 +85,38 @@ def test_a_watchdog_is_a_cause_of_its_own() -> None:
     stopping = after(worker(State.UNREADY), LivenessLost(LLM, 7, "silent", is_watchdog=True), now=110.0)
 
     assert stopping.cause is Cause.WATCHDOG
+
+
+def test_one_that_missed_its_watchdog_is_asked_to_show_where_it_hangs() -> None:
+    """As systemd does: SIGABRT, which leaves stacks or a core, whatever the file stops by; then grace and SIGKILL."""
+    treated = replace(policy(), stop=Stop(signal=2, timeout_s=20.0))
+    stopping, actions = step(worker(State.READY, treated), LivenessLost(LLM, 7, "silent", is_watchdog=True), 110.0)
+
+    assert stopping is not None
+    assert (stopping.state, stopping.deadline) == (State.STOPPING, 130.0)
+    assert actions == (Signal(LLM, 7, 6, "main"),)
+
+    # The others do not hang: they are stopped as always.
+    _, left = step(stopping, Exited(LLM, 7, None, 6, core_dumped=True), 111.0)
+    assert left == (Signal(LLM, 7, 2, "rest"),)
+    ended = after(stopping, Exited(LLM, 7, None, 6, core_dumped=True, alone=True), now=111.0)
+    assert ended.last_exit is not None
+    record = ended.last_exit
+    assert (record.cause, record.signal, record.detail) == (Cause.WATCHDOG, "SIGABRT", "silent; dumped core")
+
+    killed = after(stopping, DeadlinePassed(), Exited(LLM, 7, None, 9, alone=True), now=130.0)
+    assert killed.last_exit is not None
+    assert killed.last_exit.detail == "silent; it did not end when it got SIGABRT"
+
+
+def test_a_stop_command_comes_before_the_signal_of_a_watchdog_too() -> None:
+    """It takes the worker out of a balancer, which one that hangs needs more than others."""
+    treated = replace(policy(), stop=Stop(timeout_s=20.0, exec=("drain",), group=True))
+    stopping, actions = step(worker(State.READY, treated), LivenessLost(LLM, 7, "silent", is_watchdog=True), 110.0)
+    assert stopping is not None
+    assert [type(one) for one in actions] == [RunStopCommand]
+
+    assert step(stopping, StopCommandEnded(LLM, 7, ""), 111.0)[1] == (Signal(LLM, 7, 6, "group"),)
 
 
 def test_one_that_hangs_is_a_failure_whatever_its_code() -> None:

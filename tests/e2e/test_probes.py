@@ -22,8 +22,9 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).
 """
 
 SPEAKER = """
-import os, signal, socket, sys, time
+import faulthandler, os, signal, socket, sys, time
 
+faulthandler.enable()
 voice = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 voice.connect(os.environ["NOTIFY_SOCKET"])
 voice.send(b"STATUS=loading 3 of 4\\nEXTEND_TIMEOUT_USEC=600000000")
@@ -33,7 +34,9 @@ voice.send(b"READY=1\\nSTATUS=serving\\nMAINPID=1")
 while not os.path.exists("hung"):
     voice.send(b"WATCHDOG=1")
     time.sleep(0.05)
-time.sleep(1000)
+def stuck_here():
+    time.sleep(1000)
+stuck_here()
 """
 
 
@@ -97,7 +100,7 @@ services:
 
 
 def test_a_worker_speaks_for_itself(start: StartDaemon, tmp_path: Path) -> None:
-    """STATUS while it loads, more time than the file gives, READY, and an end of its own when it falls silent."""
+    """STATUS while it loads, more time than the file gives, READY; silent, it is ended and says where it hung."""
     (tmp_path / "speaker.py").write_text(SPEAKER)
     daemon = start(f"""
 services:
@@ -120,7 +123,9 @@ services:
     (tmp_path / "hung").touch()
     last = daemon.wait(lambda now: now["llm/0"]["last_exit"] is not None, "is ended")["llm/0"]["last_exit"]
 
-    assert (last["cause"], last["detail"]) == ("watchdog", "no sign of life (WATCHDOG=1) within 2 s")
+    assert (last["cause"], last["signal"]) == ("watchdog", "SIGABRT")
+    assert last["detail"].startswith("no sign of life (WATCHDOG=1) within 2 s")
+    assert any("stuck_here" in line for line in last["tail"]), last["tail"]
     wait_for(lambda: not place.exists() or None, lambda: "its socket is gone")
 
 

@@ -225,6 +225,28 @@ def test_who_falls_silent_is_told_of_once(run: Run, tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_watchdog_is_as_patient_as_its_worker_has_asked(run: Run, tmp_path: Path) -> None:
+    """Once, and before it is ready as most do, or in the same word."""
+
+    async def main() -> None:
+        for said in (("WATCHDOG_USEC=3600000000", "READY=1"), ("READY=1\nWATCHDOG_USEC=3600000000",)):
+            events: list[Event] = []
+            with notices(events, tmp_path) as voices:
+                path = started(voices)
+                for word in said:
+                    say(path, word)
+                await until(lambda: BecameReady(LLM, 1) in events)  # noqa: B023 - Of this turn.
+                voices.watch_alive(ProbeAlive(LLM, 1, None, alive(0.05, 2)))
+                await asyncio.sleep(0.3)
+                assert events == [BecameReady(LLM, 1)]
+
+                say(path, "WATCHDOG_USEC=100000")
+                await until(lambda: len(events) == 2)  # noqa: B023
+                assert events[1] == LivenessLost(LLM, 1, "no sign of life (WATCHDOG=1) within 0.1 s", is_watchdog=True)
+
+    run(main())
+
+
 def test_a_stall_of_ours_is_not_silence(run: Run, tmp_path: Path) -> None:
     """Time in which this process did not run is given back."""
 

@@ -75,6 +75,19 @@ STOPS = (
         '"main"',
     ),
     Mutant(
+        "who missed its watchdog is stopped as any other",
+        "moves.py",
+        "int(SIGABRT) if worker.cause is Cause.WATCHDOG else worker.policy.stop.signal",
+        "worker.policy.stop.signal",
+    ),
+    Mutant(
+        "what one that missed its watchdog leaves gets SIGABRT too",
+        "facts.py",
+        "    number = worker.policy.stop.signal\n",
+        "    number = signal_of(worker)\n",
+        by="tests/core/test_liveness.py",
+    ),
+    Mutant(
         "those of the group get the signal twice",
         "facts.py",
         '"outside" if worker.is_group_asked else "rest"',

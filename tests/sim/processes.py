@@ -182,11 +182,13 @@ class FakeProcesses:
         if (hangs_s := tree.nature.hangs_s) is not None:
             alive = order.alive
             late_s = max(hangs_s - (self.agenda.now - tree.spawned_at), 0.0)
-            self.agenda.after(late_s + alive.interval_s * alive.failures, partial(self._hang, tree))
+            self.agenda.after(
+                late_s + alive.interval_s * alive.failures, partial(self._hang, tree, alive.kind == "notify")
+            )
 
-    def _hang(self, tree: Tree) -> None:
+    def _hang(self, tree: Tree, is_watchdog: bool) -> None:
         if tree.has_main and not tree.is_lost and tree.nature.hangs_s is not None:
-            self._tell(tree, LivenessLost(*self._names(tree), "no answer"))
+            self._tell(tree, LivenessLost(*self._names(tree), "no answer", is_watchdog))
 
     def _speak(self, tree: Tree, turn: int) -> None:
         """It says how far it is, and asks for more time, again and again while it loads."""

@@ -40,7 +40,8 @@ def who_hangs_is_ended(world: World, step: Step) -> Iterator[str]:
         return
     asks = Signal | RunStopCommand
     signals = [action for action in step.actions if isinstance(action, asks) and action.worker == event.worker]
-    is_ended = after is not None and after.state is State.STOPPING and after.cause is Cause.LIVENESS
+    cause = Cause.WATCHDOG if event.is_watchdog else Cause.LIVENESS
+    is_ended = after is not None and after.state is State.STOPPING and after.cause is cause
     if not is_ended or len(signals) != 1:
         yield f"{event.worker} does not live on, and is {after and after.state}"
 

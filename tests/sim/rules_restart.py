@@ -70,7 +70,7 @@ def ends_follow_the_policy(world: World, step: Step) -> Iterator[str]:
 def _judge(world: World, worker: Worker, event: Exited | SpawnFailed | ShimLost, step: Step) -> Sentence | None:
     now = step.now
     timed_out = worker.cause is Cause.START_TIMEOUT and worker.target is not None
-    hung = worker.cause in {Cause.LIVENESS, Cause.CUDA_OOM} and worker.target is not None
+    hung = worker.cause in {Cause.LIVENESS, Cause.WATCHDOG, Cause.CUDA_OOM} and worker.target is not None
     match event:
         case ShimLost():
             return None if worker.id in world.checks.notes.sentences else Sentence("again", now, now)

@@ -64,7 +64,7 @@ def _may_stop(world: World, step: Step, change: Change) -> bool:
             # Not before its time by the policy in force: `start_is_bounded_by_policy` says what that is.
             due = before.deadline is not None and before.deadline <= step.now
             return before.state is State.STARTING and due and isinstance(step.event, TimePassed)
-        case Cause.LIVENESS:
+        case Cause.LIVENESS | Cause.WATCHDOG:
             return before.was_ready and isinstance(step.event, LivenessLost) and step.event.worker == change.id
         case Cause.ROLLOUT:
             return after.target is not None and after.held is not None and after.held.launch != after.target.launch

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor.core.message import (
+    Cause,
     EndStopCommand,
     ExamineTree,
     Exited,
@@ -91,6 +92,18 @@ def those_get_the_signal_whom_the_file_names(world: World, step: Step) -> Iterat
             yield f"the signal goes to the {action.scope} of {action.worker}"
 
 
+def it_is_the_signal_of_the_file(world: World, step: Step) -> Iterator[str]:
+    """But who missed its watchdog gets SIGABRT, and nobody else does."""
+    for action in step.actions:
+        if not isinstance(action, Signal):
+            continue
+        before, after = step.before.workers[action.worker], step.after.workers.get(action.worker)
+        hangs = {before.cause, after.cause if after else None} & {Cause.WATCHDOG}
+        expected = 6 if hangs and action.scope in {"main", "group"} else _stop_of(before, after).signal
+        if action.signal != expected:
+            yield f"the {action.scope} of {action.worker} gets signal {action.signal} and not {expected}"
+
+
 def _stop_of(before: Worker, after: Worker | None) -> Stop:
     placement = (after.target if after else None) or before.target or before.held
     assert placement is not None
@@ -129,6 +142,7 @@ RULES: tuple[Rule, ...] = (
     command_comes_before_the_signal,
     signal_follows_the_command,
     those_get_the_signal_whom_the_file_names,
+    it_is_the_signal_of_the_file,
     who_does_not_die_is_looked_at,
 )
 STATE_RULES: tuple[Rule, ...] = (a_command_ends_with_its_stop,)

@@ -226,8 +226,10 @@ class Writer:
         rng = self.rng
         if rng.random() < 0.5:
             return {}
-        alive = {"exec": ["check", "$(WORKER)"], "interval": rng.choice((1, 5, 10)), "failures": rng.choice((1, 3))}
-        return {"alive": alive}
+        interval = rng.choice((1, 5, 10))
+        # Some are to speak for themselves; which, is no draw of its own, so that lives stay as they were.
+        how = {"notify": True} if interval == 5 else {"exec": ["check", "$(WORKER)"]}
+        return {"alive": {**how, "interval": interval, "failures": rng.choice((1, 3))}}
 
     def _stop(self) -> dict[str, Any]:
         rng = self.rng
