@@ -32,6 +32,7 @@ SIBLINGS = {"rendezvous": {"core"}, "core": {"rendezvous"}, "front": {"host"}, "
 OWNERS: Mapping[str, set[str]] = {
     # Together the prober, a process of its own.
     "pynvml": {
+        "host/checkup.py",
         "host/links.py",
         "host/nvml.py",
         "host/prober.py",
@@ -46,7 +47,7 @@ OWNERS: Mapping[str, set[str]] = {
     # The keeper and the shims are processes of their own, with nothing but the standard library.
     "time": {"cli/commands.py", "cli/screen.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
     # CUDA's library is loaded in a process of its own, as NVML's is.
-    "ctypes": {"host/cuda.py", "host/kernel.py"},
+    "ctypes": {"host/cuda.py", "host/kernel.py", "host/vitals.py"},
     "aiohttp": {
         *("daemon/door.py", "daemon/loop.py", "daemon/web.py", "host/hooks.py"),
         *(f"front/{name}.py" for name in ("api", "callers", "gate", "guests", "problem", "stream", "web_page")),

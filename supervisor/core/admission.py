@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from supervisor.core import claims, order, sockets, witnesses
+from supervisor.core import claims, fabric, order, sockets, witnesses
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
 from supervisor.core.inventory import GpuState, name_of
@@ -119,6 +119,7 @@ _STIRS = (
     "awaited",
     "bound",
     "refused",
+    "unready",
 )
 
 
@@ -199,6 +200,8 @@ def _find_wait(turn: Turn, worker: Worker, launch: Launch) -> Wait | None:
     if launch.slice and turn.fleet.gpu.state is GpuState.MISMATCH:
         # Who runs goes on with the library that it has; whoever started now would fail, again and again.
         return MISMATCH, None
+    if (unready := fabric.wait_of(turn.fleet, launch)) is not None:
+        return unready, None
     if not claims.are_claimed(turn, launch):
         return CLAIMING, None
     return _lease(turn, worker.id, launch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from supervisor.core import wards, witnesses
+from supervisor.core import fabric, wards, witnesses
 from supervisor.core.inventory import Device, GpuState, Inventory, Reading
 from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import InventoryRead, ReadInventory, Say
@@ -37,6 +37,8 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
     inventory, trusted = _judge(turn.fleet, event, turn.now)
     turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading, trusted=trusted))
     wards.take_reading(turn, event, before.inventory)
+    if turn.has_read:
+        fabric.take_reading(turn)
     inventory = turn.fleet.inventory
     if inventory is not None and before.pool is None and before.pool_tokens is not None and inventory.devices:
         turn.set(pool=resolve_pool(before.pool_tokens, inventory.devices))
@@ -222,7 +224,7 @@ def schedule_retry(turn: Turn) -> None:
     if not fleet.failures or not fleet.wants_gpu:
         has_any = fleet.wants_gpu and fleet.inventory is not None and (fleet.inventory.devices or fleet.missing)
         every_s = witnesses.DIRTY_LOOK_S if fleet.dirty else LOOK_S if has_any else None
-        turn.set(look_at=None if every_s is None else turn.now + every_s)
+        turn.set(look_at=None if every_s is None else turn.now + fabric.look_s(fleet, turn.now, every_s))
         return
     delay = min(RETRY_MAX_S, RETRY_S * 2 ** min(fleet.failures - 1, 8))
     boot_over = fleet.started_at + _gpu_wait_s(fleet)

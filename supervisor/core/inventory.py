@@ -35,7 +35,7 @@ class Health(StrEnum):
     LOST = "lost"  # It does not answer, or is not there.
     STUCK = "stuck"  # A process of ours there does not die in spite of SIGKILL.
     DIRTY = "dirty"  # Memory of the dead is left there.
-    HELD = "held"  # Another daemon has it.
+    HELD = "held"  # Another daemon has it, or it has not joined the NVSwitch fabric yet.
 
 
 USABLE = frozenset({Health.OK, Health.SUSPECT})
@@ -54,6 +54,8 @@ class Vitals:
         pages_pending: Of cards without that: pages of memory are to be retired at the next reset.
         uncorrected: ECC errors that could not be corrected since the driver was loaded.
         fault: The code by which it said that it does not answer: 15 lost, 16 needs a reset, 999 whatever.
+        fabric: Of a machine with NVSwitches, how far it has joined them: 1 not begun, 2 under way, 3 done.
+        fabric_fault: NVML's code for why that came to nothing, where it is done and did.
     """
 
     recovery: int | None = None
@@ -62,9 +64,34 @@ class Vitals:
     pages_pending: bool | None = None
     uncorrected: int | None = None
     fault: int | None = None
+    fabric: int | None = None
+    fabric_fault: int | None = None
 
 
 UNTOLD = Vitals()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """
+    What a device is asked about only once a minute: some of it takes many calls, and all of it counts over minutes.
+
+    None where the driver does not tell.
+
+    Args:
+        throttle: Bits for what slows its clocks down at this moment, as NVML numbers them.
+        repair_pending: Something of it is to be repaired at the next reset.
+        busy_percent: Of the last moments, in how much of them something ran there.
+        used_bytes: Memory that anybody has there, without what the driver keeps for itself.
+        nvlinks: Active NVLinks by where they lead: a UUID, empty for switches, ``hidden`` for GPUs that we are not
+            shown. None too for one that has no peers here.
+    """
+
+    throttle: int | None = None
+    repair_pending: bool | None = None
+    busy_percent: int | None = None
+    used_bytes: int | None = None
+    nvlinks: tuple[tuple[str, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +171,7 @@ class Device:
         minor: Number of its file, ``/dev/nvidia3``; of an instance that of its GPU. None if unknown.
         instance: Numbers of a MIG instance's GPU instance and compute instance, by which older drivers name it.
         vitals: What the driver tells of its health; of an instance nothing.
+        checkup: What it was asked beside that; None in all readings but one a minute, and of an instance.
     """
 
     uuid: str
@@ -162,6 +190,7 @@ class Device:
     instance: tuple[int, int] | None = None
     minor: int | None = None
     vitals: Vitals = UNTOLD
+    checkup: Checkup | None = None
 
     @property
     def is_usable(self) -> bool:

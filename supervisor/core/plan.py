@@ -86,6 +86,7 @@ class Planner:
         self._crowds: dict[Request, int] = {}
         self._foreign = foreign_bytes(devices)
         self._dirty = sum(1 << at for at, device in enumerate(devices) if device.uuid in supply.dirty)
+        self._unready = sum(1 << at for at, device in enumerate(devices) if device.uuid in supply.unready)
         self._shares: dict[tuple[int, int], Share] = {}
         # A living worker stays where the last reading showed nothing, or something sick.
         is_seen = {one.uuid for one in supply.devices + supply.outside}
@@ -142,7 +143,8 @@ class Planner:
             if not ledger.fits(share, None if lives_on else request.gpu_memory):
                 return False
             position = ledger.position.get(share.uuid)
-            if position is not None and not current.living and self._crowded(request) >> position & 1:
+            avoided = self._crowded(request) | self._unready
+            if position is not None and not current.living and avoided >> position & 1:
                 return False  # It may go elsewhere; where it cannot, it comes back here.
             if position is not None and group.named & ledger.usable & 1 << position:
                 continue
@@ -189,7 +191,8 @@ class Planner:
     def _prefer(self, request: Request) -> Iterator[Group]:
         """The same wish on fewer devices, the best of them first."""
         crowded, named = self._crowded(request), self.group(request).named
-        for avoided in dict.fromkeys((crowded | self._spared, crowded)):
+        late = self._unready
+        for avoided in dict.fromkeys((crowded | self._spared | late, crowded | late, late)):
             if avoided & named:
                 yield Group(self.ledger, request, named & ~avoided)
 

@@ -220,4 +220,5 @@ def supply_of(fleet: Fleet, spec: Spec) -> Supply:
     """What there is to hand out under a file."""
     # While the driver errs nobody is placed anew: who has a slice would lose the only one that it may start on.
     dirty = frozenset(fleet.dirty) | suspects(fleet) if fleet.trusted else frozenset()
-    return replace(make_supply(fleet), headroom=spec.daemon.headroom, dirty=dirty)
+    unready = frozenset(fleet.unready) if fleet.trusted else frozenset()
+    return replace(make_supply(fleet), headroom=spec.daemon.headroom, dirty=dirty, unready=unready)

@@ -90,6 +90,7 @@ class Supply:
         elsewhere: UUID -> which other daemon has it, in words.
         links: Between devices, each pair once.
         dirty: UUIDs of devices on which memory of the dead is left: the last choice for who has yet to start.
+        unready: UUIDs of devices on which nobody can start yet: still later a choice.
         headroom: Memory of each device that is never given away; None = the larger of 512MiB and 2 %.
     """
 
@@ -101,6 +102,7 @@ class Supply:
     links: tuple[Link, ...] = ()
     headroom: Amount | None = None
     dirty: frozenset[str] = frozenset()
+    unready: frozenset[str] = frozenset()
 
 
 def headroom_bytes(headroom: Amount | None, total: int) -> int:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from supervisor.core.checkups import UNWATCHED, throttles
 from supervisor.core.ends import STUCK
 from supervisor.core.excess import enforcement, is_greedy
+from supervisor.core.fabric import reason_of
 from supervisor.core.figures import Figures, device_figures, worker_figures
 from supervisor.core.foresight import Course, foresee
 from supervisor.core.gpu_types import type_of
@@ -335,6 +337,7 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         "pci": device.pci,
         "numa": device.numa,
         **_health(fleet, view, device),
+        "throttle": _throttle(fleet, device),
         "parent": device.parent,
         "mig": device.is_cut,
         "memory": {
@@ -363,7 +366,7 @@ def _foreign(device: Device) -> list[Json] | None:
 
 def _health(fleet: Fleet, view: View, device: Device) -> Json:
     """
-    What is known against a device. Of one that is well otherwise: `held` by another daemon, `stuck`, `dirty`.
+    What is known against a device. Of one that is well otherwise: `held`, `stuck`, `dirty`.
 
     Args:
         fleet: In which it is.
@@ -375,8 +378,11 @@ def _health(fleet: Fleet, view: View, device: Device) -> Json:
     since = ailment.since if ailment is not None and device.health is not Health.OK else None
     if device.health in {Health.OK, Health.SUSPECT}:
         dirt, stuck = fleet.dirty.get(device.uuid), _stuck_on(fleet, device.uuid)
+        unready = fleet.unready.get(device.uuid)
         if device.uuid in fleet.elsewhere:
             health, reason, since = "held", fleet.elsewhere[device.uuid], None
+        elif unready is not None:
+            health, reason, since = "held", reason_of(unready), unready.since
         elif stuck is not None:
             health, reason, since = "stuck", f"{stuck.id} {stuck.reason}", stuck.since
         elif dirt is not None:
@@ -388,6 +394,12 @@ def _health(fleet: Fleet, view: View, device: Device) -> Json:
         "health_since": None if since is None else view.rfc3339(since),
         "health_until": None if until is None else view.rfc3339(until),
     }
+
+
+def _throttle(fleet: Fleet, device: Device) -> list[str] | None:
+    """What slows its clocks down, of an instance those of its GPU; None where that is not known."""
+    found = throttles(fleet.watches.get(device.parent or device.uuid, UNWATCHED))
+    return None if found is None else list(found)
 
 
 def _stuck_on(fleet: Fleet, uuid: str) -> Worker | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from supervisor.core.checkups import Watch
 from supervisor.core.environment import Host
 from supervisor.core.evolve import evolve
 from supervisor.core.health import Ailment
@@ -126,6 +127,14 @@ class XidSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Unready:
+    """A device that has not joined the NVSwitch fabric: since when (monotonic seconds), and how far it is."""
+
+    since: float
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class Death:
     """A process that ended badly by itself: of which service, on which devices, and when (monotonic seconds)."""
 
@@ -233,6 +242,9 @@ class Fleet:
         spared: Devices of which nothing of ours is to have a file open, for somebody wants to reset them.
         missing: Devices that are lost and not in the inventory any more, as they were.
         uncorrected: Device UUID -> ECC errors that could not be corrected, as last told.
+        watches: Device UUID -> what its checkups have found.
+        unready: Devices that have not joined the NVSwitch fabric: nobody starts there.
+        excused: Those for which an operator has said that nobody is to wait for that.
         xids: Device UUID -> the last errors that the driver told of it, oldest first.
         ended_at: Device UUID -> when we last ended a process there; the driver tells of such as of an error.
         deaths: The last ones, oldest first.
@@ -302,6 +314,9 @@ class Fleet:
     spared: frozenset[str] = frozenset()
     missing: Mapping[str, Device] = field(default_factory=dict)
     uncorrected: Mapping[str, int] = field(default_factory=dict)
+    watches: Mapping[str, Watch] = field(default_factory=dict)
+    unready: Mapping[str, Unready] = field(default_factory=dict)
+    excused: frozenset[str] = frozenset()
     xids: Mapping[str, tuple[XidSeen, ...]] = field(default_factory=dict)
     ended_at: Mapping[str, float] = field(default_factory=dict)
     deaths: tuple[Death, ...] = ()
@@ -457,7 +472,7 @@ class Turn:
         backs_off = one.state is State.BACKOFF and (before is None or before.state is not State.BACKOFF)
         if (now == "waiting" and was != now) or (after is not None and backs_off):
             self.stale |= self._lost_its_place(one)
-        waits = self.fleet.unplaced or (self.fleet.dirty and self.fleet.waiting)
+        waits = self.fleet.unplaced or ((self.fleet.dirty or self.fleet.unready) and self.fleet.waiting)
         if waits and (after is None or after.state in FREED) and before and before.state not in FREED:
             self.stale = True
 
@@ -466,8 +481,8 @@ class Turn:
         Whether what is reserved for a worker is of no use any more.
 
         The last good reading does not show a device of it, or shows it as sick or cut up, or those who live there leave
-        it too little memory, or memory of the dead is still there; or it is none at all, and the file does not allow
-        that any more.
+        it too little memory, or memory of the dead is still there, or it cannot be used yet; or it is none at all, and
+        the file does not allow that any more.
         """
         fleet = self.fleet
         if worker.target is None or worker.target.launch is None:
@@ -476,7 +491,7 @@ class Turn:
             return True
         if fleet.inventory is None:
             return False
-        if any(share.uuid in fleet.dirty for share in worker.target.launch.slice):
+        if any(share.uuid in fleet.dirty or share.uuid in fleet.unready for share in worker.target.launch.slice):
             return True
         devices = [fleet.inventory.by_uuid.get(share.uuid) for share in worker.target.launch.slice]
         return any(one is None or not one.is_usable or one.is_cut or self._is_full(worker, one) for one in devices)

@@ -6,13 +6,13 @@ Books of what is known against each device; the inventory's health is always wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from supervisor.core import deaths, xids
+from supervisor.core import deaths, fabric, xids
+from supervisor.core.checkups import UNWATCHED, watch
 from supervisor.core.evolve import evolve
 from supervisor.core.health import (
-    ANY,
     LINK,
     WELL,
     Ailment,
@@ -45,6 +45,7 @@ from supervisor.core.message import (
     Signal,
     State,
 )
+from supervisor.core.signs import sign_of
 from supervisor.core.spec import HealthSpec, WorkerId
 from supervisor.core.turn import Fleet, Turn, XidSeen
 from supervisor.core.worker import RUNNING, Evicted, Worker
@@ -61,21 +62,6 @@ XIDS_MAX, XIDS_WINDOW_S = 3, 600.0
 """So many errors of several services within so long are no longer their own doing."""
 
 XID_EVENT, RECOVERY_EVENT = 0x8, 0x8000
-
-_RECOVERY: Mapping[int, str] = {
-    1: "reset the GPU",
-    2: "reboot the machine",
-    3: "drain its peers",
-    4: "drain and reset the GPU",
-    5: "recover the IMEX domain",
-    6: "reset the bus",
-    7: "reboot the system",
-}
-_PEERS = frozenset({3, 5})
-"""What these are about is between devices."""
-
-_GONE_CODES = frozenset({15, 16})
-"""NVML: the GPU is lost; the GPU requires a reset. Any other failure may be of one moment."""
 
 _EVENTS: Mapping[int, str] = {
     0x2: "double bit ECC error",
@@ -101,9 +87,10 @@ def take_reading(turn: Turn, event: InventoryRead, before: Inventory | None) -> 
     _keep_spared(turn, before)
     inventory = turn.fleet.inventory
     assert inventory is not None
-    for device in inventory.devices:
-        if device.uuid not in turn.fleet.spared and device.parent not in turn.fleet.spared:
-            _look(turn, device, event.asked_at)
+    looked_at = [one for one in inventory.devices if not turn.fleet.spared & {one.uuid, one.parent}]
+    _note_checkups(turn, looked_at, event.asked_at)
+    for device in looked_at:
+        _look(turn, device, event.asked_at)
     _look_for_missing(turn, before, event)
     fold(turn)
 
@@ -123,34 +110,54 @@ def _keep_spared(turn: Turn, before: Inventory | None) -> None:
 
 
 def _look(turn: Turn, device: Device, asked_at: float) -> None:
+    fleet = turn.fleet
+    known = fleet.uncorrected.get(device.uuid)
+    sign = sign_of(device, fleet.watches.get(device.uuid, UNWATCHED), known)
+    if device.vitals.uncorrected is not None and device.vitals.uncorrected != known:
+        turn.set(uncorrected={**fleet.uncorrected, device.uuid: device.vitals.uncorrected})
+    if not isinstance(sign, Vanished):
+        _note_answer(turn, device, sign, asked_at)
+    if not isinstance(sign, SeenWell):
+        tell(turn, device.uuid, sign, device)
+
+
+def _note_answer(turn: Turn, device: Device, sign: Sign, asked_at: float) -> None:
+    """It answers: one that was lost is back, be it sick; one that is looked at once more is well but for doubts."""
     ailment = turn.fleet.ailments.get(device.uuid, WELL)
-    sign = _sign_of(turn, device)
-    if isinstance(sign, SeenWell):
-        is_late = ailment.health in {Health.PROBING, Health.LOST} and asked_at < ailment.since
-        if ailment is WELL or is_late or (ailment.health is Health.PROBING and terms_of(turn.fleet).canary):
-            return
-    tell(turn, device.uuid, sign, device)
+    if ailment.health not in {Health.PROBING, Health.LOST} or asked_at < ailment.since:
+        return
+    if ailment.health is Health.LOST or not (isinstance(sign, Faulted) or terms_of(turn.fleet).canary):
+        tell(turn, device.uuid, SeenWell(), device)
 
 
-def _sign_of(turn: Turn, device: Device) -> Sign:
-    """What the driver's figures of one device say."""
-    vitals = device.vitals
-    if device.health is Health.LOST:
-        return Vanished(device.reason, is_faulty=vitals.fault in _GONE_CODES)
-    if vitals.recovery:
-        what = _RECOVERY.get(vitals.recovery, f"action {vitals.recovery}")
-        scope = LINK if vitals.recovery in _PEERS else ANY
-        return Faulted(f"the driver wants somebody to {what} (recovery action {vitals.recovery})", scope)
-    if vitals.remap_failed:
-        return Faulted("its memory has no rows left to replace bad ones by: it is to be exchanged")
-    known = turn.fleet.uncorrected.get(device.uuid)
-    if vitals.uncorrected is not None and vitals.uncorrected != known:
-        turn.set(uncorrected={**turn.fleet.uncorrected, device.uuid: vitals.uncorrected})
-        if known is not None and vitals.uncorrected > known:
-            return Doubted(f"{vitals.uncorrected - known} more ECC errors that could not be corrected")
-    if vitals.remap_pending or vitals.pages_pending:
-        return Doubted("bad memory of it is replaced at its next reset")
-    return SeenWell()
+def _note_checkups(turn: Turn, devices: Sequence[Device], asked_at: float) -> None:
+    """What this reading adds to what checkups have found."""
+    fleet = turn.fleet
+    gpus = [one for one in devices if one.parent is None]
+    ends = {end for one in gpus for end, _ in fleet.watches.get(one.uuid, UNWATCHED).nvlinks if end}
+    absent = {end for end in ends if not _is_there(fleet, end)}
+    found = {
+        one.uuid: watch(
+            fleet.watches.get(one.uuid, UNWATCHED),
+            one,
+            asked_at,
+            is_ours=bool(workers_on(fleet, one.uuid)),
+            absent=absent,
+        )
+        for one in gpus
+    }
+    watches = {**fleet.watches, **{uuid: one for uuid, one in found.items() if one != UNWATCHED}}
+    if watches != fleet.watches:
+        turn.set(watches=watches)
+
+
+def _is_there(fleet: Fleet, uuid: str) -> bool:
+    """Whether a GPU should be reached by its links: it is not away, nor sick but for links."""
+    device = fleet.inventory.by_uuid.get(uuid) if fleet.inventory else None
+    if device is None or device.health is Health.LOST or device.vitals.recovery or uuid in fleet.spared:
+        return False
+    ailment = fleet.ailments.get(uuid, WELL)
+    return ailment.scope == LINK or ailment.health in {Health.OK, Health.SUSPECT, Health.PROBING}
 
 
 def _look_for_missing(turn: Turn, before: Inventory | None, event: InventoryRead) -> None:
@@ -488,6 +495,9 @@ def take_release(turn: Turn, event: ReleaseRequested) -> None:
     if turn.fleet.spared & set(event.uuids):
         turn.set(spared=turn.fleet.spared - set(event.uuids))
     for uuid in event.uuids:
+        # Whatever its checkups have found, as links that are down, is what it is believed with from now on.
+        turn.set(watches={one: it for one, it in turn.fleet.watches.items() if one != uuid})
+        fabric.excuse(turn, uuid)
         if (ailment := turn.fleet.ailments.get(uuid)) is not None and ailment.health is Health.LOST:
             turn.do(ReadInventory(fresh=not turn.fleet.failures))
         tell(turn, uuid, Released())

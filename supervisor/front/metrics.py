@@ -191,6 +191,12 @@ def _devices(status: Json) -> Iterator[Metric]:
         (*labels, "health"),
         [((*of(one), one["health"]), 1.0) for one in devices],
     )
+    yield _gauge(
+        "device_throttled",
+        "1 for each thing that slowed the clocks of a device down when it was looked at last.",
+        (*labels, "reason"),
+        [((*of(one), reason), 1.0) for one in devices for reason in one.get("throttle") or ()],
+    )
     yield _gauge("device_workers", "Workers on a device.", labels, [(of(one), len(one["workers"])) for one in devices])
     yield _gauge(
         "device_foreign_bytes",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from supervisor.core.checkups import THROTTLES
 from supervisor.core.inventory import GpuState, Health
 from supervisor.core.message import Cause, State
 from supervisor.core.turn import DaemonState
@@ -147,6 +148,7 @@ SCHEMAS: Schema = {
         reason=TEXT,
         health_since=_or_null(TIME, "Null of one that is well."),
         health_until=_or_null(TIME, "When it is looked at again by itself."),
+        throttle=_or_null(_list(_one_of(*THROTTLES.values())), "What slows its clocks down; null where not known."),
         parent=_or_null(TEXT),
         mig=BOOL,
         memory=_map(total=_or_null(BYTES), free=_or_null(BYTES), declared=_or_null(BYTES), read_at=TIME, unified=BOOL),

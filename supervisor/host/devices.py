@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.core.figures import Sensors
-from supervisor.core.inventory import Device, GpuState, Health, Holder, Link, Opener, Reading, Vitals
+from supervisor.core.inventory import Checkup, Device, GpuState, Health, Holder, Link, Opener, Reading, Vitals
 from supervisor.core.spec import WorkerId
 from supervisor.host.holders import Describer
 from supervisor.host.prober_client import Prober, Spawner, wait_event
@@ -27,6 +27,10 @@ _BACKOFF_MAX_S = 60.0
 _SENSORS_DEADLINE_S = 1.0
 _SENSORS_PAUSE_S = 60.0
 """A driver that hangs over a sensor costs a prober each time; readings go on without."""
+CHECKUP_S = 50.0
+"""A little less than what lies between two readings where all is well, so that each of those has one."""
+_CHECKUP_PAUSE_S = 600.0
+"""One that breaks a reading is not to break the next: a driver may be unable to answer one question of it."""
 _DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -93,6 +97,8 @@ class Devices:
         self._is_closed = False
         self._wants_sensors = False
         self._no_sensors_before = 0.0
+        self._no_checkup_before = 0.0
+        self._checked_at = float("-inf")
         self.sensors: Mapping[str, Sensors] = {}
         """By UUID, of the last reading that was asked for them."""
         self.silent_sensor = ""
@@ -192,6 +198,7 @@ class Devices:
     async def _ask(self) -> Reading:
         """One question to the prober, which is started if there is none; one that fails is retired."""
         self._number += 1
+        is_new = self._prober is None
         if self._prober is None:
             # Ids are used again, so that a driver that keeps failing leaves no trace of each try.
             place = min({*range(_ABANDONED_MAX + 1)} - {prober.place for prober in self._retired})
@@ -200,11 +207,14 @@ class Devices:
         wants_sensors = self._wants_sensors and self._may_ask_sensors()
         is_stuck = any(not one.is_gone for one in self._retired)
         spare = self._silences.left_out(self._spared, asyncio.get_running_loop().time(), is_stuck=is_stuck)
-        prober.ask(self._number, closely=self._wants_openers, sensors=wants_sensors, spare=spare)
+        has_checkup = self._begin_checkup(is_new=is_new)
+        prober.ask(self._number, closely=self._wants_openers, sensors=wants_sensors, checkup=has_checkup, spare=spare)
         self._wants_openers, self._openers, self._wants_sensors = False, None, False
         try:
             reading = await self._await_reading(prober)
         except _ProberFailedError as error:
+            if has_checkup:
+                self._no_checkup_before = self._checked_at + _CHECKUP_PAUSE_S
             self._retire()
             self._note_failure()
             return self._with_openers(Reading(error.state, str(error)))
@@ -214,6 +224,14 @@ class Devices:
         if wants_sensors:
             await self._take_sensors(prober)
         return self._with_openers(reading)
+
+    def _begin_checkup(self, *, is_new: bool) -> bool:
+        """Whether this reading is one of those that look more closely; the first of each prober is."""
+        now = asyncio.get_running_loop().time()
+        if now < self._no_checkup_before or not (is_new or now - self._checked_at >= CHECKUP_S):
+            return False
+        self._checked_at = now
+        return True
 
     def _may_ask_sensors(self) -> bool:
         """Not while a prober hangs that cannot be killed: three of those would cost all readings."""
@@ -333,6 +351,7 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
             minor=device.get("minor"),
             instance=None if device["instance"] is None else tuple(device["instance"]),
             vitals=Vitals(**device.get("vitals", {})),
+            checkup=_parse_checkup(device.get("checkup")),
         )
         for device in answer["devices"]
     )
@@ -341,6 +360,14 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
     broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ())]
     detail = answer["detail"] or "; ".join(broken)
     return Reading(GpuState(answer["state"]), detail, devices, links)
+
+
+def _parse_checkup(answer: Mapping[str, Any] | None) -> Checkup | None:
+    if answer is None:
+        return None
+    nvlinks = answer["nvlinks"]
+    ends = None if nvlinks is None else tuple((str(end), int(count)) for end, count in nvlinks)
+    return Checkup(**{**answer, "nvlinks": ends})
 
 
 def _parse_sensors(answer: Mapping[str, Any]) -> Sensors:

@@ -25,19 +25,39 @@ class Topology:
     def __init__(self) -> None:
         self._of: list[object] = []
         self._links: list[dict[str, object]] = []
+        self._ends: dict[object, dict[int, str | None]] = {}
+        """UUID -> link -> where it leads, of those that were ever active: a link that is down tells no more."""
 
     def read(self, library: Library, whole: Sequence[tuple[dict[str, Any], object]]) -> list[dict[str, object]]:
         """Links of these devices, each with its handle; MIG instances have none between them."""
         uuids: list[object] = [device["uuid"] for device, _ in whole]
         if uuids != self._of:
-            self._of = uuids
+            self._of, self._ends = uuids, {}
             self._links = _read_links(library, whole) if len(whole) <= _LINKED_MAX else []
         return self._links
+
+    def count(self, library: Library, whole: Sequence[tuple[dict[str, Any], object]]) -> dict[object, list[object]]:
+        """
+        Active NVLinks of these devices, after `read`: by UUID, pairs of where they lead and how many.
+
+        Switches have an empty name. A device of which not everything can be told is left out, and so are links to GPUs
+        that we are not shown.
+        """
+        found: dict[object, list[object]] = {}
+        places = _places(whole)
+        for device, handle in whole if 1 < len(whole) <= _LINKED_MAX else ():
+            ends = self._ends.setdefault(device["uuid"], {})
+            try:
+                counts = _count_nvlinks(library, device["index"], handle, places, ends)
+            except CallError:
+                continue
+            found[device["uuid"]] = [[end, count] for end, count in sorted(counts.items())]
+        return found
 
 
 def _read_links(library: Library, whole: Sequence[tuple[dict[str, Any], object]]) -> list[dict[str, object]]:
     """Every pair of which the driver tells something, once."""
-    places = {device["pci"]: device["uuid"] for device, _ in whole if device["pci"]}
+    places = _places(whole)
     ends = [_read_nvlinks(library, device["index"], handle, places) for device, handle in whole if len(whole) > 1]
     tells_level = True
     links: list[dict[str, object]] = []
@@ -56,6 +76,10 @@ def _read_links(library: Library, whole: Sequence[tuple[dict[str, Any], object]]
     return links
 
 
+def _places(whole: Sequence[tuple[dict[str, Any], object]]) -> dict[str, str]:
+    return {device["pci"]: device["uuid"] for device, _ in whole if device["pci"]}
+
+
 def _read_level(library: Library, index: int, one: object, other: object) -> tuple[int | None, bool]:
     """The nearest common ancestor of two devices, and whether to go on asking for such."""
     try:
@@ -70,15 +94,61 @@ def _read_nvlinks(library: Library, index: int, handle: object, places: dict[str
     found: dict[str, int] = {}
     for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
         try:
-            is_active = library.call("nvmlDeviceGetNvLinkState", index, pynvml.nvmlDeviceGetNvLinkState, handle, link)
-        except CallError as error:
-            if error.is_no_answer or error.code in NOTHING_THERE:
-                break
+            is_active = _is_active(library, index, handle, link)
+        except CallError:
             continue
-        end = _read_far_end(library, index, handle, link, places) if is_active else None
+        if is_active is None:
+            break
+        try:
+            end = _read_far_end(library, index, handle, link, places) if is_active else None
+        except CallError:
+            end = ""  # Machines that tell nothing of the other end are those with switches.
         if end is not None:
             found[end] = found.get(end, 0) + 1
     return found
+
+
+def _count_nvlinks(
+    library: Library, index: int, handle: object, places: dict[str, str], ends: dict[int, str | None]
+) -> dict[str, int]:
+    """
+    As before, but a CallError where any of it cannot be told, and where there are none.
+
+    Args:
+        library: NVML.
+        index: Of the device.
+        handle: Of the device.
+        places: PCI address -> UUID.
+        ends: Where links lead, as far as that is known; what is learnt is added.
+    """
+    found: dict[str, int] = {}
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        is_active = _is_active(library, index, handle, link)
+        if is_active is None:
+            if link == 0 or any(known >= link for known in ends):
+                raise CallError("nvmlDeviceGetNvLinkState", None, f"nothing of link {link}")
+            break
+        if is_active and link not in ends:
+            ends[link] = _read_far_end(library, index, handle, link, places)
+        end = ends[link] if is_active else None
+        if end is not None:
+            found[end] = found.get(end, 0) + 1
+    return found
+
+
+def _is_active(library: Library, index: int, handle: object, link: int) -> bool | None:
+    """None where there is no such link."""
+    try:
+        return bool(library.call("nvmlDeviceGetNvLinkState", index, pynvml.nvmlDeviceGetNvLinkState, handle, link))
+    except CallError as error:
+        if _is_told(error):
+            return None
+        raise
+
+
+def _is_told(error: CallError) -> bool:
+    """Whether it says that there is nothing, and not that something went wrong."""
+    return error.is_no_answer or error.code in NOTHING_THERE
 
 
 def _read_far_end(library: Library, index: int, handle: object, link: int, places: dict[str, str]) -> str | None:
@@ -88,11 +158,14 @@ def _read_far_end(library: Library, index: int, handle: object, link: int, place
         pci = library.call(name, index, pynvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link)
         if (uuid := places.get(sysfs_pci(pci))) is not None:
             return uuid
-    except CallError:
-        pass
+    except CallError as error:
+        if not _is_told(error):
+            raise
     try:
         name = "nvmlDeviceGetNvLinkRemoteDeviceType"
         kind = library.call(name, index, pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link)
-    except CallError:
+    except CallError as error:
+        if not _is_told(error):
+            raise
         return ""  # Machines that tell nothing of the other end are those with switches.
     return None if kind == pynvml.NVML_NVLINK_DEVICE_TYPE_GPU else ""

@@ -15,6 +15,7 @@ import sys
 
 import pynvml
 
+from supervisor.host.checkup import read_checkup
 from supervisor.host.links import Topology
 from supervisor.host.nvml import NOTHING_THERE, TRY_OLDER, CallError, Library, sysfs_pci
 from supervisor.host.openers import find_openers
@@ -40,7 +41,9 @@ _HOST_MEMORY = "/proc/meminfo"
 _INTEGRATED = {"GB10", "Orin", "Thor", "Tegra"}
 
 
-def read_inventory(library: Library, topology: Topology, spare: Sequence[int] = ()) -> dict[str, object]:
+def read_inventory(
+    library: Library, topology: Topology, spare: Sequence[int] = (), *, is_checkup: bool = False
+) -> dict[str, object]:
     """
     Ask NVML for everything that a reading holds.
 
@@ -48,6 +51,7 @@ def read_inventory(library: Library, topology: Topology, spare: Sequence[int] = 
         library: NVML.
         topology: Kept from one reading to the next.
         spare: Indices of devices that are not asked about: NVML opens a device when its handle is asked for.
+        is_checkup: Ask also what is looked at only now and then.
 
     Returns:
         The reading of the protocol; *broken* in it names devices that have no readable identity.
@@ -59,7 +63,7 @@ def read_inventory(library: Library, topology: Topology, spare: Sequence[int] = 
         return _make_reading(_STATES.get(error.code or 0, "error"), _describe(error))
     devices: list[dict[str, object]] = []
     broken: list[dict[str, object]] = []
-    whole: list[tuple[dict[str, object], object]] = []
+    well: list[tuple[dict[str, object], object]] = []
     for index in range(count):
         if index in spare:
             continue
@@ -71,12 +75,19 @@ def read_inventory(library: Library, topology: Topology, spare: Sequence[int] = 
         devices.append(device)
         if device["is_cut"]:
             devices += _read_instances(library, device, handle, broken)
-        elif device["health"] == "ok":
-            whole.append((device, handle))
+        if device["health"] == "ok":
+            well.append((device, handle))
     if broken and not devices:
         # Not an empty machine: its workers wait, they are not to fall back to the CPU.
         return _make_reading("error", f"no device can be read; device 0: {broken[0]['detail']}", broken=broken)
-    return {**_make_reading("ok", "", devices, broken), "links": topology.read(library, whole)}
+    whole = [one for one in well if not one[0]["is_cut"]]
+    links = topology.read(library, whole)
+    if is_checkup:
+        nvlinks = topology.count(library, whole)
+        for device, handle in well:
+            told = read_checkup(library, int(str(device["index"])), handle)
+            device["checkup"] = {**told, "used_bytes": device["memory_used"], "nvlinks": nvlinks.get(device["uuid"])}
+    return {**_make_reading("ok", "", devices, broken), "links": links}
 
 
 def _make_reading(
@@ -218,12 +229,14 @@ def _read_pci(library: Library, index: int, handle: object) -> str:
 
 def _read_memory(library: Library, index: int, handle: object, name: str | None) -> dict[str, object]:
     """Memory, and health by whether it can be asked for; *name* is None for MIG instances, which are never unified."""
-    total = free = fault = None
+    total = free = used = fault = None
     reason = ""
     is_unified = name is not None and not _INTEGRATED.isdisjoint(name.split())
     try:
         memory = _ask_memory(library, index, handle)
         total, free = int(memory.total), int(memory.free)
+        # Only the second version of the call tells what the driver keeps for itself apart from it.
+        used = int(memory.used) if hasattr(memory, "reserved") else None
     except CallError as error:
         # Anything but a device that cannot tell is a device to keep new workers from, be it for one reading only.
         reason, fault = ("", None) if error.is_no_answer else (str(error), error.code)
@@ -233,6 +246,7 @@ def _read_memory(library: Library, index: int, handle: object, name: str | None)
     return {
         "memory_total": total,
         "memory_free": free,
+        "memory_used": used,
         "is_unified": is_unified,
         "health": "lost" if reason else "ok",
         "reason": reason,
@@ -343,7 +357,8 @@ def _answer(request: dict[str, Any], library: Library, topology: Topology) -> di
             return {"error": str(error)}
     if request.get("ask") != "inventory":
         return {"error": f"cannot answer {request.get('ask')!r}: not a question of this prober"}
-    return {"reading": read_inventory(library, topology, request.get("spare", ()))}
+    is_checkup = bool(request.get("checkup"))
+    return {"reading": read_inventory(library, topology, request.get("spare", ()), is_checkup=is_checkup)}
 
 
 def _look_around() -> dict[str, object]:

@@ -106,12 +106,13 @@ class Prober:
         *,
         closely: bool = False,
         sensors: bool = False,
+        checkup: bool = False,
         spare: Iterable[int] = (),
     ) -> None:
         """Send a request; a prober that is dead already is noticed by its silence."""
         self.calling = ""
-        asked = {"id": number, "ask": question, "closely": closely, "sensors": sensors, "spare": [*spare]}
-        request = json.dumps(asked).encode() + b"\n"
+        asked = {"id": number, "ask": question, "closely": closely, "sensors": sensors, "checkup": checkup}
+        request = json.dumps({**asked, "spare": [*spare]}).encode() + b"\n"
         try:
             self._talk.send(request)  # A few bytes into an empty buffer: it neither blocks nor is cut.
         except OSError:

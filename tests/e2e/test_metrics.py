@@ -79,7 +79,7 @@ def test_rules_and_dashboard_ask_for_what_there_is(start: StartDaemon, box: Fake
     families = scrape(daemon)
     labels = {sample.name: set(sample.labels) for family in families.values() for sample in family.samples}
     # Of what has not happened yet there is no sample, only the family.
-    suffixes = {"counter": "_total", "histogram": "_bucket"}
+    suffixes = {"counter": "_total", "histogram": "_bucket", "gauge": ""}
     labels |= {one.name + suffixes[one.type]: set() for one in families.values() if not one.samples}
 
     asked = [(name, expression) for expression in expressions() for name in METRIC.findall(expression)]

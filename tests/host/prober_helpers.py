@@ -50,9 +50,9 @@ class Asked:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def read(self, number: int = 1) -> dict[str, Any]:
+    def read(self, number: int = 1, *, checkup: bool = False) -> dict[str, Any]:
         """Ask for an inventory; what it announces meanwhile is in `calling`."""
-        self.tell(json.dumps({"id": number, "ask": "inventory"}).encode())
+        self.tell(json.dumps({"id": number, "ask": "inventory", "checkup": checkup}).encode())
         self.calling.clear()
         while (message := self.hear()) is not None:
             assert message["id"] == number

@@ -99,7 +99,11 @@ class FakeDevice:
         slots: Up to how many MIG instances it may have.
         recovery: What the driver wants done about it, 0 nothing.
         ecc: Uncorrected errors since the driver was loaded.
-        remap_pending, remap_failed: Of its row remapper; pages_pending: of older cards. All five: -1 = not supported.
+        remap_pending, remap_failed: Of its row remapper; pages_pending: of older cards.
+        throttle: What slows its clocks down, by NVML's bits.
+        repair: 1 a channel, 2 a TPC is to be repaired.
+        fabric: How far it has joined the NVSwitches, 3 done; fabric_status: the code with which that ended. All eight
+            but the last: -1 = not supported.
     """
 
     uuid: str
@@ -125,6 +129,10 @@ class FakeDevice:
     remap_pending: int = 0
     remap_failed: int = 0
     pages_pending: int = -1
+    throttle: int = 0
+    repair: int = -1
+    fabric: int = -1
+    fabric_status: int = 0
 
     def line(self, statement: str = "device") -> bytes:
         """This device as a statement of the state file."""
@@ -140,7 +148,8 @@ class FakeDevice:
             f" persistence={self.persistence:d} compute={self.compute}"
             f" mig={self.mig} slots={self.slots} recovery={self.recovery} ecc={self.ecc}"
             f" remap_pending={self.remap_pending} remap_failed={self.remap_failed}"
-            f" pages_pending={self.pages_pending} name="
+            f" pages_pending={self.pages_pending} throttle={self.throttle} repair={self.repair}"
+            f" fabric={self.fabric} fabric_status={self.fabric_status} name="
         )
         return fields.encode() + name
 
@@ -207,6 +216,8 @@ class FakeBox:
         self._rules: list[str] = []
         self._processes: list[str] = []
         self._links: list[str] = []
+        self._nvlinks: dict[tuple[str, int], str] = {}
+        self._down: set[tuple[str, int]] = set()
         self._events: list[str] = []
         self._cuda: list[str] = []
         self.devices: tuple[FakeDevice, ...] = ()
@@ -286,7 +297,12 @@ class FakeBox:
 
     def nvlink(self, uuid: str, *ends: str) -> None:
         """Give a device active NVLinks: to a UUID, a ``switch``, a GPU that is ``hidden`` here, or ``unknown``."""
-        self._links += [f"nvlink uuid={uuid} number={number} to={end}" for number, end in enumerate(ends)]
+        self._nvlinks |= {(uuid, number): end for number, end in enumerate(ends)}
+        self._write()
+
+    def nvlinks_down(self, uuid: str, *numbers: int) -> None:
+        """Let these of a device's links be down, and the others active."""
+        self._down = {(one, number) for one, number in self._down if one != uuid} | {(uuid, one) for one in numbers}
         self._write()
 
     def level(self, one: str, other: str, level: int) -> None:
@@ -408,6 +424,10 @@ class FakeBox:
             *self._rules,
             *self._processes,
             *self._links,
+            *(
+                f"nvlink uuid={uuid} number={number} to={'down' if (uuid, number) in self._down else end}"
+                for (uuid, number), end in self._nvlinks.items()
+            ),
             *self._events,
         ]
         lines = [line.encode() for line in world]

@@ -11,11 +11,13 @@
  *   release MS                 how long a claim outlives its process, from when a call first sees it dead; -1 for ever
  *   device KEY=VALUE ...       uuid pci total used reserved numa minor memory(yes|no) gpu_percent memory_percent
  *                              celsius milliwatts limit_milliwatts persistence compute mig(none|off|on) slots recovery ecc
- *                              remap_pending remap_failed pages_pending, each of these five -1 where it is not supported; name=... comes
- *                              last and takes the rest of the line, any bytes
+ *                              remap_pending remap_failed pages_pending throttle repair fabric, each of these eight -1 where
+ *                              it is not supported; fabric_status; name=... comes last and takes the rest of the line, any
+ *                              bytes
  *   event uuid=U kind=N data=N gi=N ci=N   delivered once to every event set that is waited for, in this order
  *   instance parent=U slot=N gi=N ci=N KEY=VALUE ...   a MIG instance, and what a device has; slots may have gaps
- *   nvlink uuid=U number=N to=U|switch|hidden|unknown  an active NVLink; hidden is a GPU that is not among the devices
+ *   nvlink uuid=U number=N to=U|switch|hidden|unknown|down   an NVLink, active if it is not down; hidden is a GPU that
+ *                              is not among the devices
  *   level one=U other=U level=N                        nearest common ancestor of two devices, 40 where it is not said
  *   process uuid=U pid=N bytes=N|unknown kind=compute|graphics|mps     listed only; "used" has to cover its memory
  *   fail CALL DEVICE CODE      delay CALL DEVICE MS     hang CALL DEVICE     crash CALL DEVICE
@@ -68,6 +70,9 @@ struct memory_v2 { unsigned version; u64 total, reserved, free, used; };
 struct utilization { unsigned gpu, memory; };
 struct temperature_v1 { unsigned version; int sensor; int celsius; };
 struct process_info { unsigned pid; u64 bytes; unsigned gpu_instance, compute_instance; };
+struct repair_status { unsigned version, channel, tpc; };
+struct fabric_v1 { unsigned char cluster[16]; unsigned status, clique; unsigned char state; };
+struct fabric_v2 { unsigned version; struct fabric_v1 v1; unsigned health; };
 struct event_data { void *device; u64 kind, data; unsigned gpu_instance, compute_instance; };
 struct field_value {
     unsigned id, scope;
@@ -84,6 +89,9 @@ struct pci_info {
 
 _Static_assert(sizeof(struct memory_v2) == 40, "layout of nvmlMemory_v2_t");
 _Static_assert(sizeof(struct process_info) == 24, "layout of nvmlProcessInfo_t");
+_Static_assert(sizeof(struct repair_status) == 12, "layout of nvmlRepairStatus_v1_t");
+_Static_assert(sizeof(struct fabric_v1) == 28, "layout of nvmlGpuFabricInfo_t");
+_Static_assert(sizeof(struct fabric_v2) == 36, "layout of nvmlGpuFabricInfo_v2_t");
 _Static_assert(sizeof(struct event_data) == 32, "layout of nvmlEventData_t");
 _Static_assert(sizeof(struct field_value) == 40, "layout of nvmlFieldValue_t");
 _Static_assert(sizeof(struct pci_info) == 68, "layout of nvmlPciInfo_t");
@@ -95,7 +103,8 @@ struct device {
     u64 total, used, reserved;
     int numa, minor, has_memory;
     unsigned gpu_percent, memory_percent, celsius, milliwatts, limit_milliwatts, persistence, compute;
-    long long recovery, ecc, remap_pending, remap_failed, pages_pending;
+    long long recovery, ecc, remap_pending, remap_failed, pages_pending, throttle, repair, fabric;
+    unsigned fabric_status;
     enum { MIG_NONE, MIG_OFF, MIG_ON } mig;
     unsigned slots;
     /* Of a MIG instance only: */
@@ -188,6 +197,10 @@ static int set_device(struct device *device, const char *key, const char *value)
     else if (!strcmp(key, "remap_pending")) device->remap_pending = atoll(value);
     else if (!strcmp(key, "remap_failed")) device->remap_failed = atoll(value);
     else if (!strcmp(key, "pages_pending")) device->pages_pending = atoll(value);
+    else if (!strcmp(key, "throttle")) device->throttle = atoll(value);
+    else if (!strcmp(key, "repair")) device->repair = atoll(value);
+    else if (!strcmp(key, "fabric")) device->fabric = atoll(value);
+    else if (!strcmp(key, "fabric_status")) device->fabric_status = (unsigned)atoi(value);
     else if (!strcmp(key, "mig"))
         device->mig = !strcmp(value, "on") ? MIG_ON : !strcmp(value, "off") ? MIG_OFF : MIG_NONE;
     else if (!strcmp(key, "slots")) device->slots = (unsigned)atoi(value);
@@ -871,7 +884,7 @@ static int begin_on_link(const char *call, void *handle, unsigned number, const 
     for (int i = 0; i < world.nvlink_count; i++) {
         if (strcmp(world.nvlinks[i].uuid, device->uuid)) continue;
         has_links = 1;
-        if (world.nvlinks[i].number == number) *link = &world.nvlinks[i];
+        if (world.nvlinks[i].number == number && strcmp(world.nvlinks[i].to, "down")) *link = &world.nvlinks[i];
     }
     if (!has_links) return end(NOT_SUPPORTED);
     return number >= 4 ? end(INVALID_ARGUMENT) : SUCCESS;
@@ -988,6 +1001,51 @@ EXPORT int nvmlDeviceGetTotalEccErrors(void *handle, int type, int counter, u64 
     if (device->ecc < 0 || type != 1 || counter != 0) return end(NOT_SUPPORTED);
     *count = (u64)device->ecc;
     return end(SUCCESS);
+}
+
+static int give_throttle(const char *call, void *handle, u64 *reasons) {
+    struct device *device;
+    int code = begin_on(call, handle, &device);
+    if (code != SUCCESS) return code;
+    if (device->throttle < 0) return end(NOT_SUPPORTED);
+    *reasons = (u64)device->throttle;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *handle, u64 *reasons) {
+    return give_throttle(__func__, handle, reasons);
+}
+EXPORT int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, u64 *reasons) {
+    return give_throttle(__func__, handle, reasons);
+}
+
+EXPORT int nvmlDeviceGetRepairStatus(void *handle, struct repair_status *status) {
+    struct device *device;
+    int code = begin_on(__func__, handle, &device);
+    if (code != SUCCESS) return code;
+    if (status->version != 0x100000c) return end(VERSION_MISMATCH);
+    if (device->repair < 0) return end(NOT_SUPPORTED);
+    status->channel = device->repair & 1;
+    status->tpc = device->repair >> 1 & 1;
+    return end(SUCCESS);
+}
+
+static int give_fabric(const char *call, void *handle, unsigned version, struct fabric_v1 *info) {
+    struct device *device;
+    int code = begin_on(call, handle, &device);
+    if (code != SUCCESS) return code;
+    if (version != 0x2000024) return end(VERSION_MISMATCH);
+    if (device->fabric < 0) return end(NOT_SUPPORTED);
+    info->state = (unsigned char)device->fabric;
+    info->status = device->fabric_status;
+    return end(SUCCESS);
+}
+
+EXPORT int nvmlDeviceGetGpuFabricInfoV(void *handle, struct fabric_v2 *info) {
+    return give_fabric(__func__, handle, info->version, &info->v1);
+}
+EXPORT int nvmlDeviceGetGpuFabricInfo(void *handle, struct fabric_v1 *info) {
+    return give_fabric(__func__, handle, 0x2000024, info);
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */
