@@ -36,7 +36,9 @@ OWNERS: Mapping[str, set[str]] = {
         "host/links.py",
         "host/nvml.py",
         "host/prober.py",
+        "host/recall.py",
         "host/sensors.py",
+        "host/settings.py",
         "host/vitals.py",
         "host/watcher.py",
     },
@@ -45,7 +47,7 @@ OWNERS: Mapping[str, set[str]] = {
     "pwd": {"host/accounts.py"},
     "grp": {"host/accounts.py"},
     # The keeper and the shims are processes of their own, with nothing but the standard library.
-    "time": {"cli/commands.py", "cli/screen.py", "host/clock.py", "host/keeper.py", "host/shim.py"},
+    "time": {"cli/commands.py", "cli/screen.py", "host/clock.py", "host/keeper.py", "host/shim.py", "host/watcher.py"},
     # CUDA's library is loaded in a process of its own, as NVML's is.
     "ctypes": {"host/cuda.py", "host/kernel.py", "host/vitals.py"},
     "aiohttp": {

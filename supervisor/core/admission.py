@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from supervisor.core import claims, fabric, order, sockets, witnesses
 from supervisor.core.environment import Moment, render, sites
 from supervisor.core.evolve import evolve
+from supervisor.core.gpus import MISMATCH
 from supervisor.core.inventory import GpuState, name_of
 from supervisor.core.memory import HostBooks, host_shortage, is_overdeclared, shortage
 from supervisor.core.message import HostRead, ReadHost, ReadInventory, Say, Spawn
@@ -28,7 +29,6 @@ LOOK_MAX_S = 5.0
 """Seconds between two looks at memory that is somebody's: often at first, since the dead give theirs back soon."""
 
 CLAIMING = "claiming its GPUs"
-MISMATCH = "held: the driver's library does not fit the loaded kernel module, so nothing new can use a GPU"
 READING_HOST = "reading the free memory of the host"
 
 Wait = tuple[str, float | None]

@@ -20,6 +20,12 @@ RETRY_MAX_S = 60.0
 LOOK_S = 60.0
 """Where all is well the driver is asked so often how the devices are, as gpud and DCGM ask it."""
 
+MISMATCH = "held: the driver's library does not fit the loaded kernel module, so nothing new can use a GPU"
+"""Of everybody who waits then, whatever else there is to say of the driver."""
+
+MOMENT_S = 60.0
+"""A device that did not answer, and has not said that it is broken, is asked again soon for so long."""
+
 BOOT_RETRY_S = 1.0
 """While the module is still being loaded, within `daemon.gpu_wait`."""
 
@@ -70,14 +76,18 @@ def _crowds(inventory: Inventory | None) -> dict[str, int]:
 def make_supply(fleet: Fleet) -> Supply:
     """What there is to hand out: the pool, in the pool's order."""
     if fleet.inventory is None:
-        return Supply(detail=fleet.gpu.detail or Supply().detail)
+        return Supply(detail=_words(fleet.gpu) or Supply().detail)
     devices, links = fleet.inventory.devices, fleet.inventory.links
     if fleet.pool is None:
-        return Supply(devices, fleet.trusted, fleet.gpu.detail, elsewhere=fleet.elsewhere, links=links)
+        return Supply(devices, fleet.trusted, _words(fleet.gpu), elsewhere=fleet.elsewhere, links=links)
     inside = _in_pool(fleet.pool, devices)
     outside = tuple(device for device in devices if device.uuid not in inside)
-    detail = fleet.gpu.detail or ("" if inside else "CUDA_VISIBLE_DEVICES of the daemon leaves no GPU")
+    detail = _words(fleet.gpu) or ("" if inside else "CUDA_VISIBLE_DEVICES of the daemon leaves no GPU")
     return Supply(tuple(inside.values()), fleet.trusted, detail, outside, fleet.elsewhere, links)
+
+
+def _words(gpu: Gpu) -> str:
+    return MISMATCH if gpu.state is GpuState.MISMATCH else gpu.detail
 
 
 # ---- the pool -------------------------------------------------------------------------------------------------------
@@ -224,6 +234,8 @@ def schedule_retry(turn: Turn) -> None:
     if not fleet.failures or not fleet.wants_gpu:
         has_any = fleet.wants_gpu and fleet.inventory is not None and (fleet.inventory.devices or fleet.missing)
         every_s = witnesses.DIRTY_LOOK_S if fleet.dirty else LOOK_S if has_any else None
+        if every_s is not None and wards.is_unsettled(fleet, turn.now - MOMENT_S):
+            every_s = min(every_s, RETRY_S)
         turn.set(look_at=None if every_s is None else turn.now + fabric.look_s(fleet, turn.now, every_s))
         return
     delay = min(RETRY_MAX_S, RETRY_S * 2 ** min(fleet.failures - 1, 8))

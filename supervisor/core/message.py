@@ -247,7 +247,7 @@ class DeviceEventTold:
     The driver tells of something that has happened to a GPU.
 
     Args:
-        uuid: Of the GPU, also where it is cut up.
+        uuid: Of the GPU, also where it is cut up; empty where the driver does not tell of which.
         kind: Bit of NVML's event types; 8 for an XID.
         number: Of the XID; 999 where the driver does not know it itself.
         instance: Numbers of the MIG instance that it is about, GPU instance and compute instance; None for all of it.

@@ -264,6 +264,11 @@ def is_sick(ailment: Ailment) -> bool:
     return ailment.health in {Health.DRAINING, Health.QUARANTINED}
 
 
+def is_unsettled(fleet: Fleet, since: float) -> bool:
+    """Whether a device has come not to answer since then, which may be of one moment: in use, not ready, not told."""
+    return any(one.health is Health.LOST and not one.is_faulty and one.since > since for one in fleet.ailments.values())
+
+
 def settle(turn: Turn) -> None:
     """Sick devices that are empty by now are in quarantine; who is on one that is not, is to leave it."""
     for uuid, ailment in tuple(turn.fleet.ailments.items()):

@@ -28,6 +28,9 @@ PATIENCE_S = 3600.0
 GONE_S = 2.0
 ABANDONED_MAX = 3
 
+LOOK = DeviceEventTold("", 0)
+"""It is not known of which device: whatever has happened, the next reading shows what has become of it."""
+
 Key = tuple[tuple[str, ...], frozenset[str]]
 """GPUs that there are, and those of them that nothing of ours is to have open."""
 
@@ -51,6 +54,8 @@ class Sentry:
         self._watcher: Prober | None = None
         self._left: list[Prober] = []
         self._number = 0
+        self._has_nobody = False  # None of the devices can be watched.
+        self._has_missed = False  # There was nobody to hear: who is watched now was not for a while.
 
     def hear(self, fleet: Fleet) -> None:
         """One turn of the core: whom to watch now. While the driver is in trouble it is as before."""
@@ -97,9 +102,10 @@ class Sentry:
             with contextlib.suppress(OSError):
                 await self._watch(spare)
             self._retire()
+            self._has_missed = True
             if asyncio.get_running_loop().time() - began > BACKOFF_MAX_S:
                 delay_s = BACKOFF_FIRST_S
-            await asyncio.sleep(delay_s)
+            await asyncio.sleep(PATIENCE_S if self._has_nobody else delay_s)
             delay_s = min(2 * delay_s, BACKOFF_MAX_S)
 
     async def _watch(self, spare: list[int]) -> None:
@@ -116,6 +122,8 @@ class Sentry:
                 line = await watcher.wait_line(PATIENCE_S)
             except TimeoutError:
                 continue
+            if line is None and self._has_nobody:
+                return
             if line is None:
                 log.warning("watcher.ended", reason=await watcher.describe_end(GONE_S))
                 return
@@ -129,8 +137,13 @@ class Sentry:
                 instance = None if told["instance"] is None else (int(told["instance"][0]), int(told["instance"][1]))
                 self._post(DeviceEventTold(str(told["uuid"]), int(told["kind"]), int(told["number"]), instance))
             elif "watched" in message:
+                self._has_nobody = not message["watched"]
                 log.info("watcher.started", devices=list(message["watched"]))
+                if self._has_missed:
+                    self._has_missed = False
+                    self._post(LOOK)
             elif "error" in message:
                 log.warning("watcher.failed", reason=str(message["error"]))
+                self._post(LOOK)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             log.warning("watcher.failed", reason=f"it said {line[:200].decode(errors='replace')}")

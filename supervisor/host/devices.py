@@ -19,7 +19,7 @@ from supervisor.core.inventory import Checkup, Device, GpuState, Health, Holder,
 from supervisor.core.spec import WorkerId
 from supervisor.host.holders import Describer
 from supervisor.host.prober_client import Prober, Spawner, wait_event
-from supervisor.host.silence import Silences
+from supervisor.host.silence import Lost, Silences
 
 _ABANDONED_MAX = 3  # Each keeps a process, a shim and its hold on the driver; more of them find out nothing new.
 _BACKOFF_FIRST_S = 1.0
@@ -208,10 +208,17 @@ class Devices:
         is_stuck = any(not one.is_gone for one in self._retired)
         spare = self._silences.left_out(self._spared, asyncio.get_running_loop().time(), is_stuck=is_stuck)
         has_checkup = self._begin_checkup(is_new=is_new)
-        prober.ask(self._number, closely=self._wants_openers, sensors=wants_sensors, checkup=has_checkup, spare=spare)
+        prober.ask(
+            self._number,
+            closely=self._wants_openers,
+            sensors=wants_sensors,
+            checkup=has_checkup,
+            spare=spare,
+            known=self._silences.known_gpus(),
+        )
         self._wants_openers, self._openers, self._wants_sensors = False, None, False
         try:
-            reading = await self._await_reading(prober)
+            reading, lost = await self._await_reading(prober)
         except _ProberFailedError as error:
             if has_checkup:
                 self._no_checkup_before = self._checked_at + _CHECKUP_PAUSE_S
@@ -220,7 +227,7 @@ class Devices:
             return self._with_openers(Reading(error.state, str(error)))
         self._failures = 0
         if reading.state is GpuState.OK:
-            reading = self._silences.complete(reading, spare, self._spared)
+            reading = self._silences.complete(reading, spare, self._spared, lost)
         if wants_sensors:
             await self._take_sensors(prober)
         return self._with_openers(reading)
@@ -263,8 +270,8 @@ class Devices:
             return reading
         return replace(reading, openers=self._openers[0], hidden=self._openers[1])
 
-    async def _await_reading(self, prober: Prober) -> Reading:
-        """Follow the prober from call to call."""
+    async def _await_reading(self, prober: Prober) -> tuple[Reading, tuple[Lost, ...]]:
+        """Follow the prober from call to call; with the reading what it says of GPUs that it could only name."""
         while True:
             try:
                 line = await prober.wait_line(self._deadline_s(prober.calling))
@@ -285,7 +292,7 @@ class Devices:
                     describer = Describer(self._owners(), self._holders)
                     reading = parse_reading(message["reading"], describer.describe)
                     self._holders = {one.pid: one for device in reading.devices for one in device.holders or ()}
-                    return reading
+                    return reading, parse_lost(message["reading"])
                 else:
                     prober.calling = str(message["calling"])
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -357,7 +364,7 @@ def parse_reading(answer: Mapping[str, Any], describe: Callable[[int, int | None
     )
     links = tuple(Link(**link) for link in answer.get("links", ()))
     # Devices without a readable identity cannot be among the devices; the detail is where a person finds them.
-    broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ())]
+    broken = [f"device {each['index']}: {each['detail']}" for each in answer.get("broken", ()) if "uuid" not in each]
     detail = answer["detail"] or "; ".join(broken)
     return Reading(GpuState(answer["state"]), detail, devices, links)
 
@@ -368,6 +375,12 @@ def _parse_checkup(answer: Mapping[str, Any] | None) -> Checkup | None:
     nvlinks = answer["nvlinks"]
     ends = None if nvlinks is None else tuple((str(end), int(count)) for end, count in nvlinks)
     return Checkup(**{**answer, "nvlinks": ends})
+
+
+def parse_lost(answer: Mapping[str, Any]) -> tuple[Lost, ...]:
+    """GPUs without a readable identity of which it is known which they are; raises as `parse_reading`."""
+    found = (each for each in answer.get("broken", ()) if "uuid" in each)
+    return tuple(Lost(str(each["uuid"]), int(each["index"]), str(each["detail"]), each["code"]) for each in found)
 
 
 def _parse_sensors(answer: Mapping[str, Any]) -> Sensors:

@@ -80,6 +80,19 @@ class Library:
         answer = self.call(name, index, getattr(function, "__wrapped__", function), *args)
         return answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
 
+    def identity(self, index: int, handle: object) -> str:
+        """
+        A device's identity.
+
+        Raises:
+            CallError: There is none to be had, or it is none that could be handed on in a list.
+        """
+        name = "nvmlDeviceGetUUID"
+        text = self.text(name, index, pynvml.nvmlDeviceGetUUID, handle)
+        if not text.isascii() or not text.isprintable() or not text or {" ", ","} & set(text):
+            raise CallError(name, None, f"{text!r} is no identity")
+        return text
+
 
 def sysfs_pci(pci: Any) -> str:
     """Address of a PCI device as sysfs writes it."""

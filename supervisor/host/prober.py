@@ -16,10 +16,13 @@ import sys
 import pynvml
 
 from supervisor.host.checkup import read_checkup
+from supervisor.host.excuses import explain_absence, explain_refusal
 from supervisor.host.links import Topology
 from supervisor.host.nvml import NOTHING_THERE, TRY_OLDER, CallError, Library, sysfs_pci
 from supervisor.host.openers import find_openers
+from supervisor.host.recall import GONE, settle_broken
 from supervisor.host.sensors import read_sensors
+from supervisor.host.settings import read_settings
 from supervisor.host.vitals import read_vitals
 
 TYPE_CHECKING = False  # The import of typing would cost a tenth of the start; type checkers know this name, too.
@@ -33,7 +36,6 @@ _STATES = {
     pynvml.NVML_ERROR_NO_PERMISSION: "no_permission",
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "mismatch",
 }
-_DRIVER_TRACES = ("/dev/nvidia0", "/proc/driver/nvidia")
 _PCI_DEVICES = "/sys/bus/pci/devices"
 _HOST_MEMORY = "/proc/meminfo"
 
@@ -42,7 +44,12 @@ _INTEGRATED = {"GB10", "Orin", "Thor", "Tegra"}
 
 
 def read_inventory(
-    library: Library, topology: Topology, spare: Sequence[int] = (), *, is_checkup: bool = False
+    library: Library,
+    topology: Topology,
+    spare: Sequence[int] = (),
+    known: Sequence[Sequence[Any]] = (),
+    *,
+    is_checkup: bool = False,
 ) -> dict[str, object]:
     """
     Ask NVML for everything that a reading holds.
@@ -51,43 +58,67 @@ def read_inventory(
         library: NVML.
         topology: Kept from one reading to the next.
         spare: Indices of devices that are not asked about: NVML opens a device when its handle is asked for.
+        known: Index, UUID and PCI address of GPUs as they were read last.
         is_checkup: Ask also what is looked at only now and then.
 
     Returns:
-        The reading of the protocol; *broken* in it names devices that have no readable identity.
+        The reading of the protocol; *broken* in it names devices that have no readable identity, with the UUID of those
+        that were known.
     """
     try:
         library.initialise()
         count = library.count()
     except CallError as error:
         return _make_reading(_STATES.get(error.code or 0, "error"), _describe(error))
-    devices: list[dict[str, object]] = []
-    broken: list[dict[str, object]] = []
-    well: list[tuple[dict[str, object], object]] = []
+    found = _Found(library)
     for index in range(count):
-        if index in spare:
-            continue
-        try:
-            device, handle = _read_device(library, index)
-        except CallError as error:
-            broken.append({"index": index, "detail": str(error)})
-            continue
-        devices.append(device)
-        if device["is_cut"]:
-            devices += _read_instances(library, device, handle, broken)
-        if device["health"] == "ok":
-            well.append((device, handle))
-    if broken and not devices:
+        if index not in spare:
+            found.take(index)
+    others = [one for one in known if one[0] not in spare]
+    for index, handle, uuid in settle_broken(library, others, [one["uuid"] for one in found.devices], found.broken):
+        found.take(index, handle, uuid=uuid)
+    devices, broken = found.devices, found.broken
+    if broken and not devices and not any(one.get("uuid") and one["code"] in GONE for one in broken):
         # Not an empty machine: its workers wait, they are not to fall back to the CPU.
         return _make_reading("error", f"no device can be read; device 0: {broken[0]['detail']}", broken=broken)
-    whole = [one for one in well if not one[0]["is_cut"]]
+    whole = [one for one in found.well if not one[0]["is_cut"]]
     links = topology.read(library, whole)
     if is_checkup:
         nvlinks = topology.count(library, whole)
-        for device, handle in well:
-            told = read_checkup(library, int(str(device["index"])), handle)
+        for device, handle in found.well:
+            told = read_checkup(library, int(device["index"]), handle)
             device["checkup"] = {**told, "used_bytes": device["memory_used"], "nvlinks": nvlinks.get(device["uuid"])}
     return {**_make_reading("ok", "", devices, broken), "links": links}
+
+
+class _Found:
+    """What a reading has so far: devices, indices without a readable identity, and handles of GPUs that are well."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self.devices: list[dict[str, Any]] = []
+        self.broken: list[dict[str, Any]] = []
+        self.well: list[tuple[dict[str, Any], object]] = []
+
+    def take(self, index: int, handle: object = None, **name: str) -> None:
+        """Read the GPU of an index, by a handle where there is one already; *name*: the UUID that it has then."""
+        try:
+            device, handle = _read_device(self._library, index, handle)
+            self._refuse_twin(device)
+        except CallError as error:
+            self.broken.append({"index": index, "detail": str(error), "code": error.code, **name})
+            return
+        self.devices.append(device)
+        if device["is_cut"]:
+            self.devices += _read_instances(self._library, device, handle, self.broken)
+        if device["health"] == "ok":
+            self.well.append((device, handle))
+
+    def _refuse_twin(self, device: dict[str, Any]) -> None:
+        """Two of one identity would be handed out as two."""
+        for one in self.devices:
+            if one["uuid"] == device["uuid"]:
+                raise CallError("nvmlDeviceGetUUID", None, f"it is that of device {one['index']}")
 
 
 def _make_reading(
@@ -101,22 +132,18 @@ def _make_reading(
 
 def _describe(error: CallError) -> str:
     if error.code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-        return explain_absence(_DRIVER_TRACES)
+        return explain_absence()
+    if error.code == pynvml.NVML_ERROR_NO_PERMISSION:
+        return ": ".join(filter(None, (str(error), explain_refusal())))
     return str(error)
 
 
-def explain_absence(driver_traces: Sequence[str]) -> str:
-    """Why there is no NVML here: no driver at all, or a container that was given only a part of it."""
-    if any(os.path.exists(trace) for trace in driver_traces):  # noqa: PTH110 - pathlib would cost time at the start.
-        return "driver present, NVML not mounted: add NVIDIA_DRIVER_CAPABILITIES=utility"
-    return "NVML (libnvidia-ml.so.1) is not installed"
-
-
-def _read_device(library: Library, index: int) -> tuple[dict[str, object], object]:
-    """One GPU and its handle; a CallError rises only where its identity cannot be read."""
-    handle = library.call("nvmlDeviceGetHandleByIndex", index, pynvml.nvmlDeviceGetHandleByIndex, index)
-    uuid = library.text("nvmlDeviceGetUUID", index, pynvml.nvmlDeviceGetUUID, handle)
-    is_cut, fault = _read_mig_mode(library, index, handle)
+def _read_device(library: Library, index: int, handle: object = None) -> tuple[dict[str, Any], object]:
+    """One GPU and its handle, None to look that up; a CallError rises only where its identity cannot be read."""
+    if handle is None:
+        handle = library.call("nvmlDeviceGetHandleByIndex", index, pynvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = library.identity(index, handle)
+    is_cut, stumble = _read_mig_mode(library, index, handle)
     name, pci = _read_name(library, index, handle), _read_pci(library, index, handle)
     device: dict[str, object] = {
         "uuid": uuid,
@@ -129,8 +156,8 @@ def _read_device(library: Library, index: int) -> tuple[dict[str, object], objec
         "is_cut": is_cut,
         **_read_memory(library, index, handle, name),
     }
-    if fault:
-        device.update(health="lost", reason=fault)
+    if stumble is not None and device["health"] == "ok":
+        device.update(health="lost", reason=str(stumble), vitals={"fault": stumble.code})
     if device["health"] == "ok":
         # One that does not answer is not asked ten more times: each of them may hang.
         device["vitals"] = read_vitals(library, index, handle)
@@ -148,15 +175,15 @@ def _read_minor(library: Library, index: int, handle: object) -> int | None:
         return None
 
 
-def _read_mig_mode(library: Library, index: int, handle: object) -> tuple[bool, str]:
+def _read_mig_mode(library: Library, index: int, handle: object) -> tuple[bool, CallError | None]:
     """Whether the GPU is cut up, and what keeps us from knowing it."""
     try:
         current, _ = library.call("nvmlDeviceGetMigMode", index, pynvml.nvmlDeviceGetMigMode, handle)
     except CallError as error:
         # One that is cut and taken for whole would be handed out a second time.
         is_told = error.code is not None and error.is_no_answer
-        return False, "" if is_told else str(error)
-    return current == pynvml.NVML_DEVICE_MIG_ENABLE, ""
+        return False, None if is_told else error
+    return current == pynvml.NVML_DEVICE_MIG_ENABLE, None
 
 
 def _read_instances(
@@ -189,7 +216,7 @@ def _read_instance(library: Library, gpu: dict[str, Any], parent: object, place:
     handle = library.call(name, index, pynvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, place)
     return {
         **gpu,  # Where the GPU is, there it is.
-        "uuid": library.text("nvmlDeviceGetUUID", index, pynvml.nvmlDeviceGetUUID, handle),
+        "uuid": library.identity(index, handle),
         "name": _read_name(library, index, handle),
         "parent": gpu["uuid"],
         "vitals": {},
@@ -316,39 +343,6 @@ def read_numa(pci_devices: str, pci: str) -> int | None:
     return node if node >= 0 else None
 
 
-def read_settings(library: Library) -> dict[str, object]:
-    """
-    Ask for what an administrator sets: the driver's version, and of each GPU persistence and compute mode.
-
-    Returns:
-        None where NVML does not tell.
-
-    Raises:
-        CallError: Nothing can be asked.
-    """
-    library.initialise()
-    driver = library.text("nvmlSystemGetDriverVersion", None, pynvml.nvmlSystemGetDriverVersion)
-    devices = []
-    for index in range(library.count()):
-        try:
-            handle = library.call("nvmlDeviceGetHandleByIndex", index, pynvml.nvmlDeviceGetHandleByIndex, index)
-        except CallError:
-            continue
-        modes = {
-            key: _read_mode(library, index, handle, f"nvmlDeviceGet{call}")
-            for key, call in (("persistence", "PersistenceMode"), ("compute", "ComputeMode"))
-        }
-        devices.append({"index": index, **modes})
-    return {"driver": driver, "devices": devices}
-
-
-def _read_mode(library: Library, index: int, handle: object, call: str) -> int | None:
-    try:
-        return int(library.call(call, index, getattr(pynvml, call), handle))
-    except CallError:
-        return None
-
-
 def _answer(request: dict[str, Any], library: Library, topology: Topology) -> dict[str, object]:
     if request.get("ask") == "settings":
         try:
@@ -358,7 +352,8 @@ def _answer(request: dict[str, Any], library: Library, topology: Topology) -> di
     if request.get("ask") != "inventory":
         return {"error": f"cannot answer {request.get('ask')!r}: not a question of this prober"}
     is_checkup = bool(request.get("checkup"))
-    return {"reading": read_inventory(library, topology, request.get("spare", ()), is_checkup=is_checkup)}
+    spare, known = request.get("spare", ()), request.get("known", ())
+    return {"reading": read_inventory(library, topology, spare, known, is_checkup=is_checkup)}
 
 
 def _look_around() -> dict[str, object]:

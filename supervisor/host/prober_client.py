@@ -108,11 +108,12 @@ class Prober:
         sensors: bool = False,
         checkup: bool = False,
         spare: Iterable[int] = (),
+        known: Iterable[tuple[int, str, str]] = (),
     ) -> None:
         """Send a request; a prober that is dead already is noticed by its silence."""
         self.calling = ""
         asked = {"id": number, "ask": question, "closely": closely, "sensors": sensors, "checkup": checkup}
-        request = json.dumps({**asked, "spare": [*spare]}).encode() + b"\n"
+        request = json.dumps({**asked, "spare": [*spare], "known": [*known]}).encode() + b"\n"
         try:
             self._talk.send(request)  # A few bytes into an empty buffer: it neither blocks nor is cut.
         except OSError:

@@ -1,5 +1,5 @@
 """
-Devices that are left out of a reading: those on which calls of NVML hang, and those that are not to be touched.
+Devices that a reading lacks: calls of NVML hang on them, they have no more than a name, or are not to be touched.
 
 Keeps the books of it for one client of probers; starts and asks nothing itself.
 """
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from supervisor.core.inventory import Device, Health, Reading
+from supervisor.core.inventory import Device, Health, Reading, Vitals
 
 HANGS = 2
 """So many probers in a row that hung on one device: then it is that device, and the others are read without it."""
@@ -28,6 +28,16 @@ class _Silence:
     words: str
     hangs: int
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A GPU that a reading could name and not read: where, why in words, and NVML's code for that."""
+
+    uuid: str
+    index: int
+    words: str
+    code: int | None
 
 
 class Silences:
@@ -72,8 +82,14 @@ class Silences:
         silent = {at for at, one in self._silent.items() if one.hangs >= HANGS and (is_stuck or now < one.until)}
         return tuple(sorted(silent | {one.index for one in self._known if one.uuid in spared}))
 
-    def complete(self, reading: Reading, left_out: Iterable[int], spared: Collection[str]) -> Reading:
-        """A good reading with the silent devices in it, as they were when they last answered, and lost."""
+    def known_gpus(self) -> list[tuple[int, str, str]]:
+        """Index, UUID and PCI address of every GPU as it was read last."""
+        return [(one.index, one.uuid, one.pci) for one in self._known if one.parent is None]
+
+    def complete(
+        self, reading: Reading, left_out: Iterable[int], spared: Collection[str], named: Iterable[Lost] = ()
+    ) -> Reading:
+        """A good reading with the silent devices and the *named* in it, as they last answered, and lost."""
         missing = set(left_out)
         self._silent = {at: one for at, one in self._silent.items() if at in missing}
         lost = [
@@ -81,9 +97,28 @@ class Silences:
             for one in self._known
             if one.index in self._silent and one.uuid not in spared
         ]
+        lost += self._recall(named)
         unknown = self._silent.keys() - {one.index for one in self._known}
         details = [reading.detail, *(f"device {at}: {self._silent[at].words}" for at in sorted(unknown))]
         untouched = [one for one in self._known if one.index in missing and one.index not in self._silent]
         devices = tuple(sorted((*reading.devices, *lost), key=lambda one: one.index))
         self._known = tuple(sorted((*devices, *untouched), key=lambda one: one.index))
         return replace(reading, devices=devices, detail="; ".join(filter(None, details)))
+
+    def _recall(self, named: Iterable[Lost]) -> list[Device]:
+        """With their instances: where the GPU is lost those are."""
+        return [
+            replace(
+                device,
+                index=one.index,
+                health=Health.LOST,
+                reason=one.words,
+                memory_free_bytes=None,
+                holders=None,
+                vitals=Vitals(fault=one.code),
+                checkup=None,
+            )
+            for one in named
+            for device in self._known
+            if one.uuid in {device.uuid, device.parent}
+        ]

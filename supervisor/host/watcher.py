@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import pynvml
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 WAIT_MS = 60_000
+PAUSE_S = 1.0
+"""After a wait that was over at once: what happens meanwhile waits, and nobody turns in a circle."""
+
 WHOLE_GPU = 0xFFFFFFFF
 KINDS = (
     pynvml.nvmlEventTypeXidCriticalError
@@ -110,8 +114,11 @@ def main() -> None:
         watch = Watch(library, request.get("spare", ()))
         say({"watched": watch.uuids})
         while watch.uuids:
+            began = time.monotonic()
             if (event := watch.wait()) is not None:
                 say({"event": event})
+            elif time.monotonic() - began < PAUSE_S:
+                time.sleep(PAUSE_S)
     except CallError as error:
         say({"error": str(error)})
     except (BrokenPipeError, ValueError):

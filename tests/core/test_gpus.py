@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.gpus import LOOK_S, make_supply, needs_cuda_order, parse_pool, resolve_pool
+from supervisor.core.gpus import LOOK_S, MISMATCH, make_supply, needs_cuda_order, parse_pool, resolve_pool
 from supervisor.core.inventory import Device, GpuState
 from supervisor.core.matching import find_devices
 from supervisor.core.message import ReadInventory, Say, TimePassed
@@ -313,8 +313,10 @@ def test_the_reason_of_those_who_wait_follows_what_the_driver_says() -> None:
     stage.read(bad(detail="no answer within 10 s"))
     assert stage["llm/0"].reason == "no answer within 10 s"
 
+    stage.read(bad(GpuState.NO_PERMISSION, "user 7 may not open /dev/nvidiactl"))
+    assert stage["llm/0"].reason == "user 7 may not open /dev/nvidiactl"
     stage.read(bad(GpuState.MISMATCH, "library 560, module 550"))
-    assert stage["llm/0"].reason == "library 560, module 550"
+    assert stage["llm/0"].reason == MISMATCH
 
 
 def test_a_device_that_was_lost_before_the_driver_erred_is_missed() -> None:

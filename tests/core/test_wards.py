@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.admission import MISMATCH
 from supervisor.core.deaths import column_of, suspicious
 from supervisor.core.explain import make_explanation
+from supervisor.core.gpus import MISMATCH
 from supervisor.core.health import Ailment
 from supervisor.core.inventory import Device, GpuState, Health, Inventory, Reading, Vitals
 from supervisor.core.message import (

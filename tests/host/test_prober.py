@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host import prober
+from supervisor.host import excuses, prober
 from tests.host.prober_helpers import DEADLINE_S, Asked
 from tests.nvml.fake import FakeBox
 
@@ -106,8 +106,8 @@ def test_an_absent_library_is_a_state_and_is_looked_for_again(box: FakeBox, aske
 
 def test_absence_beside_a_driver_is_explained(tmp_path: Path) -> None:
     """A container that sees the driver but not the library is told what to add."""
-    assert "NVIDIA_DRIVER_CAPABILITIES=utility" in prober.explain_absence([str(tmp_path / "none"), str(tmp_path)])
-    assert "not installed" in prober.explain_absence([str(tmp_path / "none")])
+    assert "NVIDIA_DRIVER_CAPABILITIES=utility" in excuses.explain_absence([str(tmp_path / "none"), str(tmp_path)])
+    assert "not installed" in excuses.explain_absence([str(tmp_path / "none")])
 
 
 def test_a_failed_count_is_the_state_of_the_whole(box: FakeBox, asked: Asked) -> None:
@@ -179,7 +179,7 @@ def test_a_device_without_an_identity_does_not_stop_the_rest(box: FakeBox, asked
 
     assert reading["state"] == "ok"
     assert [device["index"] for device in reading["devices"]] == [1, 2]
-    assert reading["broken"] == [{"index": 0, "detail": f"{call}: GPU is lost"}]
+    assert reading["broken"] == [{"index": 0, "detail": f"{call}: GPU is lost", "code": 15}]
 
 
 def test_devices_that_all_fail_are_an_error_and_no_empty_machine(box: FakeBox, asked: Asked) -> None:
@@ -211,7 +211,7 @@ def test_a_device_pulled_out_while_it_was_known_is_named(box: FakeBox, asked: As
     reading = asked.read()
 
     assert [device["index"] for device in reading["devices"]] == [0, 2]
-    assert reading["broken"] == [{"index": 1, "detail": "nvmlDeviceGetHandleByIndex: Unknown Error"}]
+    assert reading["broken"] == [{"index": 1, "detail": "nvmlDeviceGetHandleByIndex: Unknown Error", "code": 999}]
 
 
 def test_small_facts_that_fail_are_unknown(box: FakeBox, asked: Asked) -> None:

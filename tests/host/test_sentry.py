@@ -13,7 +13,7 @@ import pytest
 from supervisor.core.inventory import GpuState, Inventory
 from supervisor.core.message import DeviceEventTold, Event
 from supervisor.core.turn import Fleet, Gpu
-from supervisor.daemon.sentry import Sentry
+from supervisor.daemon.sentry import LOOK, Sentry
 from tests.core.builders import device
 from tests.host.devices_helpers import is_alive, probers, running, until
 from tests.nvml.fake import FakeBox
@@ -93,7 +93,7 @@ async def test_one_that_cannot_be_watched_leaves_the_others(box: FakeBox, sentry
 
 
 async def test_a_watcher_that_ends_is_replaced(box: FakeBox, sentry: Sentry, told: list[Event]) -> None:
-    """After a second; an error of the driver is no reason to come back without a pause."""
+    """After a second; an error of the driver is no reason to come back without a pause. What was missed shows."""
     sentry.hear(fleet(box))
     await listening(box)
     (pid,) = probers(box)
@@ -102,7 +102,7 @@ async def test_a_watcher_that_ends_is_replaced(box: FakeBox, sentry: Sentry, tol
 
     box.xid(box.uuids[0], 63)
 
-    await until(lambda: told == [DeviceEventTold(box.uuids[0], XID, 63)])
+    await until(lambda: told == [LOOK, DeviceEventTold(box.uuids[0], XID, 63)])
 
 
 async def test_other_devices_are_another_watch_and_none_is_none(box: FakeBox, sentry: Sentry) -> None:
