@@ -53,6 +53,7 @@ class Devices:
         owners: Pid to worker of processes that have all of a worker's tree below them.
         init_deadline_s: For nvmlInit, and for the start of the prober. The driver may take seconds for each GPU.
         call_deadline_s: For every other call.
+        checkup_s: Devices are looked at more closely at most so often, and by every new prober.
         gone_deadline_s: How long a killed prober has before it counts as abandoned.
         spared: UUIDs of devices that nothing of ours is to have open, as it is now.
         silences: Of devices on which calls hang; None for the books of this machine.
@@ -68,6 +69,7 @@ class Devices:
         init_deadline_s: float = 30.0,
         call_deadline_s: float = 10.0,
         gone_deadline_s: float = 2.0,
+        checkup_s: float = CHECKUP_S,
         spared: Callable[[], frozenset[str]] = frozenset,
         silences: Silences | None = None,
     ) -> None:
@@ -80,6 +82,7 @@ class Devices:
         self._init_deadline_s = init_deadline_s
         self._call_deadline_s = call_deadline_s
         self._gone_deadline_s = gone_deadline_s
+        self._checkup_s = checkup_s
         self._number = 0
         self._prober: Prober | None = None
         self._retired: list[Prober] = []  # Killed, and alive when last looked at.
@@ -235,7 +238,7 @@ class Devices:
     def _begin_checkup(self, *, is_new: bool) -> bool:
         """Whether this reading is one of those that look more closely; the first of each prober is."""
         now = asyncio.get_running_loop().time()
-        if now < self._no_checkup_before or not (is_new or now - self._checked_at >= CHECKUP_S):
+        if now < self._no_checkup_before or not (is_new or now - self._checked_at >= self._checkup_s):
             return False
         self._checked_at = now
         return True

@@ -12,7 +12,7 @@ from pathlib import Path
 from supervisor.core.inventory import Reading
 from supervisor.core.message import Event, KillTree, Spawn
 from supervisor.core.spec import WorkerId
-from supervisor.host.devices import Devices
+from supervisor.host.devices import CHECKUP_S, Devices
 from supervisor.host.prober_client import Spawner
 from supervisor.host.process import Processes
 from tests.nvml.fake import FakeBox
@@ -58,6 +58,7 @@ def make(
     init_s: float = 10.0,
     call_s: float = 10.0,
     gone_s: float = 2.0,
+    checkup_s: float = CHECKUP_S,
 ) -> Devices:
     return Devices(
         processes,
@@ -67,6 +68,7 @@ def make(
         init_deadline_s=init_s,
         call_deadline_s=call_s,
         gone_deadline_s=gone_s,
+        checkup_s=checkup_s,
     )
 
 

@@ -393,6 +393,11 @@ class FakeBox:
         )
         self._write()
 
+    def forget_processes(self) -> None:
+        """Take back what list_process has put into the lists."""
+        self._processes.clear()
+        self._write()
+
     def calls(self, name: str | None = None) -> list[Call]:
         """Every call so far, oldest first, or those of one symbol. A call that hangs or crashes is among them."""
         log = self._directory / "log"
