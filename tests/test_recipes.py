@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_a_recipe_lies_on_a_fitting_box_as_its_page_says(file: Path) -> None:
     assert written.text == f"# {file.name}\n{file.read_text()}"
     assert command.text == f"gpu-supervisor plan {file.name}"
     out = io.StringIO()
-    draw(plan_page(plan), out, width=None, colour=False)
+    draw(plan_page(plan, datetime.now(UTC)), out, width=None, colour=False)
     shown = re.sub(r"^no GPUs: .*", "...", out.getvalue(), count=1).splitlines()
     said = [re.sub(r"^no GPUs: .*", "...", line) for line in command.answer]
     assert is_as_said(said, shown)

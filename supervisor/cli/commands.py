@@ -35,9 +35,9 @@ from supervisor.errors import CannotError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from supervisor.front.cells import Bars
     from supervisor.front.client import Client
     from supervisor.front.page import Page
-    from supervisor.front.show import Bars
     from supervisor.front.top import Sort
     from supervisor.front.verdict import Wait
 
@@ -122,7 +122,7 @@ def plan(where: Where, file: str, *, is_json: bool) -> int:
     from supervisor.front.verdict import has_no_place
 
     answer = _plan(where, file)
-    _put(answer, lambda bars: plan_page(answer, bars=bars), is_json=is_json)
+    _put(answer, lambda bars: plan_page(answer, _now(), bars=bars), is_json=is_json)
     return EXIT_NOT_ALL if any(has_no_place(row) for row in answer["workers"]) else 0
 
 
@@ -149,7 +149,7 @@ def devices(where: Where, *, is_json: bool) -> int:
         answer = survey.devices(os.environ)
     else:
         answer = client.get("/v1/devices", {"figures": "1"}, thing="show the devices")
-    _put(answer, lambda bars: devices_page(answer, bars=bars), is_json=is_json)
+    _put(answer, lambda bars: devices_page(answer, _now(), bars=bars), is_json=is_json)
     return 0
 
 

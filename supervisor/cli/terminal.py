@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
 
+    from supervisor.front.cells import Bars
     from supervisor.front.page import Page
-    from supervisor.front.show import Bars
 
 USUAL = (80, 24)
 """Of a terminal that does not tell."""

@@ -19,8 +19,8 @@ from supervisor.cli.grammar import Where
 from supervisor.cli.outcome import EXIT_NO_DAEMON, put, put_json
 from supervisor.cli.screen import EndedError, Screen
 from supervisor.errors import CannotError
+from supervisor.front.cells import Bars
 from supervisor.front.page import Line, Page, Styled, ansi, cut, lay_out
-from supervisor.front.show import Bars
 from supervisor.front.top import Order, Sort, View, foot_of, head_page, press, workers_shown, workers_table
 
 REFRESH_S = 2.0

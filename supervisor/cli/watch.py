@@ -16,9 +16,10 @@ from supervisor.cli import terminal
 from supervisor.cli.feed import Feed
 from supervisor.cli.screen import EndedError, Screen, now
 from supervisor.errors import CannotError
+from supervisor.front.cells import Bars
 from supervisor.front.client import AnswerError, Client
 from supervisor.front.page import Line, Styled, ansi, cut, lay_out
-from supervisor.front.show import Bars, status_of
+from supervisor.front.show import status_of
 
 GATHER_S = 0.1
 """Events come in swarms; one look is enough for all of them."""

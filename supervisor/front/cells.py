@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from supervisor.front.page import Styled
 
 Json = Mapping[str, Any]
+
+Bars = Literal["ascii", "unicode"] | None
+"""Of which characters bars are; None: there are none."""
 
 BAR = 14
 """Columns of a bar."""

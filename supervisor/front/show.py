@@ -10,30 +10,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from supervisor.front.cells import (
+    Bars,
     age_of,
-    bar_of,
     device_numbers,
     ended,
-    foreign_of,
     gpus_of,
     left_s,
-    names_of,
     reason_of,
-    share_of,
     size_of,
     span_of,
-    used_of,
 )
+from supervisor.front.inventory import bars_table, devices_table
 from supervisor.front.page import Page, Styled, Table
 from supervisor.front.words import GPU_WORDS, PROOFS, because
 
 Json = Mapping[str, Any]
-
-Bars = Literal["ascii", "unicode"] | None
-"""Of which characters bars are; None: there are none."""
 
 
 def status_page(status: Json, now: datetime, *, bars: Bars = None, target: str | None = None) -> Page:
@@ -63,7 +57,7 @@ def status_page(status: Json, now: datetime, *, bars: Bars = None, target: str |
         devices = [device for device in devices if device["uuid"] in own]
     if devices:
         numbers = device_numbers(status["devices"])
-        parts.append(_bars_table(devices, numbers, bars) if bars else _devices_table(devices, numbers, is_long=False))
+        parts.append(bars_table(devices, numbers, bars, now) if bars else devices_table(devices, numbers, now))
     return tuple(parts)
 
 
@@ -129,7 +123,7 @@ def doctor_page(findings: Sequence[Json]) -> Page:
     return (table, *hints)
 
 
-def devices_page(devices: Json, *, bars: Bars = None) -> Page:
+def devices_page(devices: Json, now: datetime, *, bars: Bars = None) -> Page:
     """The inventory, with who is on each device."""
     lines = list(driver_lines(devices["gpu"]))
     found = devices["devices"]
@@ -137,25 +131,24 @@ def devices_page(devices: Json, *, bars: Bars = None) -> Page:
         return tuple(lines) or ("no GPUs: the NVIDIA driver shows none",)
     numbers = device_numbers(found)
     if not bars:
-        return (*lines, _devices_table(found, numbers, is_long=True))
+        return (*lines, devices_table(found, numbers, now, is_long=True))
     names = tuple((numbers[device["uuid"]], device["pci"], device["uuid"]) for device in found)
-    return (*lines, _bars_table(found, numbers, bars), Table(("GPU", "PCI", "UUID"), names))
+    return (*lines, bars_table(found, numbers, bars, now), Table(("GPU", "PCI", "UUID"), names))
 
 
-def plan_page(plan: Json, *, bars: Bars = None) -> Page:
+def plan_page(plan: Json, now: datetime, *, bars: Bars = None) -> Page:
     """Device by device and worker by worker what would happen."""
     parts: list[str | Table] = list(driver_lines(plan.get("gpu") or {"state": "ok"}))
     numbers = device_numbers(plan["devices"])
     if devices := plan["devices"]:
-        parts.append(_bars_table(devices, numbers, bars) if bars else _devices_table(devices, numbers, is_long=False))
-    columns = ("WORKER", "ACTION", "PLACED", "GPUS", "FALLBACK", "REASON")
+        parts.append(bars_table(devices, numbers, bars, now) if bars else devices_table(devices, numbers, now))
+    columns = ("WORKER", "ACTION", "PLACED", "GPUS", "REASON")
     rows = [
         (
             row["worker"],
             row["action"],
             "yes" if row["placed"] else "no",
-            gpus_of(row, numbers),
-            row["fallback"] or "",
+            "" if row["action"] == "stop" else gpus_of(row, numbers),
             row["reason"],
         )
         for row in plan["workers"]
@@ -331,58 +324,3 @@ def _workers_table(workers: Iterable[Json], now: datetime, numbers: Mapping[str,
     ]
     columns = ("WORKER", "STATE", "PID", "GPUS", "RESTARTS", "AGE", "REASON")
     return Table(columns, tuple(rows), spare=("PID", "GPUS", "RESTARTS"))
-
-
-def _bars_table(devices: Iterable[Json], numbers: Mapping[str, str], bars: Bars) -> Table:
-    """Devices for a terminal: how full each is, and who is on it; their health only where one is not well."""
-    columns: tuple[str, ...] = ("GPU", "HEALTH", "MEMORY", "USED", "DECLARED", "WORKERS", "NAME")
-    rows: list[tuple[str, ...]] = []
-    for device in (devices := list(devices)):
-        memory = device["memory"]
-        used = used_of(memory)
-        foreign = foreign_of(device)
-        remarks = (*remarks_of(device, devices), *((f"others: {foreign}",) if foreign else ()))
-        rows.append(
-            (
-                numbers[device["uuid"]],
-                device["health"],
-                bar_of(used, memory["declared"], memory["total"], ascii_only=bars == "ascii"),
-                share_of(used, memory["total"]),
-                size_of(memory["declared"]) if memory["declared"] else "",
-                names_of(device["workers"]),
-                ": ".join(filter(None, (device["name"].removeprefix("NVIDIA "), "; ".join(remarks)))),
-            )
-        )
-    if all(device["health"] == "ok" for device in devices):
-        columns, rows = (columns[0], *columns[2:]), [(row[0], *row[2:]) for row in rows]
-    return Table(columns, tuple(rows), spare=("DECLARED", "MEMORY"))
-
-
-def _devices_table(devices: Iterable[Json], numbers: Mapping[str, str], *, is_long: bool) -> Table:
-    columns = ["GPU", "HEALTH", "FREE", "TOTAL", "DECLARED", "WORKERS", "FOREIGN"]
-    columns += ["UUID", "PCI"] if is_long else []
-    rows = []
-    for device in (devices := list(devices)):
-        memory = device["memory"]
-        row = [numbers[device["uuid"]], device["health"]]
-        row += [size_of(memory["free"]), size_of(memory["total"]), size_of(memory["declared"])]
-        row += [",".join(device["workers"]), foreign_of(device)]
-        row += [device["uuid"], device["pci"]] if is_long else []
-        row += [": ".join(filter(None, (device["name"], "; ".join(remarks_of(device, devices)))))]
-        rows.append(tuple(row))
-    return Table((*columns, "NAME"), tuple(rows))
-
-
-def remarks_of(device: Json, devices: Iterable[Json]) -> Iterator[str]:
-    """What a person has to know of a device beside its numbers."""
-    if device["reason"]:
-        yield device["reason"]
-    if device.get("health_until"):
-        yield f"looked at again at {device['health_until']}"
-    if device.get("mig"):
-        count = sum(one.get("parent") == device["uuid"] for one in devices)
-        yield "MIG is on, " + (f"{count} instance{'s' * (count > 1)}" if count else "without an instance to place on")
-    if not device.get("in_pool", True):
-        yield "outside the pool"
-    if device["memory"].get("unified"):
-        yield "its memory is the host's"

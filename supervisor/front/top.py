@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from supervisor.front.cells import (
+    Bars,
     age_of,
     bar_of,
     device_numbers,
@@ -23,8 +24,9 @@ from supervisor.front.cells import (
     size_of,
     used_of,
 )
+from supervisor.front.inventory import health_reason_of, remarks_of
 from supervisor.front.page import Page, Styled, Table
-from supervisor.front.show import Bars, driver_lines, head_of, remarks_of
+from supervisor.front.show import driver_lines, head_of
 
 Json = Mapping[str, Any]
 
@@ -146,7 +148,17 @@ def head_page(status: Json, now: datetime, *, bars: Bars = None) -> Page:
         parts += driver_lines(status["daemon"]["gpu"])
     if status["devices"]:
         parts.append(_devices_table(status["devices"], numbers, bars))
+        parts += _sick_lines(status["devices"], numbers, now)
     return tuple(parts)
+
+
+def _sick_lines(devices: Sequence[Json], numbers: Mapping[str, str], now: datetime) -> Iterator[str]:
+    """Why devices are not well: what stands at the end of a row is cut away on a narrow terminal."""
+    for device in devices:
+        if device["health"] != "ok":
+            reason = health_reason_of(device, now)
+            name = device["uuid"] if device["index"] is None else f"GPU {numbers[device['uuid']]}"
+            yield Styled(f"{name} {device['health']}{f': {reason}' if reason else ''}", "yellow")
 
 
 def workers_table(status: Json, view: View, now: datetime) -> Table | None:
@@ -240,12 +252,12 @@ def _devices_table(devices: Sequence[Json], numbers: Mapping[str, str], bars: Ba
         foreign = foreign_of(device)
         tail = (
             *remarks_of(device, devices),
-            *((device["health"],) if device["health"] != "ok" else ()),
             *((f"others: {foreign}",) if foreign else ()),
         )
         rows.append(
             (
                 numbers[device["uuid"]],
+                device["health"],
                 _warm(_figure((device.get("utilization") or {}).get("gpu"), "%"), WARM, HOT),
                 bar,
                 share_of(used, memory["total"]),
@@ -255,10 +267,13 @@ def _devices_table(devices: Sequence[Json], numbers: Mapping[str, str], bars: Ba
                 ": ".join(filter(None, (device["name"].removeprefix("NVIDIA "), "; ".join(tail)))),
             )
         )
-    heads = ("GPU", "UTIL", "MEMORY", "USED", "TEMP", "POWER", "WORKERS", "NAME")
-    if not bars:
-        heads, rows = (*heads[:2], *heads[3:]), [(*row[:2], *row[3:]) for row in rows]  # type: ignore[assignment,misc]
-    return Table(heads, tuple(rows), spare=("MEMORY",), is_cut=bool(bars))
+    heads = ("GPU", "HEALTH", "UTIL", "MEMORY", "USED", "TEMP", "POWER", "WORKERS", "NAME")
+    hidden = {"MEMORY"} if not bars else set()
+    if all(device["health"] == "ok" for device in devices):
+        hidden.add("HEALTH")
+    shown = [at for at, head in enumerate(heads) if head not in hidden]
+    cells = tuple(tuple(row[at] for at in shown) for row in rows)
+    return Table(tuple(heads[at] for at in shown), cells, spare=("MEMORY", "POWER", "TEMP"), is_cut=bool(bars))
 
 
 def _figure(figure: float | None, unit: str) -> str:

@@ -35,8 +35,8 @@ EXPLAINED = a_worker(
 )
 PAGES: dict[str, Page] = {
     "status": status_page(STATUS, NOW, bars="unicode"),
-    "devices": devices_page({"gpu": {"state": "ok"}, "devices": DEVICES}, bars="ascii"),
-    "plan": plan_page({"devices": DEVICES, "workers": [a_row("big/0", placed=False, reason=WHY)]}, bars="unicode"),
+    "devices": devices_page({"gpu": {"state": "ok"}, "devices": DEVICES}, NOW, bars="ascii"),
+    "plan": plan_page({"devices": DEVICES, "workers": [a_row("big/0", placed=False, reason=WHY)]}, NOW, bars="unicode"),
     "explain": explain_page(EXPLAINED, NOW),
 }
 

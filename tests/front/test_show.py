@@ -13,6 +13,7 @@ from supervisor.front.show import devices_page, difference_page, explain_page, l
 from tests.front.fakes import a_device, a_row, a_status, a_worker, an_exit
 
 NOW = datetime(2026, 11, 20, 10, 5, 0, tzinfo=UTC)
+LATER = "2026-11-20T10:09:10Z"
 
 
 def plain(page: Page) -> list[str]:
@@ -58,7 +59,7 @@ def test_a_plan_and_an_explanation_say_where_a_worker_listens() -> None:
     shown = [{"name": "http", "address": "tcp://127.0.0.1:80"}]
     explained = a_worker("web/0", "ready", asks="no GPU", waits=None, verdicts=[], listen=shown)
 
-    assert "web listens on tcp://127.0.0.1:80" in plain(plan_page({"devices": [], "workers": rows}))
+    assert "web listens on tcp://127.0.0.1:80" in plain(plan_page({"devices": [], "workers": rows}, NOW))
     assert "shares tcp://127.0.0.1:80 (http)" in plain(explain_page(explained, NOW))
 
 
@@ -165,7 +166,7 @@ def test_a_driver_that_is_not_ok_is_said_in_words(state: str | None, words: str)
     """With the detail behind it, in status and in the inventory."""
     gpu = {"state": state, "detail": "as NVML puts it", "since": None}
 
-    for page in (status_page(a_status(gpu=gpu), NOW), devices_page({"gpu": gpu, "devices": []})):
+    for page in (status_page(a_status(gpu=gpu), NOW), devices_page({"gpu": gpu, "devices": []}, NOW)):
         (line,) = [line for line in plain(page) if words in line]
         assert "(as NVML puts it)" in line
 
@@ -196,7 +197,24 @@ def test_a_devices_line_has_memory_and_who_is_on_it() -> None:
     words = line_of(status_page(a_status(devices=(device,)), NOW), "1")
 
     assert words[:7] == ["1", "lost", "-", "80GiB", "1.5GiB", "llm/0,llm/1", "python(99,ann,1B)"]
-    assert " ".join(words[7:]) == "NVIDIA H100 80GB HBM3: fell off the bus"
+    assert " ".join(words[7:]) == "NVIDIA H100 80GB HBM3 fell off the bus"
+
+
+def test_why_a_device_is_not_well_has_a_column_of_its_own() -> None:
+    """With how long that will last; where all are well there is no such column."""
+    sick = a_device(1, health="quarantined", reason="XID 79 (it fell off the bus)", health_until=LATER)
+    odd = a_device(2, health="suspect", reason="hot", health_until=LATER)
+    due = a_device(3, health="quarantined", reason="by hand", health_until=None)
+    gpu = {"state": "ok", "detail": ""}
+
+    lines = plain(devices_page({"gpu": gpu, "devices": [a_device(0), sick, odd, due]}, NOW))
+
+    assert lines[0].endswith("NAME                   REASON")
+    assert lines[1].endswith("NVIDIA H100 80GB HBM3  -")
+    assert lines[2].endswith("HBM3  XID 79 (it fell off the bus); looked at again in 4m")
+    assert lines[3].endswith("HBM3  hot; trusted again in 4m")
+    assert lines[4].endswith("HBM3  by hand")
+    assert plain(devices_page({"gpu": gpu, "devices": [a_device(0)]}, NOW))[0].endswith("  NAME")
 
 
 def test_a_stranger_of_whom_little_is_known_is_shown_by_its_pid() -> None:
@@ -213,7 +231,7 @@ def test_mig_instances_are_counted_below_their_gpu() -> None:
     memory = {"total": 1024, "free": 1, "declared": 0, "unified": True}
     shared = a_device(2, uuid="GPU-c", name="NVIDIA GB10", memory=memory)
 
-    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [one, *parts, other, shared]})
+    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [one, *parts, other, shared]}, NOW)
 
     lines = plain(page)
     assert [line.split()[0] for line in lines[1:]] == ["0", "0/0", "0/1", "1", "2"]
@@ -224,7 +242,7 @@ def test_mig_instances_are_counted_below_their_gpu() -> None:
 
 def test_a_device_outside_the_pool_says_so() -> None:
     """It is in the machine, and is not handed out."""
-    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [a_device(0, in_pool=False)]})
+    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [a_device(0, in_pool=False)]}, NOW)
 
     assert plain(page)[-1].endswith("NVIDIA H100 80GB HBM3: outside the pool")
 
@@ -253,14 +271,16 @@ def test_last_words_are_the_tail_of_the_last_exit() -> None:
 
 def test_the_inventory_has_uuid_and_address() -> None:
     """What one needs to name a device in a file."""
-    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [a_device(0)]})
+    page = devices_page({"gpu": {"state": "ok", "detail": ""}, "devices": [a_device(0)]}, NOW)
 
     assert {"GPU-00000000", "0000:10:00.0"} <= set(line_of(page, "0"))
 
 
 def test_an_empty_inventory_says_so() -> None:
     """A driver without devices is not an empty page."""
-    assert plain(devices_page({"gpu": {"state": "ok"}, "devices": []})) == ["no GPUs: the NVIDIA driver shows none"]
+    assert plain(devices_page({"gpu": {"state": "ok"}, "devices": []}, NOW)) == [
+        "no GPUs: the NVIDIA driver shows none"
+    ]
 
 
 def test_a_plan_says_for_each_worker_what_is_done_and_why() -> None:
@@ -271,17 +291,18 @@ def test_a_plan_says_for_each_worker_what_is_done_and_why() -> None:
             a_row("llm/0", action="replace", gpus=[{"uuid": "GPU-a", "index": 0, "share": 0.5}]),
             a_row("llm/1", placed=False, action="wait", reason="needs 1 GPU, 0 of 1 are free"),
             a_row("llm/2", fallback="cpu"),
+            a_row("llm/3", fallback="cpu", action="stop"),
+            a_row("llm/4", gpus=[{"uuid": "GPU-a", "index": 0, "share": 1.0}], action="stop"),
         ],
     }
 
-    page = plan_page(plan)
+    page = plan_page(plan, NOW)
 
-    assert line_of(page, "llm/0") == ["llm/0", "replace", "yes", "0:0.5", "-", "-"]
+    assert line_of(page, "llm/0") == ["llm/0", "replace", "yes", "0:0.5", "-"]
     assert line_of(page, "llm/1") == [
         "llm/1",
         "wait",
         "no",
-        "-",
         "-",
         "needs",
         "1",
@@ -292,13 +313,14 @@ def test_a_plan_says_for_each_worker_what_is_done_and_why() -> None:
         "are",
         "free",
     ]
-    assert line_of(page, "llm/2") == ["llm/2", "start", "yes", "fallback:cpu", "cpu", "-"]
+    assert line_of(page, "llm/2") == ["llm/2", "start", "yes", "fallback:cpu", "-"]
+    assert line_of(page, "llm/3")[3:] == line_of(page, "llm/4")[3:] == ["-", "-"]
     assert "llm/0" in line_of(page, "0")
 
 
 def test_a_plan_without_workers_says_so() -> None:
     """A file with `workers: 0` is no error."""
-    assert plain(plan_page({"gpu": None, "devices": [], "workers": []})) == ["no workers"]
+    assert plain(plan_page({"gpu": None, "devices": [], "workers": []}, NOW)) == ["no workers"]
 
 
 def test_a_difference_has_one_line_for_each_worker_it_touches() -> None:
@@ -416,7 +438,7 @@ def test_what_nothing_enforces_on_a_gpu_is_told_by_status_plan_and_explain() -> 
 
     pages = (
         status_page(a_status(worker), NOW),
-        plan_page({"devices": [], "workers": [row]}),
+        plan_page({"devices": [], "workers": [row]}, NOW),
         explain_page({**worker, **told("a half", None, [])}, NOW),
     )
 

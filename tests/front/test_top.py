@@ -185,6 +185,23 @@ def test_a_frame_is_as_large_as_the_screen_and_has_the_chosen_one(size: tuple[in
         assert any("web/0" in line for line in text)
 
 
+def test_a_sick_device_is_seen_on_the_smallest_of_usual_screens() -> None:
+    """Its health in a column, and why on a line of its own: the end of a row is cut away."""
+    sick = {
+        **DEVICES[1],
+        "health": "quarantined",
+        "reason": "XID 79 (it fell off the bus): reboot",
+        "health_until": None,
+    }
+    lines = _frame(Seen({**STATUS, "devices": [DEVICES[0], sick]}), View(), (80, 24), "unicode")
+
+    text = ["".join(piece for piece, _ in line).rstrip() for line in lines]
+    assert any(line.startswith("GPU  HEALTH") for line in text)
+    assert any(line.startswith("1    quarantined  97%") for line in text)
+    assert "GPU 1 quarantined: XID 79 (it fell off the bus): reboot" in text
+    assert not any("HEALTH" in line for line in shown(head_page(STATUS, NOW)).splitlines())
+
+
 def test_a_frame_says_what_went_wrong_and_keeps_what_was_seen() -> None:
     """Old figures with a reason are better than none."""
     text = ["".join(piece for piece, _ in line) for line in _frame(Seen(STATUS, "it hangs"), View(), (80, 24), None)]
