@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor.cli.programs import missing_programs
 from supervisor.core.environment import Host, Moment, fill, render
 from supervisor.core.file.names import names_in
 from supervisor.core.file.quantities import MIB, Percent
@@ -61,6 +62,7 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
     if loaded.token is not None and loaded.token.is_short:
         findings.append(Problem(KEY, "the token is short enough to be guessed", "openssl rand -hex 32 makes one"))
     findings += _lacks(workers, Host(environ, installed_vendors()))
+    findings += missing_programs(loaded.spec, loaded.positions.document, str(file.absolute().parent), environ)
     warnings = loaded.locate_all(Problem(one.path, f"warning: {one.message}", one.hint) for one in findings)
     is_sized = any(service.is_sized for service in loaded.spec.services.values())
     return Checked(len(loaded.spec.services), len(workers), warnings, is_sized)

@@ -112,6 +112,18 @@ def render(launch: Launch, moment: Moment, host: Host) -> Rendered:
     )
 
 
+def one_device(host: Host, uuid: str) -> dict[str, str]:
+    """
+    What a command finds that is no worker and is to see one device.
+
+    Args:
+        host: The daemon's surroundings; no more of them than a worker would find.
+        uuid: Of the device.
+    """
+    devices = {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {"PYTHONUNBUFFERED": "1", **host.inherited, **devices}
+
+
 def sites(launch: Launch, moment: Moment) -> tuple[Site, ...]:
     """Where the devices are that a process is to run beside; none where the file does not ask for that."""
     if not launch.recipe.near:

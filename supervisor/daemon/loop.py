@@ -232,14 +232,14 @@ class Daemon:
             clock.monotonic,
         )
         self._locks = Locks(self.post, processes)
-        self._sickroom = Sickroom(processes, os.environ, self.post)
+        folder = str(reader.file.absolute().parent)
+        self._sickroom = Sickroom(processes, os.environ, folder, self.post)
         self._sentry = Sentry(processes, os.environ, self.post)
         self._inherited = inherited
         self._ledger: Ledger | None = None
         self._crashes: Crashes | None = None
         self._recorder: Recorder | None = None
         self.chronicle = Chronicle(clock.rfc3339, self._bury)
-        folder = str(reader.file.absolute().parent)
         means = (clock.rfc3339, clock.monotonic, self.tally.hooked)
         self._hooks = Hooks(Means(processes, os.environ, folder, self._describe, *means))
         self._endpoints = EndpointFiles(processes, os.environ, folder, self._hooks.warn)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from supervisor.core import environment
+from supervisor.core.environment import Host
 from supervisor.core.message import CanaryFinished, Event, RunCanary, Spawn
 from supervisor.core.plan import Launch
 from supervisor.core.snapshot import Json
@@ -27,13 +29,17 @@ class Sickroom:
 
     Args:
         processes: Where canaries are started.
-        environ: Their environment; of devices they see only theirs.
+        environ: Of the daemon; a canary finds of it what a worker does, and of devices it sees only its own.
+        folder: Where they run: that of the service file.
         post: Takes what comes of them.
     """
 
-    def __init__(self, processes: Spawner, environ: Mapping[str, str], post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, processes: Spawner, environ: Mapping[str, str], folder: str, post: Callable[[Event], None]
+    ) -> None:
         self._processes = processes
-        self._environ = environ
+        self._host = Host(environ)
+        self._folder = folder
         self._post = post
         self._sickbay: Sickbay | None = None
         self._numbers = 0
@@ -62,9 +68,9 @@ class Sickroom:
     async def run_canary(self, order: RunCanary) -> None:
         """Run a command that sees one device."""
         self._numbers += 1
-        env = {**self._environ, "CUDA_VISIBLE_DEVICES": order.uuid}
-        launch = Launch(Recipe(command=order.argv, env=(), working_dir="/", port=None, gpu_memory=None))
-        start = Spawn(WorkerId("canary", self._numbers), 1, launch, order.argv, env, "/")
+        env = environment.one_device(self._host, order.uuid)
+        launch = Launch(Recipe(command=order.argv, env=(), working_dir=self._folder, port=None, gpu_memory=None))
+        start = Spawn(WorkerId("canary", self._numbers), 1, launch, order.argv, env, self._folder)
         command = Command(self._processes, start, order.argv, "canary")
         try:
             fault = await command.ask(order.timeout_s)

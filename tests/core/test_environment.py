@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from supervisor.core.environment import Host, Moment, Rendered, device_env, fill, lacks_port, render, sites
+from supervisor.core.environment import Host, Moment, Rendered, device_env, fill, lacks_port, one_device, render, sites
 from supervisor.core.inventory import Device
 from supervisor.core.message import Site
 from supervisor.core.plan import Launch, Share
@@ -407,3 +407,15 @@ def test_a_worker_near_its_devices_knows_where_they_are() -> None:
         Site(there[uuid_of(3)].pci, 1),
         Site(there[uuid_of(1)].pci, 0),
     )
+
+
+def test_a_command_beside_the_workers_finds_no_more_than_they_do_and_one_device() -> None:
+    """What belongs to the daemon's own life is nobody else's."""
+    environ = {**dict.fromkeys((*DAEMON_ONLY, *OTHER_VENDORS, "CUDA_VISIBLE_DEVICES"), "x"), "PATH": "/bin"}
+
+    assert one_device(Host(environ), uuid_of(1)) == {
+        "PATH": "/bin",
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_VISIBLE_DEVICES": uuid_of(1),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }

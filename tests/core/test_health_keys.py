@@ -39,6 +39,15 @@ def test_every_key_is_read() -> None:
     )
 
 
+def test_a_canary_may_be_written_as_a_command_is() -> None:
+    """Split as a shell would, or a list; a hint names this key and no other."""
+    assert health(canary="./matmul.py --quick 'two words'").canary == ("./matmul.py", "--quick", "two words")
+    hints = {problems_of({"services": {}, "health": {"canary": bad}})["health.canary"].hint for bad in (7, "", "a | b")}
+
+    assert not any("exec" in hint for hint in hints)
+    assert any(hint.startswith("write canary: ") for hint in hints)
+
+
 def test_a_longer_probation_alone_is_also_the_longest() -> None:
     """Nobody has to write both."""
     assert health(probation="2h").max_probation == 7200.0
@@ -50,7 +59,9 @@ def test_a_longer_probation_alone_is_also_the_longest() -> None:
         ({"on_fault": "restart"}, "expected drain, kill or ignore, got 'restart'"),
         ({"probation": "10m", "max_probation": "5m"}, "expected at least probation"),
         ({"probation": 0}, "got 0"),
-        ({"canary": "./burn"}, "expected a list, no shell is run"),
+        ({"canary": "./burn | tee log"}, "no shell is run, so '|' does nothing here"),
+        ({"canary": ""}, "expected a command, got an empty one"),
+        ({"canary": 7}, "expected a list, got 7"),
         ({"canary": []}, "expected a command, got an empty one"),
         ({"xids": ["79"]}, "expected a map, got a list"),
         ({"xids": {"x": "ignore"}}, "expected the number of an XID, got 'x'"),

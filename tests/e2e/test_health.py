@@ -22,7 +22,12 @@ services:
     ready: {after: 50ms}
 health:
   probation: %s
-  canary: [sh, -c, 'test "$CUDA_VISIBLE_DEVICES" = %s && test ! -e bad']
+  canary: ./canary.sh %s
+"""
+
+CANARY = """#!/bin/sh
+# Sees this device, is where the file is, and finds nothing that only the daemon is told.
+test "$CUDA_VISIBLE_DEVICES" = "$1" && test -e service.yaml && test -z "$INVOCATION_ID" || { echo "not me"; exit 1; }
 """
 
 
@@ -70,7 +75,9 @@ def test_xids_and_operators(start: StartDaemon, tmp_path: Path) -> None:
     """An error of the worker's own is in its crash record, one of the GPU's moves it; an operator takes and gives."""
     box = FakeBox(tmp_path / "box", gpus=2)
     first, second = box.uuids
-    daemon = start(FILE.replace("web:", "x-web:") % ("1h", first), box=box)
+    daemon = start(FILE.replace("web:", "x-web:") % ("1h", first), box=box, env={"INVOCATION_ID": "x"})
+    (daemon.home / "canary.sh").write_text(CANARY)
+    (daemon.home / "canary.sh").chmod(0o755)
     before = daemon.wait_states(llm="ready")["llm/0"]
     wait_for(lambda: bool(box.calls("nvmlEventSetWait_v2")), "the driver is listened to")
 
@@ -107,4 +114,4 @@ def test_xids_and_operators(start: StartDaemon, tmp_path: Path) -> None:
     daemon.wait(lambda now: now["llm/0"]["state"] == "ready" and on(daemon, "llm/0") == [first], "after its canary")
     assert daemon.cli("devices", "release", "1").returncode == 0
     # Its canary wants the other device: it fails there.
-    wait_for(lambda: "its canary: sh exited with 1" in str(daemon.ask("/v1/devices")), "it is looked at")
+    wait_for(lambda: "its canary: canary.sh exited with 1: not me" in str(daemon.ask("/v1/devices")), "it is looked at")

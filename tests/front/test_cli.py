@@ -449,6 +449,37 @@ def test_check_warns_of_what_is_not_here_and_fails_only_when_strict(file: Path, 
     assert (strict.exit_code, strict.stdout, strict.stderr) == (78, "", lenient.stderr)
 
 
+@pytest.mark.parametrize(
+    ("keys", "warning"),
+    [
+        ("health: {canary: ./burn --quick}", "2:18: health.canary: warning: command not found: ./burn (on this"),
+        ("health: {canary: [no-burn]}", "2:18: health.canary: warning: command not found: no-burn"),
+        ("daemon: {on_event: ./tell}", "2:20: daemon.on_event: warning: command not found: ./tell"),
+        ("daemon: {on_event: {command: [./tell]}}", "2:30: daemon.on_event.command: warning: command not found: ./t"),
+        (
+            "daemon: {on_event: [{url: 'http://h/'}, {command: ./tell}]}",
+            "2:51: daemon.on_event[1].command: warning: command not found: ./tell",
+        ),
+        (
+            "daemon: {endpoints: {json: e.json, reload: [./again]}}",
+            "2:44: daemon.endpoints.reload: warning: command not found: ./again",
+        ),
+    ],
+)
+def test_check_warns_of_what_the_daemon_itself_could_not_run(file: Path, keys: str, warning: str) -> None:
+    """Canary, hooks, and who reloads: they run beside the file, where `check` looks for them, too."""
+    file.write_text(f"services: {{}}\n{keys}\n")
+
+    lenient, strict = tell("check", str(file)), tell("check", str(file), "--strict")
+
+    assert (lenient.exit_code, strict.exit_code) == (0, 78)
+    assert warning in lenient.stderr == strict.stderr
+    for name in ("burn", "tell", "again", "no-burn"):
+        (file.parent / name).write_text("#!/bin/sh\n")
+        (file.parent / name).chmod(0o755)
+    assert tell("check", str(file), "--strict", env={"PATH": str(file.parent)}).stderr == ""
+
+
 def test_check_says_nothing_of_what_only_a_start_knows(file: Path) -> None:
     """A directory that is named after a port which is not chosen yet."""
     file.write_text("services:\n  a: {command: sh, working_dir: /run/$(MASTER_PORT), resources: {gpu: 2}}\n")

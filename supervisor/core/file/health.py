@@ -12,7 +12,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from supervisor.core.file.probe_keys import SHORTEST_S, read_argv
+from supervisor.core.file.hooks import read_words
+from supervisor.core.file.probe_keys import SHORTEST_S
 from supervisor.core.file.problems import Place, Section, choice, leaf, read_section, shown
 from supervisor.core.file.quantities import duration
 from supervisor.core.xids import CLASSES, XidClass
@@ -78,7 +79,7 @@ HEALTH = Section(
         "on_fault": leaf(choice(*get_args(OnFault))),
         "probation": leaf(duration(SHORTEST_S)),
         "max_probation": leaf(duration(SHORTEST_S)),
-        "canary": read_argv,
+        "canary": lambda place: read_words(place, "canary: [./matmul.py, --quick] or canary: ./matmul.py --quick"),
         "canary_timeout": leaf(duration(SHORTEST_S)),
         "xids": _read_xids,
     },

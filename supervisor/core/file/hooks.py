@@ -108,11 +108,11 @@ def _read_map(place: Place) -> Hook | None:
     return Hook.model_validate(good) if written & good.keys() else None
 
 
-def read_words(place: Place) -> tuple[str, ...] | None:
+def read_words(place: Place, example: str = "[./tell.sh, --now] or ./tell.sh --now") -> tuple[str, ...] | None:
     """A command as a string, which is split, or as a list, in which nothing is looked at."""
     if isinstance(place.value, str):
         return place.read(lambda value: split_command(as_text(value)))
-    words = [item.read(as_text) for item in place.items("[./tell.sh, --now] or ./tell.sh --now")]
+    words = [item.read(as_text) for item in place.items(example)]
     if isinstance(place.value, list | tuple) and (not words or words[0] == ""):
         place.refuse("expected a command, got an empty one")
         return None
