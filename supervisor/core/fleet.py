@@ -21,6 +21,7 @@ from supervisor.core import (
     rollout,
     sockets,
     stall,
+    tidings,
     wards,
     witnesses,
 )
@@ -115,7 +116,7 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         _end_if_all_failed(turn)
         if not turn.fleet.exiting:
             wards.set_deadline(turn)
-    wards.note_ends(turn)
+    tidings.note_ends(turn)
     claims.settle(turn)
     sockets.settle(turn)
     return turn.done()
@@ -140,7 +141,9 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
             admission.take_host(turn, event)
         case UsageRead():
             recycle.take_usage(turn, event)
-        case DeviceEventTold() | CanaryFinished() | QuarantineRequested() | ReleaseRequested():
+        case DeviceEventTold():
+            tidings.take(turn, event)
+        case CanaryFinished() | QuarantineRequested() | ReleaseRequested():
             wards.take(turn, event)
         case DevicesClaimed():
             claims.take_answer(turn, event)
@@ -176,10 +179,10 @@ def _process(turn: Turn, event: ProcessEvent) -> None:
     if worker is None or worker.incarnation != event.incarnation:
         return
     if isinstance(event, Exited):
-        event = wards.explain_exit(turn, worker, event)
+        event = tidings.explain_exit(turn, worker, event)
     turn.tell(event.worker, event)
     if isinstance(event, Exited):
-        wards.note_death(turn, worker)
+        tidings.note_death(turn, worker)
 
 
 def _time(turn: Turn, workers: tuple[WorkerId, ...]) -> None:

@@ -24,6 +24,9 @@ the same for workers with several devices. unknown: told, and the device is look
 ECHOES = frozenset({43, 45})
 """Told also of a process that was killed, by us too."""
 
+COUNTED = frozenset({92, 121})
+"""News of what the hardware has mended by itself; too much of it is a bad sign."""
+
 RESET, REBOOT, SERVICE = "reset the GPU", "reboot the machine", "check the GPU's power and seat"
 
 

@@ -35,7 +35,7 @@ HEALTH: tuple[Mutant, ...] = (
     ),
     Mutant(
         "every error is one of the hardware",
-        "wards.py",
+        "tidings.py",
         '        case "hardware":\n            tell(turn, uuid, Faulted(reason))\n',
         '        case "hardware" | "application" | "information":\n            tell(turn, uuid, Faulted(reason))\n',
         by="tests/core/test_wards.py",
@@ -62,8 +62,15 @@ HEALTH: tuple[Mutant, ...] = (
         by="tests/core/test_wards.py",
     ),
     Mutant(
+        "what was mended is never too much",
+        "tidings.py",
+        "    return len(recent) >= XIDS_MAX\n",
+        "    return False\n",
+        by="tests/core/test_xids.py",
+    ),
+    Mutant(
         "our own kills are told as errors",
-        "wards.py",
+        "tidings.py",
         "    return any(at is not None and turn.now - at <= ECHO_S for at in ended)\n",
         "    return False\n",
         by="tests/core/test_wards.py",

@@ -126,7 +126,7 @@ class Sickness:
     def mutter(self) -> None:
         """The driver tells of what is no fault."""
         for _ in range(self.rng.randint(1, 4)):
-            self.world.post(DeviceEventTold(self._gpu(), XID, self.rng.choice((13, 31, 43, 45, 63, 94, 999))))
+            self.world.post(DeviceEventTold(self._gpu(), XID, self.rng.choice((13, 31, 43, 45, 92, 94, 999))))
         self.world.post(DeviceEventTold(self._gpu(), 0x8000))
 
     def ail(self) -> None:
