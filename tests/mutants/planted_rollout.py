@@ -119,6 +119,12 @@ SURGE = (
         by="tests/core/test_surge.py",
     ),
     Mutant(
+        "an extra worker that lives is placed as one that is to come",
+        "preview.py",
+        "    late = [one for one in extras if not _lives_on(known.get(one.id), one)]\n",
+        "    late = list(extras)\n",
+    ),
+    Mutant(
         "an extra worker without the GPU that it asks for",
         "extras.py",
         'replace(extra.policy, on_no_gpu="wait")',
