@@ -25,10 +25,16 @@ def main() -> int:
         _say(f"seed {life.seed}: {life.rule or 'all is well'}, {life.steps} steps, trace {life.digest}")
         return bool(life.rule)
     began = time.monotonic()
-    lives = list(_live_all(range(options.start, options.start + options.seeds), options.jobs))
-    broken = [life for life in lives if life.rule]
-    for life in broken[:SHOWN]:
-        _show(life)
+    lives, broken = [], []
+    for life in _live_all(range(options.start, options.start + options.seeds), options.jobs):
+        lives.append(life)
+        if not life.rule:
+            continue
+        broken.append(life)
+        if len(broken) <= SHOWN:
+            _show(life)
+        else:
+            _say(f"seed {life.seed} broke {life.rule}")
     for rule in sorted({life.rule for life in broken}):
         seeds = [life.seed for life in broken if life.rule == rule]
         _say(f"{rule}: {len(seeds)} seeds, {', '.join(map(str, seeds[:SEEDS_SHOWN]))}")
@@ -67,6 +73,7 @@ def _show(life: Life) -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
