@@ -36,8 +36,10 @@ from supervisor.core.message import (
     TreeGone,
     Unbind,
 )
+from supervisor.core.secrets import hushed, secrets_of
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.turn import Fleet
+from supervisor.core.worker import ProcessEvent
 from supervisor.daemon.surroundings import Surroundings
 from supervisor.daemon.tally import Tally
 from supervisor.host import limits
@@ -102,6 +104,7 @@ class Hands:
         self._tally = tally
         self._coming: set[WorkerId] = set()
         self.envs: dict[WorkerId, dict[str, str]] = {}
+        self._secrets: dict[WorkerId, tuple[str, ...]] = {}
         self.surroundings = Surroundings(NO_LEAVES, log.warning)
         self.outputs = Outputs(loop, sink, tell=self._tell_of_logs)
         sink.report_loss = self._count_loss(sink.report_loss)
@@ -150,6 +153,8 @@ class Hands:
         """
         Add what only this side knows: a process' last words, its pipe emptied before it counts as dead.
 
+        And take out what nobody is to know: secrets of its environment that are part of what is said.
+
         Args:
             event: That has come.
             decide: Takes what comes before it.
@@ -175,7 +180,8 @@ class Hands:
                 self.outputs.close(event.worker, event.incarnation)
             case _:
                 pass
-        return event
+        secrets = self._secrets.get(event.worker, ()) if isinstance(event, ProcessEvent) else ()
+        return hushed(event, secrets) if secrets else event
 
     def perform(self, action: Handwork) -> None:  # noqa: C901, PLR0912 - One case for each action.
         """Do one thing; returns at once."""
@@ -199,6 +205,7 @@ class Hands:
                 self._stop_commands.forget(worker)
                 self._notices.close_one(worker)
                 self.envs.pop(worker, None)
+                self._secrets.pop(worker, None)
                 self.surroundings.forget(worker)
                 self.outputs.forget(worker)
                 self.processes.dismiss(worker)
@@ -232,6 +239,7 @@ class Hands:
             self._post(SpawnFailed(action.worker, action.incarnation, error.errno or 0, words))
             return
         self._coming.add(action.worker)
+        self._secrets[action.worker] = secrets_of(action.env)
         self.envs[action.worker] = device_env(action.env)
         if needs_start(self._fleet().workers[action.worker].policy):
             self._probes.equip(action)

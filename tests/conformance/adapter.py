@@ -154,6 +154,10 @@ class Supervisor(ABC):
         """Every worker by its name, ``job/0``."""
 
     @abstractmethod
+    def ask_stop(self, name: str) -> Callable[[], object]:
+        """Say what `stop` says; what waits for the answer is returned."""
+
+    @abstractmethod
     def stop(self, name: str) -> None:
         """Ask for a worker to be stopped, without waiting for it."""
 

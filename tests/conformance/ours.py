@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,11 @@ class Ours(Supervisor):
             for name, one in self.daemon.workers().items()
         }
 
+    def ask_stop(self, name: str) -> Callable[[], object]:
+        return self.daemon.begin(f"/v1/stop?target={name}", method="POST")
+
     def stop(self, name: str) -> None:
-        self.daemon.ask(f"/v1/stop?target={name}", method="POST")
+        self.ask_stop(name)()
 
     def start(self, name: str) -> None:
         self.daemon.ask(f"/v1/start?target={name}", method="POST")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import xmlrpc.client
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,11 @@ class Supervisord(Supervisor):
             seen[_worker(one["name"])] = Seen(_STATES[one["statename"]], pid, words, one["statename"] == "BACKOFF")
         return seen
 
+    def ask_stop(self, name: str) -> Callable[[], object]:
+        return self._begin("stopProcess", _process(name), False)
+
     def stop(self, name: str) -> None:
-        self._ask("stopProcess", _process(name), False)
+        self.ask_stop(name)()
 
     def start(self, name: str) -> None:
         self._ask("startProcess", _process(name), False)
@@ -139,15 +142,25 @@ class Supervisord(Supervisor):
         ]
 
     def _ask(self, what: str, *arguments: str | bool) -> Any:
+        return self._begin(what, *arguments)()
+
+    def _begin(self, what: str, *arguments: str | bool) -> Callable[[], Any]:
         connection = _Connection(str(self.home / "s"))
+
+        def finish() -> Any:
+            try:
+                return xmlrpc.client.loads(connection.getresponse().read())[0][0]
+            except xmlrpc.client.Fault:
+                return ()  # As by its command line: refused, and nothing happens.
+            finally:
+                connection.close()
+
         try:
             connection.request("POST", "/RPC2", xmlrpc.client.dumps(arguments, f"supervisor.{what}"))
-            answer = xmlrpc.client.loads(connection.getresponse().read())[0]
-        except xmlrpc.client.Fault:
-            return ()  # As by its command line: refused, and nothing happens.
-        finally:
+        except OSError:
             connection.close()
-        return answer[0]
+            raise
+        return finish
 
     def _control(self, *words: str) -> int:
         program = Path(os.environ["CONFORMANCE_SUPERVISORD"]).with_name("supervisorctl")

@@ -101,12 +101,24 @@ class RunningDaemon:
 
     def text(self, path: str, *, method: str = "GET") -> str:
         """What the control socket answers, as it is."""
+        return self.begin(path, method=method)()
+
+    def begin(self, path: str, *, method: str = "GET") -> Callable[[], str]:
+        """Ask the control socket; what waits for the answer is returned."""
         connection = _Connection(self.socket)
+
+        def finish() -> str:
+            try:
+                return connection.getresponse().read().decode()
+            finally:
+                connection.close()
+
         try:
             connection.request(method, path)
-            return connection.getresponse().read().decode()
-        finally:
+        except OSError:
             connection.close()
+            raise
+        return finish
 
     def status(self) -> Json:
         return self.ask("/v1/status")

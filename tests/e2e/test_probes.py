@@ -15,7 +15,7 @@ import http.server, os, sys
 
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if os.path.exists(self.path.strip("/")) else 503)
+        self.send_response(200 if os.path.exists(self.path.partition("?")[0].strip("/")) else 503)
         self.end_headers()
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
@@ -56,13 +56,14 @@ services:
     command: python3 server.py
     working_dir: {tmp_path}
     port: {free_port()}
-    ready: {{http: /loaded, interval: 100ms}}
+    env: {{TOKEN: hunter2}}
+    ready: {{http: /loaded?token=$(TOKEN), interval: 100ms}}
     alive: {{http: "http://localhost:$(PORT)/well", interval: 200ms, failures: 2}}
     restart: {{delay: 100ms}}
 """)
     (tmp_path / "well").touch()
     loading = daemon.wait(lambda now: bool(now["web/0"]["reason"]), "says why it is not ready")["web/0"]
-    assert (loading["state"], loading["reason"]) == ("starting", "/loaded answered 503")
+    assert (loading["state"], loading["reason"]) == ("starting", "/loaded?token=*** answered 503")
     assert loading["ready_by"]
 
     (tmp_path / "loaded").touch()

@@ -44,12 +44,32 @@ def test_status_json_stands_alone_on_stdout(start: StartDaemon, box: FakeBox) ->
     assert len(status["devices"]) == 4
 
 
-def test_secrets_of_env_are_nowhere_in_status(start: StartDaemon) -> None:
-    """Only the contract's own variables are shown."""
-    daemon = start("services: {web: {command: sleep 1000, env: {TOKEN: hunter2}, ready: {after: 50ms}}}")
-    daemon.wait_states(web="ready")
+def test_secrets_of_env_are_nowhere_in_status_nor_in_what_is_kept_of_the_dead(start: StartDaemon) -> None:
+    """Also where a worker, its probe or its stop command says one; what a worker writes is passed on as it is."""
+    daemon = start("""
+defaults: {env: {TOKEN: hunter2}, restart: {policy: never}}
+services:
+  web: {command: sleep 1000, ready: {after: 50ms}, stop: {exec: [sh, -c, "echo no $TOKEN; exit 1"]}}
+  crash: {command: [sh, -c, "env | grep ^TOKEN; exit 3"]}
+  asked: {command: sleep 1000, ready: {exec: [sh, -c, "echo no $TOKEN; exit 1"], interval: 100ms}}
+  none: {command: "/no/$(TOKEN)"}
+""")
+    daemon.wait_states(web="ready", crash="failed", none="failed")
+    assert daemon.cli("stop", "web").returncode == 0
+    seen = daemon.wait(lambda now: now["web/0"]["state"] == "stopped" and bool(now["asked/0"]["reason"]), "all said it")
 
-    assert "hunter2" not in json.dumps(daemon.status())
+    assert "TOKEN=***" in seen["crash/0"]["last_exit"]["tail"]
+    assert seen["web/0"]["last_exit"]["detail"] == "stop.exec sh exited with 1: no ***"
+    assert seen["asked/0"]["reason"] == "sh exited with 1: no ***"
+    assert seen["none/0"]["reason"] == "command not found: /no/***"
+    assert "crash/0 | TOKEN=hunter2" in daemon.output
+    told = [json.dumps(daemon.status()), *(daemon.cli("explain", name, "--json").stdout for name in seen)]
+    assert daemon.stop() == 0
+    told += [line for line in daemon.output.splitlines() if "TOKEN=" not in line]
+    kept = [*(daemon.home / "crashes").glob("*.json"), *(daemon.home / "flight").glob("ring.*")]
+    assert len(kept) >= 4
+    told += [one.read_text() for one in kept]
+    assert not [one for one in told if "hunter2" in one]
 
 
 def test_shutdown_and_no_daemon_have_their_exit_codes(start: StartDaemon) -> None:
