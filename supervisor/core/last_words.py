@@ -48,12 +48,23 @@ TABLE: tuple[Words, ...] = (
     Words("cupy.cuda.memory.OutOfMemoryError", "cuda_oom", _OOM),
     # JAX and XLA: xla/tsl/framework/bfc_allocator.cc.
     Words("RESOURCE_EXHAUSTED: Out of memory", "cuda_oom", "out of memory on its device"),
+    # CTranslate2: src/cuda/utils.h.
+    Words("CUDA failed with error out of memory", "cuda_oom", _OOM),
+    # TensorRT: resizingAllocator.cpp.
+    Words("Cuda Runtime (out of memory)", "cuda_oom", _OOM),
+    # RAPIDS: rmm/mr/cuda_memory_resource.hpp.
+    Words("std::bad_alloc: out_of_memory: CUDA error", "cuda_oom", _OOM),
+    # TensorFlow: core/framework/op_kernel.cc and its kernels; on the CPU it is another allocator.
+    Words("by allocator GPU_", "cuda_oom", "TensorFlow found no memory on its GPU"),
     # cublas_api.h: there was none left for the library's own work space.
     Words("CUBLAS_STATUS_ALLOC_FAILED", "cuda_oom", "cuBLAS found no memory"),
     # vLLM: v1/worker/utils.py, v1/core/kv_cache_utils.py.
     Words("is less than desired GPU memory utilization", "cuda_oom", "vLLM found less memory free than it is to take"),
     Words("No available memory for the cache blocks", "cuda_oom", "vLLM found no memory for its cache"),
+    # SGLang: srt/model_executor/pool_configurator.py.
+    Words("Not enough memory. Please try to increase --mem-fraction-static", "cuda_oom", "SGLang found no memory"),
     # Others that are known, and are no cause of their own.
+    Words("larger than the available KV cache memory", "", "vLLM's context is longer than its memory allows"),
     Words("uncorrectable ECC error encountered", "", "uncorrectable ECC error of its GPU"),
     Words("CUDA error: an illegal memory access", "", "illegal memory access on its GPU"),
     Words("CUDA error: device-side assert triggered", "", "device-side assert"),

@@ -62,7 +62,7 @@ def describe_action(action: Action) -> str:
         case Report(transition=one):
             return f"[{one.worker} {one.before or 'new'}>{one.after or 'gone'} {one.cause}]"
         case Spawn():
-            return f"Spawn({action.worker}#{action.incarnation} gpus={action.env['CUDA_VISIBLE_DEVICES']})"
+            return f"Spawn({action.worker}#{action.incarnation} gpus={action.env.get('CUDA_VISIBLE_DEVICES', '?')})"
         case Signal():
             return f"Signal({action.worker}#{action.incarnation} {action.signal} {action.scope})"
         case KillTree() | Probe() | ProbeAlive() | RunStopCommand() | EndStopCommand() | ExamineTree():

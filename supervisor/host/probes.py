@@ -144,7 +144,7 @@ class Probes:
         how = order if isinstance(order, Probe) else order.alive
         start = self._starts.get(order.worker)
         if kind == "http":
-            return partial(self._ask_http, expand_names(how.http, start.env) if start else how.http, order.port or 0)
+            return partial(self._ask_http, self._text_of(order, how.http), order.port or 0)
         if kind == "exec":
             assert start is not None, "a worker with a command was equipped"
             assert self._spawner is not None, "whoever watches commands can run them"
@@ -200,11 +200,24 @@ class Probes:
     async def _stranger_fault(self, order: Probe) -> str:
         """What a port answers that is somebody else's says nothing about the worker. Looked up when it gets ready."""
         root = self._find_root(order.worker)
-        if root is None or order.port is None or not (order.kind == "tcp" or order.http.startswith("/")):
+        if root is None or order.port is None or not self._asks_its_port(order):
             return ""
         # In a thread: a tree may have very many descriptors.
         stranger = await self._loop.run_in_executor(None, stranger_on, order.port, root)
         return f"port {order.port} is answered by another process: {stranger}" if stranger else ""
+
+    def _asks_its_port(self, order: Probe) -> bool:
+        """Where else a URL leads may well be somebody else's: a proxy's, or that of all workers together."""
+        if order.kind != "http":
+            return order.kind == "tcp"
+        try:
+            return split_url(self._text_of(order, order.http)).port in {0, order.port}
+        except BadValueError:
+            return False
+
+    def _text_of(self, order: Probe | ProbeAlive, text: str) -> str:
+        start = self._starts.get(order.worker)
+        return expand_names(text, start.env) if start else text
 
     async def _keep_asking(self, order: ProbeAlive, ask: Ask) -> None:
         alive = order.alive

@@ -12,6 +12,7 @@ from supervisor.core.message import Exited, ShutdownRequested, Spawned, SpecLoad
 from supervisor.core.mishap import take
 from supervisor.core.recording import CHUNK, RecordingError, Scribe, error_words, replay
 from supervisor.core.spec import WorkerId
+from supervisor.core.trace import describe_action
 from supervisor.core.turn import Fleet
 from tests.core.builders import spec_of
 from tests.core.recordings import Record
@@ -123,6 +124,17 @@ def test_damage_is_named(record: Record) -> None:
 
     with pytest.raises(RecordingError, match=rf"line {at + 1} is damaged: .*Spewned"):
         record.play()
+
+
+def test_what_was_damaged_and_is_still_a_recording_is_shown(record: Record) -> None:
+    """As another one, and not with an error of ours."""
+    at = list(turns_of(record))[0]
+    record.lines[at] = record.lines[at].replace(b'"CUDA_VISIBLE_DEVICES"', b'"CUDA_INVISIBLE_DEVICES"')
+
+    one = record.play()[0]
+
+    assert not one.is_same
+    assert any("gpus=?" in describe_action(action) for action in one.actions)
 
 
 @pytest.mark.parametrize("key", ["version", "flight", "shape"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from tests.e2e.conftest import StartDaemon
@@ -38,6 +40,17 @@ def stuck_here():
     time.sleep(1000)
 stuck_here()
 """
+
+
+class Well(BaseHTTPRequestHandler):
+    """All is well, and nothing is said of it."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def free_port() -> int:
@@ -135,9 +148,10 @@ def _start_may_take_s(worker: Json) -> float:
 
 
 def test_a_port_that_somebody_else_answers_makes_nobody_ready(start: StartDaemon) -> None:
-    """The reason names who it is; the worker is ready once it answers itself."""
-    with socket.create_server(("127.0.0.1", 0)) as stranger:
-        port = stranger.getsockname()[1]
+    """The reason names who it is, also where a whole URL is asked; what another port answers is as good as any."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger, HTTPServer(("127.0.0.1", 0), Well) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port, url_port = stranger.getsockname()[1], server.server_port
         daemon = start(f"""
 services:
   web:
@@ -146,8 +160,20 @@ services:
       time.sleep(1000)"
     port: {port}
     ready: {{interval: 100ms}}
+  whole:
+    command: sleep 1000
+    port: {url_port}
+    ready: {{http: "http://127.0.0.1:$(PORT)/", interval: 100ms}}
+  other:
+    command: sleep 1000
+    port: {free_port()}
+    ready: {{http: "http://127.0.0.1:{url_port}/", interval: 100ms}}
 """)
         reason = daemon.wait(lambda now: bool(now["web/0"]["reason"]), "says who it is")["web/0"]["reason"]
 
         assert reason.startswith(f"port {port} is answered by another process: pid {os.getpid()} (")
         assert daemon.worker("web/0")["state"] == "starting"
+        whole = daemon.wait(lambda now: bool(now["whole/0"]["reason"]), "says who it is")["whole/0"]
+        assert whole["reason"].startswith(f"port {url_port} is answered by another process: pid {os.getpid()} (")
+        daemon.wait_states(whole="starting", other="ready")
+        server.shutdown()
