@@ -27,7 +27,8 @@ DEATHS = 10
 FILES_MAX = 2000
 """Files of workers that are no more stay, until there are so many."""
 
-SIZE_MAX = 8 * 1024 * 1024
+SIZE_MAX = 16 * 1024 * 1024
+"""More than ten deaths with all that is kept of each can take, so that none is lost for its size."""
 WAITING_MAX = 2000
 """Workers whose records wait for the disk; of others nothing is written then."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from supervisor.core.spec import WorkerId
 from supervisor.host.crashes import DEATHS, Crashes, add_deaths, crashes_path, read_deaths
+from supervisor.host.logs import TAIL_LINE_MAX, TAIL_LINES
 
 LLM = WorkerId("llm", 3)
 
@@ -43,6 +44,15 @@ def test_the_last_ten_stay_also_over_lives_of_the_daemon(tmp_path: Path) -> None
     deaths = read_deaths(tmp_path / "crashes" / "llm.3.json")
 
     assert [one["number"] for one in deaths] == list(range(16 - DEATHS, 16))
+
+
+def test_ten_stay_of_those_who_say_as_much_as_they_can(tmp_path: Path) -> None:
+    """Each character of theirs may take six in the file."""
+    words = ["\0" * TAIL_LINE_MAX] * TAIL_LINES
+    add_deaths(tmp_path / "llm.3.json", [{"number": number, "tail": words} for number in range(DEATHS)])
+    add_deaths(tmp_path / "llm.3.json", [{"number": DEATHS, "tail": words}])
+
+    assert [one["number"] for one in read_deaths(tmp_path / "llm.3.json")] == list(range(1, DEATHS + 1))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "deaths": [{}]}', '{"format": 1, "deaths": 3}', "\xff"])
