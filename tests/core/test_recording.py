@@ -128,7 +128,7 @@ def test_damage_is_named(record: Record) -> None:
 
 def test_what_was_damaged_and_is_still_a_recording_is_shown(record: Record) -> None:
     """As another one, and not with an error of ours."""
-    at = list(turns_of(record))[0]
+    at = next(turns_of(record))
     record.lines[at] = record.lines[at].replace(b'"CUDA_VISIBLE_DEVICES"', b'"CUDA_INVISIBLE_DEVICES"')
 
     one = record.play()[0]

@@ -126,16 +126,26 @@ def test_a_stop_command_is_run_as_the_worker_before_its_signal(start: StartDaemo
     assert (record["code"], record["cause"], record["detail"]) == (0, "operator", "")
 
 
+# Says READY=1 as systemd-notify does. Another user may not run the Python of the tests.
+READY = """
+socket(my $voice, AF_UNIX, SOCK_DGRAM, 0);
+send($voice, "READY=1", 0, pack_sockaddr_un($ENV{NOTIFY_SOCKET})) or die $!;
+sleep 1000;
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_stop_command_runs_as_the_workers_user(start: StartDaemon) -> None:
-    daemon = start("""
+def test_another_user_is_heard_and_its_commands_are_run_as_it(start: StartDaemon) -> None:
+    """Its notify socket is its own, in a folder that is its own."""
+    speaks = shutil.which("perl") is not None
+    daemon = start(f"""
 services:
   app:
-    command: sleep 1000
+    command: {listed("perl", "-MSocket", "-e", READY) if speaks else "sleep 1000"}
     user: nobody
     working_dir: /
-    ready: {after: 50ms}
-    stop: {exec: [sh, -c, "id -un; exit 1"]}
+    ready: {{{"notify: true" if speaks else "after: 50ms"}}}
+    stop: {{exec: [sh, -c, "id -un; exit 1"]}}
 """)
     daemon.wait_states(app="ready")
 
