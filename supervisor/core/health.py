@@ -31,10 +31,12 @@ class Terms:
     Args:
         probation_s: The first time.
         max_probation_s: At the most; each time in a row takes twice as long as the one before.
+        max_strikes: The so manyth in a row ends only by an operator's word; 0 = each ends by itself.
     """
 
     probation_s: float = 300.0
     max_probation_s: float = 3600.0
+    max_strikes: int = 5
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class Ailment:
         health: OK, SUSPECT, DRAINING, QUARANTINED, PROBING or LOST; OK of one that was in quarantine not long ago.
         since: Monotonic second at which it came into that.
         reason: Why, in words.
-        strikes: Quarantines in a row.
+        strikes: Quarantines in a row, without those that an operator has ordered.
         until: Monotonic second at which it is looked at again by itself; None for never.
-        is_held: An operator holds it: nothing but their word releases it.
+        is_held: Nothing but an operator's word releases it: they hold it, or it has been given up.
         is_faulty: Where it is lost: when it comes back it is in quarantine.
         scope: Who cannot stay there: ``any``, or who has several devices, where only the ``link`` between them is down.
     """
@@ -109,9 +111,16 @@ class TimeUp:
 
 @dataclass(frozen=True, slots=True)
 class CanaryEnded:
-    """What came of the command that was run on it; *fault* is empty where nothing was wrong."""
+    """
+    What came of the command that was run on it.
+
+    Args:
+        fault: What was wrong; empty where nothing was.
+        is_unable: The command itself could not be run, which says nothing against the device, nor for it.
+    """
 
     fault: str = ""
+    is_unable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +151,41 @@ def span_s(terms: Terms, strikes: int) -> float:
     return min(terms.max_probation_s, terms.probation_s * 2.0 ** min(strikes - 1, 32))
 
 
+BEFORE = "; before that: "
+BACK = "it is back: "
+REASONS_MAX = 3
+
+
+def _with_past(reason: str, one: Ailment) -> str:
+    """A reason with those before it, newest first; of many the first one is kept, and nothing is said twice."""
+    past = [part for part in one.reason.removeprefix(BACK).split(BEFORE) if part not in {"", reason}]
+    found = [reason, *past]
+    return BEFORE.join(found if len(found) <= REASONS_MAX else [*found[: REASONS_MAX - 1], found[-1]])
+
+
+def past_strikes(one: Ailment, now: float) -> int:
+    """
+    Quarantines in a row that still count.
+
+    Args:
+        one: What is known of a device.
+        now: Monotonic seconds.
+    """
+    return 0 if one.health is Health.OK and now - one.since >= FORGIVEN_S else one.strikes
+
+
+def _shut_in(one: Ailment, terms: Terms, now: float, *, reason: str, strikes: int, **changes: Any) -> Ailment:
+    """In quarantine, for its time or, if it was there too often, until somebody has looked at it."""
+    is_given_up = 0 < terms.max_strikes <= strikes and not one.is_held
+    if is_given_up:
+        reason = f"{reason}; quarantine number {strikes} in a row, so it is kept until `devices release`"
+    until = None if one.is_held or is_given_up else now + span_s(terms, max(1, strikes))
+    is_held = one.is_held or is_given_up
+    return _enter(one, Health.QUARANTINED, now, reason=reason, strikes=strikes, until=until, is_held=is_held, **changes)
+
+
 def _drain(one: Ailment, event: Faulted, _terms: Terms, now: float) -> Ailment:
-    is_forgiven = one.health is Health.OK and now - one.since >= FORGIVEN_S
-    strikes = 1 if is_forgiven else one.strikes + 1
+    strikes = past_strikes(one, now) + 1
     return _enter(one, Health.DRAINING, now, reason=event.reason, strikes=strikes, scope=event.scope)
 
 
@@ -156,7 +197,8 @@ def _drain_wider(one: Ailment, event: Faulted, _terms: Terms, _now: float) -> Ai
 
 
 def _doubt(one: Ailment, event: Doubted, _terms: Terms, now: float) -> Ailment:
-    return _enter(one, Health.SUSPECT, now, reason=event.reason, until=now + SUSPECT_S)
+    strikes = past_strikes(one, now)
+    return _enter(one, Health.SUSPECT, now, reason=event.reason, until=now + SUSPECT_S, strikes=strikes)
 
 
 def _doubt_on(one: Ailment, event: Doubted, _terms: Terms, now: float) -> Ailment:
@@ -164,37 +206,35 @@ def _doubt_on(one: Ailment, event: Doubted, _terms: Terms, now: float) -> Ailmen
 
 
 def _lose(one: Ailment, event: Vanished, _terms: Terms, now: float) -> Ailment:
-    is_forgiven = one.health is Health.OK and now - one.since >= FORGIVEN_S
     was_sick = one.health in {Health.DRAINING, Health.QUARANTINED, Health.PROBING}
-    strikes = one.strikes if was_sick else (0 if is_forgiven else one.strikes)
-    is_faulty = was_sick or event.is_faulty
-    reason = f"{event.reason}; before that: {one.reason}" if was_sick else event.reason
-    return _enter(one, Health.LOST, now, reason=reason, is_faulty=is_faulty, strikes=strikes)
+    is_new = event.is_faulty and one.health not in {Health.DRAINING, Health.QUARANTINED}
+    strikes = past_strikes(one, now) + is_new
+    reason = _with_past(event.reason, one) if was_sick else event.reason
+    return _enter(one, Health.LOST, now, reason=reason, is_faulty=was_sick or event.is_faulty, strikes=strikes)
 
 
 def _lose_more(one: Ailment, event: Vanished, _terms: Terms, _now: float) -> Ailment:
-    return one if one.is_faulty else evolve(one, reason=event.reason, is_faulty=event.is_faulty)
+    if one.is_faulty:
+        return one
+    return evolve(one, reason=event.reason, is_faulty=event.is_faulty, strikes=one.strikes + event.is_faulty)
 
 
 def _note_fault(one: Ailment, event: Faulted, _terms: Terms, _now: float) -> Ailment:
     """It is away already; when it comes back it has to prove itself."""
-    return evolve(one, is_faulty=True, reason=f"{event.reason}; {one.reason}" if not one.is_faulty else one.reason)
+    if one.is_faulty:
+        return one
+    return evolve(one, is_faulty=True, reason=f"{event.reason}; {one.reason}", strikes=one.strikes + 1)
 
 
 def _come_back(one: Ailment, _event: SeenWell, terms: Terms, now: float) -> Ailment:
-    if one.is_held:
-        return _enter(one, Health.QUARANTINED, now)
-    if not one.is_faulty:
+    if not one.is_held and not one.is_faulty:
         return _enter(one, Health.OK, now, reason="")
-    strikes = max(1, one.strikes)
-    until = now + span_s(terms, strikes)
-    reason = f"it is back: {one.reason}"
-    return _enter(one, Health.QUARANTINED, now, reason=reason, strikes=strikes, until=until, is_faulty=False)
+    reason = one.reason if one.reason.startswith(BACK) else f"{BACK}{one.reason}"
+    return _shut_in(one, terms, now, reason=reason, strikes=one.strikes, is_faulty=False)
 
 
 def _quarantine(one: Ailment, _event: Emptied, terms: Terms, now: float) -> Ailment:
-    until = None if one.is_held else now + span_s(terms, one.strikes)
-    return _enter(one, Health.QUARANTINED, now, until=until)
+    return _shut_in(one, terms, now, reason=one.reason, strikes=one.strikes)
 
 
 def _begin_anew(one: Ailment, event: Faulted, terms: Terms, now: float) -> Ailment:
@@ -204,31 +244,48 @@ def _begin_anew(one: Ailment, event: Faulted, terms: Terms, now: float) -> Ailme
     return evolve(one, reason=event.reason, until=now + span_s(terms, max(1, one.strikes)), scope=event.scope)
 
 
-def _probe(one: Ailment, _event: TimeUp | Released, _terms: Terms, now: float) -> Ailment:
-    return _enter(one, Health.PROBING, now, is_held=False)
+def _probe(one: Ailment, _event: TimeUp, _terms: Terms, now: float) -> Ailment:
+    return _enter(one, Health.PROBING, now)
 
 
-def _fail(one: Ailment, event: Faulted | CanaryEnded, terms: Terms, now: float) -> Ailment:
-    strikes = one.strikes + 1
-    reason = event.reason if isinstance(event, Faulted) else event.fault
-    until = now + span_s(terms, strikes)
-    return _enter(one, Health.QUARANTINED, now, reason=reason, strikes=strikes, until=until)
+def _probe_anew(one: Ailment, _event: Released, _terms: Terms, now: float) -> Ailment:
+    """Whoever releases it has looked after it: what was before counts no more."""
+    return _enter(one, Health.PROBING, now, is_held=False, strikes=0)
+
+
+def _forget(one: Ailment, _event: Released, _terms: Terms, _now: float) -> Ailment:
+    return evolve(one, strikes=0) if one.strikes else one
+
+
+def _fail(one: Ailment, event: Faulted, terms: Terms, now: float) -> Ailment:
+    return _shut_in(one, terms, now, reason=event.reason, strikes=one.strikes + 1)
 
 
 def _judge_canary(one: Ailment, event: CanaryEnded, terms: Terms, now: float) -> Ailment:
-    return _fail(one, event, terms, now) if event.fault else _recover(one, event, terms, now)
+    if not event.fault:
+        return _recover(one, event, terms, now)
+    if event.is_unable:
+        # Not used, as nobody has looked at it; not given up either, for a program that is missing.
+        until = now + span_s(terms, max(1, one.strikes))
+        return _enter(one, Health.QUARANTINED, now, reason=_with_past(event.fault, one), until=until)
+    return _shut_in(one, terms, now, reason=event.fault, strikes=one.strikes + 1)
 
 
 def _recover(one: Ailment, _event: object, _terms: Terms, now: float) -> Ailment:
     return _enter(one, Health.OK, now, reason="", scope=ANY)
 
 
+def _believe(one: Ailment, _event: Released, _terms: Terms, now: float) -> Ailment:
+    return _enter(one, Health.OK, now, reason="", scope=ANY, strikes=0)
+
+
 def _take(one: Ailment, event: Taken, _terms: Terms, now: float) -> Ailment:
-    return _enter(one, Health.DRAINING, now, reason=event.reason, is_held=True, scope=ANY)
+    reason = _with_past(event.reason, one)
+    return _enter(one, Health.DRAINING, now, reason=reason, is_held=True, scope=ANY)
 
 
 def _hold(one: Ailment, event: Taken, _terms: Terms, _now: float) -> Ailment:
-    return evolve(one, is_held=True, reason=event.reason, until=None, scope=ANY)
+    return evolve(one, is_held=True, reason=_with_past(event.reason, one), until=None, scope=ANY)
 
 
 def _let_go(one: Ailment, _event: Released, _terms: Terms, _now: float) -> Ailment:
@@ -296,7 +353,7 @@ TABLE: Mapping[Health, Row] = {
         time_up=IMPOSSIBLE,
         canary=IGNORE,
         taken=_TAKEN,
-        released=IGNORE,
+        released=Cell(_forget),
     ),
     Health.SUSPECT: Row(
         faulted=_DRAINED,
@@ -307,7 +364,7 @@ TABLE: Mapping[Health, Row] = {
         time_up=Cell(_recover, (Health.OK,)),
         canary=IGNORE,
         taken=_TAKEN,
-        released=Cell(_recover, (Health.OK,)),
+        released=Cell(_believe, (Health.OK,)),
     ),
     Health.DRAINING: Row(
         faulted=Cell(_drain_wider),
@@ -318,7 +375,7 @@ TABLE: Mapping[Health, Row] = {
         time_up=IMPOSSIBLE,
         canary=IGNORE,
         taken=Cell(_hold),
-        released=Cell(_probe, (Health.PROBING,)),
+        released=Cell(_probe_anew, (Health.PROBING,)),
     ),
     Health.QUARANTINED: Row(
         faulted=Cell(_begin_anew),
@@ -329,7 +386,7 @@ TABLE: Mapping[Health, Row] = {
         time_up=Cell(_probe, (Health.PROBING,)),
         canary=IGNORE,
         taken=Cell(_hold),
-        released=Cell(_probe, (Health.PROBING,)),
+        released=Cell(_probe_anew, (Health.PROBING,)),
     ),
     Health.PROBING: Row(
         faulted=Cell(_fail, (Health.QUARANTINED,)),
@@ -340,7 +397,7 @@ TABLE: Mapping[Health, Row] = {
         time_up=IMPOSSIBLE,
         canary=Cell(_judge_canary, (Health.QUARANTINED, Health.OK)),
         taken=_TAKEN,
-        released=IGNORE,
+        released=Cell(_forget),
     ),
     Health.LOST: Row(
         faulted=Cell(_note_fault),

@@ -261,10 +261,17 @@ class DeviceEventTold:
 
 @dataclass(frozen=True, slots=True)
 class CanaryFinished:
-    """What came of a RunCanary; *fault* says in words what went wrong, and is empty where nothing did."""
+    """
+    What came of a RunCanary.
+
+    Args:
+        fault: What went wrong, in words; empty where nothing did.
+        is_unable: It could not even be run.
+    """
 
     uuid: str
     fault: str = ""
+    is_unable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     ),
     "health.probation": (DURATION, "For how long a GPU has to be well before it is used again."),
     "health.max_probation": (DURATION, "At the most: each quarantine in a row takes twice as long as the one before."),
+    "health.max_strikes": (WHOLE, "The so manyth quarantine in a row ends only by devices release; 0 = no limit."),
     "health.canary": (COMMAND, "A command that has to end with 0 on the GPU before it is used again."),
     "health.canary_timeout": (DURATION, "For how long it may take."),
     "health.xids": (

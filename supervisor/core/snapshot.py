@@ -15,6 +15,7 @@ from supervisor.core.figures import Figures, device_figures, worker_figures
 from supervisor.core.foresight import Course, foresee
 from supervisor.core.gpu_types import type_of
 from supervisor.core.gpus import make_supply
+from supervisor.core.health import Ailment, past_strikes
 from supervisor.core.inventory import Device, Health
 from supervisor.core.memory import hopeless
 from supervisor.core.message import ExitRecord, State
@@ -393,7 +394,15 @@ def _health(fleet: Fleet, view: View, device: Device) -> Json:
         "reason": reason,
         "health_since": None if since is None else view.rfc3339(since),
         "health_until": None if until is None else view.rfc3339(until),
+        "strikes": _strikes(fleet, ailment),
     }
+
+
+def _strikes(fleet: Fleet, ailment: Ailment | None) -> int:
+    """Quarantines in a row that still count."""
+    if ailment is None or fleet.inventory is None:
+        return 0
+    return past_strikes(ailment, fleet.inventory.asked_at)
 
 
 def _throttle(fleet: Fleet, device: Device) -> list[str] | None:

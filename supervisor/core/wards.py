@@ -177,7 +177,7 @@ def tell(turn: Turn, uuid: str, sign: Sign, device: Device | None = None) -> Non
     """Let one device take one step."""
     spec = terms_of(turn.fleet)
     before = turn.fleet.ailments.get(uuid, WELL)
-    after = step(before, sign, Terms(spec.probation, spec.max_probation), turn.now)
+    after = step(before, sign, Terms(spec.probation, spec.max_probation, spec.max_strikes), turn.now)
     if after is before:
         return
     ailments = {one: ailment for one, ailment in turn.fleet.ailments.items() if one != uuid}
@@ -201,9 +201,12 @@ def _say(turn: Turn, uuid: str, before: Ailment, after: Ailment, device: Device 
     """One line for each change, with what a person can do."""
     device = device or device_of(turn.fleet, uuid)
     fields: dict[str, object] = {"device": uuid, "name": name_of(device) if device else uuid, "before": before.health}
-    reason = after.reason or before.reason
-    if reason:
-        fields["reason"] = reason
+    if after.reason:
+        fields["reason"] = after.reason
+    elif before.reason:
+        fields["was"] = before.reason
+    if after.strikes > 1:
+        fields["strikes"] = after.strikes
     if after.until is not None:
         fields["until_in_s"] = round(after.until - turn.now, 1)
     if workers := sorted(map(str, workers_on(turn.fleet, uuid))):
@@ -348,7 +351,7 @@ def take_release(turn: Turn, event: ReleaseRequested) -> None:
 def take_canary(turn: Turn, event: CanaryFinished) -> None:
     """What came of the command on a device that is looked at once more."""
     fault = f"its canary: {event.fault}" if event.fault else ""
-    tell(turn, event.uuid, CanaryEnded(fault))
+    tell(turn, event.uuid, CanaryEnded(fault, event.is_unable))
 
 
 def recalled(ailments: Mapping[str, Ailment], *, now: float, is_same_boot: bool) -> dict[str, Ailment]:

@@ -76,4 +76,4 @@ class Sickroom:
             fault = await command.ask(order.timeout_s)
         finally:
             command.close()
-        self._post(CanaryFinished(order.uuid, UNABLE if fault is None else fault))
+        self._post(CanaryFinished(order.uuid, UNABLE if fault is None else fault, is_unable=not command.has_run))

@@ -148,6 +148,7 @@ SCHEMAS: Schema = {
         reason=TEXT,
         health_since=_or_null(TIME, "Null of one that is well."),
         health_until=_or_null(TIME, "When it is looked at again by itself."),
+        strikes=WHOLE,
         throttle=_or_null(_list(_one_of(*THROTTLES.values())), "What slows its clocks down; null where not known."),
         parent=_or_null(TEXT),
         mig=BOOL,

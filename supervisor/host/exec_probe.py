@@ -96,6 +96,11 @@ class Command:
         self._spawner.dismiss(self._order.worker)
 
     @property
+    def has_run(self) -> bool:
+        """Whether the last time it was started at all; one that is missing was not."""
+        return self._number > 0 and not isinstance(self._end, SpawnFailed | ShimLost)
+
+    @property
     def name(self) -> str:
         """The command without its folder; a fault begins with it."""
         return self._order.argv[0].rpartition("/")[2][:_SHOWN_MAX]

@@ -43,7 +43,7 @@ SIGNS: dict[type[Sign], tuple[Sign, ...]] = {
     SeenWell: (SeenWell(),),
     Emptied: (Emptied(),),
     TimeUp: (TimeUp(),),
-    CanaryEnded: (CanaryEnded(), CanaryEnded("exited with 1")),
+    CanaryEnded: (CanaryEnded(), CanaryEnded("exited with 1"), CanaryEnded("cannot run it", is_unable=True)),
     Taken: (Taken("by the operator"),),
     Released: (Released(),),
 }
@@ -114,6 +114,99 @@ def test_a_fault_in_quarantine_begins_it_anew_and_one_while_probing_makes_it_lon
 
     failed = live((500.0, TimeUp()), (501.0, CanaryEnded("its canary: exited with 1")), start=sick)
     assert (failed.health, failed.until, failed.strikes) == (Health.QUARANTINED, 1101.0, 2)
+
+
+def round_of(fault: Sign, one: Ailment, at: float) -> Ailment:
+    """One fault, its quarantine, and what the look after that makes of it."""
+    one = live((at, fault), (at, Emptied()), start=one)
+    return one if one.until is None else live((one.until, TimeUp()), (one.until, SeenWell()), start=one)
+
+
+def test_a_device_that_is_sick_again_and_again_is_given_up() -> None:
+    """After five quarantines in a row only an operator's word, and no time, ends it; its reason says so."""
+    one = WELL
+    for at in range(4):
+        one = round_of(Faulted("XID 79"), one, 10_000.0 * at)
+        assert (one.health, one.strikes) == (Health.OK, at + 1)
+
+    one = round_of(Faulted("XID 79"), one, 50_000.0)
+
+    assert (one.health, one.until, one.is_held) == (Health.QUARANTINED, None, True)
+    assert one.reason == "XID 79; quarantine number 5 in a row, so it is kept until `devices release`"
+    assert live((60_000.0, Faulted("XID 48")), start=one) == one
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, None), (1, 1), (3, 3)])
+def test_how_often_is_the_files_word(limit: int, expected: int | None) -> None:
+    """0 is never."""
+    one, terms = WELL, Terms(1.0, 1.0, limit)
+    for at in range(20):
+        one = step(step(one, Faulted("a"), terms, float(at)), Emptied(), terms, float(at))
+        if one.is_held:
+            break
+        one = step(step(one, TimeUp(), terms, float(at)), SeenWell(), terms, float(at))
+
+    assert (one.strikes if one.is_held else None) == expected
+
+
+def test_a_canary_that_fails_and_a_device_that_is_lost_count_too() -> None:
+    """Whatever brings it into quarantine once more, but each thing once."""
+    one = live((0.0, Faulted("a")), (0.0, Emptied()))
+    for at in range(1, 4):
+        one = live((400.0 * at, TimeUp()), (400.0 * at, CanaryEnded("its canary: exited with 1")), start=one)
+    assert (one.strikes, one.is_held) == (4, False)
+    one = live((5000.0, TimeUp()), (5000.0, CanaryEnded("its canary: exited with 1")), start=one)
+    assert (one.strikes, one.is_held) == (5, True)
+
+    lost, back = Vanished("GPU is lost", is_faulty=True), SeenWell()
+    once = live((0.0, lost), (1.0, lost), (2.0, Faulted("XID 79")), (5.0, back))
+    assert once.strikes == 1
+    again = live((400.0, TimeUp()), (401.0, lost), (405.0, back), start=once)
+    assert again.strikes == 2
+    assert live((410.0, lost), (415.0, back), start=again).strikes == 2
+
+
+def test_what_an_operator_does_is_no_strike_and_their_release_begins_anew() -> None:
+    """In whatever state it is; whoever releases it has looked after it."""
+    bad = Ailment(Health.OK, 0.0, strikes=4)
+    held = live((1.0, Taken("by the operator")), (1.0, Emptied()), start=bad)
+    assert held.strikes == 4
+
+    for state in STATES:
+        for is_held in (False, True):
+            one = ailing(state, strikes=4, is_held=is_held)
+            assert step(one, Released(), TERMS, 200.0).strikes == 0
+
+
+def test_a_canary_that_cannot_be_run_says_nothing_of_the_device() -> None:
+    """It is not used without it, and not given up for it; what was known before is still known."""
+    one = live((0.0, Faulted("XID 79")), (0.0, Emptied()))
+    for at in range(1, 9):
+        signs = ((400.0 * at, TimeUp()), (400.0 * at, CanaryEnded("its canary: cannot run x", is_unable=True)))
+        one = live(*signs, start=one)
+
+        assert (one.health, one.strikes, one.until) == (Health.QUARANTINED, 1, 400.0 * at + 300.0)
+        assert one.reason == "its canary: cannot run x; before that: XID 79"
+
+
+def test_an_operators_word_does_not_hide_what_was_known() -> None:
+    """The newest first; asked again and again it does not grow."""
+    one = live((0.0, Faulted("XID 74")), (0.0, Emptied()), (5.0, Taken("by the operator")))
+    assert one.reason == "by the operator; before that: XID 74"
+    for at in range(9):
+        one = live((10.0 + at, Taken("for a reset")), (11.0 + at, Taken(f"RMA {at}")), start=one)
+    assert one.reason == "RMA 8; before that: for a reset; before that: XID 74"
+    assert live((0.0, Doubted("hot")), (1.0, Taken("RMA 1"))).reason == "RMA 1; before that: hot"
+    assert live((0.0, Taken("RMA 1")), (1.0, Emptied()), (2.0, Taken("RMA 1"))).reason == "RMA 1"
+
+
+def test_a_device_that_is_lost_again_and_again_has_a_short_reason() -> None:
+    """It is there, it is not there: that is said once."""
+    one = live((0.0, Faulted("XID 79")), (0.0, Emptied()))
+    for at in range(9):
+        one = live((1.0 + at, Vanished("GPU is lost", is_faulty=True)), (1.5 + at, SeenWell()), start=one)
+
+    assert one.reason == "it is back: GPU is lost; before that: XID 79"
 
 
 def test_a_doubt_is_forgotten_when_it_is_not_renewed() -> None:

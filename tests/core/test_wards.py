@@ -25,7 +25,7 @@ from supervisor.core.message import (
     Say,
     Signal,
 )
-from supervisor.core.snapshot import View
+from supervisor.core.snapshot import View, make_devices
 from supervisor.core.spec import HealthSpec, Spec, parse_spec
 from supervisor.core.turn import Death, Fleet
 from supervisor.core.wards import find_gpu, recalled
@@ -147,6 +147,20 @@ def test_without_another_device_they_wait_and_say_so() -> None:
     assert (health(stage)[0], ReadInventory(fresh=True) in stage.history) == ("probing", True)
     stage.read(good(*devices(1)))
     assert (health(stage)[0], stage.state("llm/0")) == ("ok", "starting")
+
+
+def test_one_that_is_well_again_is_not_told_with_what_it_had() -> None:
+    """A line that says it is in order, and then to reboot the machine, would be believed in neither."""
+    stage = running(spec_of(llm=ONE), *devices(2))
+    xid(stage.at(10.0), 79).exited("llm/0", 0)
+
+    stage.pass_time(310.0)
+    stage.at(311.0).read(good(*devices(2)))
+
+    said = {one.event: one.fields for one in of_type(Say, stage.history)}
+    assert said["device.ok"]["was"] == "XID 79 (GPU has fallen off the bus): reboot the machine"
+    assert "reason" not in said["device.ok"]
+    assert said["device.quarantined"]["reason"] == said["device.ok"]["was"]
 
 
 @pytest.mark.parametrize(("policy", "state"), [("drain", "stopping"), ("kill", "killing"), ("ignore", "ready")])
@@ -365,6 +379,28 @@ def test_a_device_to_be_reset_is_not_touched_and_not_forgotten() -> None:
 
     assert stage.fleet.spared == frozenset()
     assert ReadInventory(fresh=True) in stage.history
+
+
+def test_a_device_that_is_given_up_stays_so_through_lives_and_boots() -> None:
+    """Until it is released by hand; from then on nothing of that counts."""
+    stage = running(file({"max_strikes": 2, "canary": ["./burn"]}, llm=ONE), *devices(2))
+    xid(stage.at(10.0), 79).exited("llm/0", 0).pass_time(310.0)
+    stage.at(311.0).meet(CanaryFinished(uuid_of(0), "burn exited with 1"))
+    (ailment,) = stage.fleet.ailments.values()
+    shown = make_devices(stage.fleet, View(rfc3339=str))["devices"][0]
+    assert (shown["health"], shown["health_until"], shown["strikes"]) == ("quarantined", None, 2)
+    assert "until `devices release`" in shown["reason"]
+
+    for is_same_boot in (True, False):
+        kept = recalled({"a": ailment}, now=5.0, is_same_boot=is_same_boot)["a"]
+        assert (kept.health, kept.until, kept.is_held) == (Health.QUARANTINED, None, True)
+    stage.pass_time(90_000.0)
+    assert health(stage)[0] == "quarantined"
+    stage.meet(ReleaseRequested((uuid_of(0),)))
+    stage.meet(CanaryFinished(uuid_of(0)))
+
+    assert health(stage)[0] == "ok"
+    assert uuid_of(0) not in stage.fleet.ailments
 
 
 def test_what_an_earlier_life_knew_holds_within_one_boot() -> None:

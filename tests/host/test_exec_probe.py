@@ -75,6 +75,9 @@ def test_a_command_that_cannot_be_run_is_not_well(run: Run, tmp_path: Path) -> N
         async with processes() as spawner:
             command = Command(spawner, start(tmp_path), ("no-such-check",), "ready")
             assert await command.ask(20.0) == "cannot run no-such-check: command not found: no-such-check"
+            assert not command.has_run
+            known = Command(spawner, start(tmp_path), ("false",), "alive")
+            assert (await known.ask(20.0), known.has_run) == ("false exited with 1", True)
 
     run(main())
 

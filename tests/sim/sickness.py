@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from supervisor.core.inventory import GpuState
+from supervisor.core.inventory import GpuState, Health
 from supervisor.core.message import (
     CanaryFinished,
     DeviceEventTold,
@@ -28,13 +29,15 @@ ON_FAULT = ("drain", "kill", "ignore")
 HARDWARE = frozenset(number for number, row in TABLE.items() if row.kind in {"hardware", "link"})
 
 
-def put_health(document: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Say in a file what becomes of sick devices."""
+def put_health(document: dict[str, Any], rng: random.Random, patience: random.Random) -> dict[str, Any]:
+    """Say in a file what becomes of sick devices; *patience* is for how often it may."""
     document.pop("health", None)
     if rng.random() < 0.7:
         document["health"] = {"on_fault": rng.choice(ON_FAULT)}
         if rng.random() < 0.4:
             document["health"] |= {"canary": ["./burn"], "probation": rng.choice((1.0, 60.0)), "max_probation": 60.0}
+        if patience.random() < 0.5:
+            document["health"]["max_strikes"] = patience.choice((1, 1, 2))
     return document
 
 
@@ -46,10 +49,12 @@ class Told:
     Args:
         until: UUID -> second before which it is not to be used; infinite for one that an operator has taken.
         ever: Everybody against whom anything was ever said.
+        strikes: UUID -> how often it was in quarantine in a row, at the least.
     """
 
     until: dict[str, float] = field(default_factory=dict)
     ever: set[str] = field(default_factory=set)
+    strikes: Counter[str] = field(default_factory=Counter)
 
     def hear(self, step: Step) -> None:
         """One event of the core."""
@@ -71,6 +76,7 @@ class Told:
             case ReleaseRequested(uuids=uuids):
                 for uuid in uuids:
                     self.until.pop(uuid, None)
+                    self.strikes.pop(uuid, None)
             case InventoryRead(reading=reading) if reading.state is GpuState.OK:
                 sick = {one.uuid for one in reading.devices if one.vitals.recovery} - step.before.spared
                 self._begin_anew(sick, step.now + probation)
@@ -78,6 +84,23 @@ class Told:
                 self.ever.add(uuid)
             case _:
                 pass
+        self._count(step)
+
+    def _count(self, step: Step) -> None:
+        """One that comes into quarantine too often is not to be used again before somebody releases it."""
+        spec = step.after.spec
+        if spec is None or spec is not step.before.spec:
+            return
+        for uuid, after in step.after.ailments.items():
+            before = step.before.ailments.get(uuid)
+            was = before.health if before is not None else Health.OK
+            # One that is back from nowhere may have been counted before it went.
+            is_new = after.health is Health.QUARANTINED and was not in {Health.QUARANTINED, Health.LOST}
+            if not is_new or self.until.get(uuid) == INFINITE:
+                continue
+            self.strikes[uuid] += 1
+            if 0 < spec.health.max_strikes <= self.strikes[uuid]:
+                self.until[uuid] = INFINITE
 
     def _begin_anew(self, uuids: Iterable[str], until: float) -> None:
         """What the file in force says now counts, also where an earlier one has promised a longer time."""
@@ -98,6 +121,7 @@ class Sickness:
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
         self.rng = random.Random(f"health {seed}")
+        self.patience = random.Random(f"strikes {seed}")
         self.is_on = bool(world.gpus) and self.rng.random() < 0.45
         self.mean_s = self.rng.choice((3.0, 15.0, 60.0))
         self.kinds: list[Callable[[], None]] = self.rng.sample(

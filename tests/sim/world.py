@@ -144,7 +144,9 @@ class World:
         return self.greed.put(self._with_health(written))
 
     def _with_health(self, document: Document) -> Document:
-        return put_health(document, self.sickness.rng) if self.sickness.is_on and not self.is_healed else document
+        if not self.sickness.is_on or self.is_healed:
+            return document
+        return put_health(document, self.sickness.rng, self.sickness.patience)
 
     def edit(self) -> None:
         """Somebody works on the file."""

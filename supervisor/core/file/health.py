@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from supervisor.core.file.hooks import read_words
 from supervisor.core.file.probe_keys import SHORTEST_S
-from supervisor.core.file.problems import Place, Section, choice, leaf, read_section, shown
+from supervisor.core.file.problems import Place, Section, choice, leaf, read_section, shown, whole_number
 from supervisor.core.file.quantities import duration
 from supervisor.core.xids import CLASSES, XidClass
 
 OnFault = Literal["drain", "kill", "ignore"]
 XID_MAX = 999
+STRIKES_MAX = 1000
 
 
 class HealthSpec(BaseModel):
@@ -31,6 +32,7 @@ class HealthSpec(BaseModel):
             left alone.
         probation: Seconds that a device has to be well before it is used again, the first time.
         max_probation: At the most; each quarantine in a row takes twice as long as the one before.
+        max_strikes: The so manyth in a row ends only by an operator's word; 0 = each ends by itself.
         canary: A command that has to end well on the device before it is used again; empty for none.
         canary_timeout: Seconds that it may take.
         xids: Numbers of the driver's errors that count as another class than in the table.
@@ -41,6 +43,7 @@ class HealthSpec(BaseModel):
     on_fault: OnFault = "drain"
     probation: float = 300.0
     max_probation: float = 3600.0
+    max_strikes: int = 5
     canary: tuple[str, ...] = ()
     canary_timeout: float = 30.0
     xids: tuple[tuple[int, XidClass], ...] = ()
@@ -79,6 +82,7 @@ HEALTH = Section(
         "on_fault": leaf(choice(*get_args(OnFault))),
         "probation": leaf(duration(SHORTEST_S)),
         "max_probation": leaf(duration(SHORTEST_S)),
+        "max_strikes": leaf(whole_number(0, STRIKES_MAX)),
         "canary": lambda place: read_words(place, "canary: [./matmul.py, --quick] or canary: ./matmul.py --quick"),
         "canary_timeout": leaf(duration(SHORTEST_S)),
         "xids": _read_xids,
