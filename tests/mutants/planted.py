@@ -15,6 +15,7 @@ from tests.mutants.planted_probes import PROBES
 from tests.mutants.planted_recycle import RECYCLE
 from tests.mutants.planted_release import RELEASE
 from tests.mutants.planted_rollout import ROLLOUT, SURGE
+from tests.mutants.planted_signals import SIGNALS
 from tests.mutants.planted_sockets import SOCKETS
 from tests.mutants.planted_stops import STOPS
 from tests.mutants.planted_surroundings import SURROUNDINGS
@@ -24,6 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *RECYCLE,
     *RELEASE,
     *HEALTH,
+    *SIGNALS,
     *PROBES,
     *STOPS,
     *CAUSES,

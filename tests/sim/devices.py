@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
-from supervisor.core.inventory import UNTOLD, Device, GpuState, Health, Holder, Opener, Reading, Vitals
+from supervisor.core.inventory import UNTOLD, Checkup, Device, GpuState, Health, Holder, Opener, Reading, Vitals
 from supervisor.core.message import CanaryFinished, Event, InventoryRead
 from tests.sim.agenda import Agenda
 from tests.sim.processes import Tree
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.sim.ram import Ram
 
 GIB = 1024**3
+CHECKUP_S = 50.0
 HANG_S = 10.0
 """The deadline of a call: a driver that hangs is given up on after it."""
 
@@ -48,6 +49,15 @@ class Gpu:
     is_sick: bool = False
     foreign: int = 0
     recovery: int = 0
+    fabric: int | None = None
+    throttle: int = 0
+    is_haunted: bool = False
+    is_bent: bool = False
+    """Half of its links are down."""
+    switches: int = 0
+    """Links to switches."""
+    peers: dict[str, int] = field(default_factory=dict)
+    """Links to other GPUs."""
     owners: dict[int, str] = field(default_factory=dict)
     """Incarnation -> its worker, for those that have ever had memory of it."""
     used: dict[int, int] = field(default_factory=dict)
@@ -92,6 +102,9 @@ class FakeDevices:
         """Everybody's open files can be looked at."""
         self.omits = 0
         """Of so many incarnations the list leaves out one; 0 = none."""
+        self.has_checkups = False
+        """Once a minute it is told what counts over minutes."""
+        self._checked_at = float("-inf")
         self.asked: list[tuple[float, bool]] = []
         self._post = post
         self._rng = rng
@@ -104,6 +117,7 @@ class FakeDevices:
         """Ask. One reading at a time; all who ask meanwhile get the next one, each an answer of its own."""
         self.asked.append((self.agenda.now, fresh))
         self._waiters += 1
+        self._checked_at = float("-inf") if fresh else self._checked_at
         if not self._serving:
             self._serve()
 
@@ -149,6 +163,10 @@ class FakeDevices:
         for index, gpu in enumerate(there):
             shown = (gpu, *(part for part in gpu.parts if gpu.is_cut and part.is_there))
             devices += [_device(one, index, self.list_of(one)) for one in shown]
+        if self.has_checkups and self.agenda.now - self._checked_at >= CHECKUP_S:
+            self._checked_at = self.agenda.now
+            known = {gpu.uuid: gpu for gpu in there}
+            devices = [_with_checkup(one, known) if one.parent is None else one for one in devices]
         return Reading(GpuState.OK, self.detail, tuple(devices))
 
     def list_of(self, gpu: Gpu) -> tuple[Holder, ...] | None:
@@ -244,5 +262,22 @@ def _device(gpu: Gpu, index: int, holders: tuple[Holder, ...] | None) -> Device:
         holders=holders,
         minor=_minor(gpu),
         instance=gpu.instance,
-        vitals=Vitals(recovery=gpu.recovery) if gpu.parent is None and not is_sick else UNTOLD,
+        vitals=Vitals(recovery=gpu.recovery, fabric=gpu.fabric) if gpu.parent is None and not is_sick else UNTOLD,
     )
+
+
+def _with_checkup(device: Device, known: dict[str, Gpu]) -> Device:
+    """What a GPU tells of itself once a minute; a link to one that does not answer is down."""
+    gpu = known[device.uuid]
+    if gpu.is_sick:
+        return device
+    ends = {"": gpu.switches, **{uuid: count for uuid, count in gpu.peers.items() if uuid in known}}
+    ends = {end: 0 if end and known[end].is_sick else count for end, count in ends.items()}
+    ends = {end: count - count // 2 if gpu.is_bent and count else count for end, count in ends.items()}
+    checkup = Checkup(
+        throttle=gpu.throttle,
+        busy_percent=None if gpu.is_cut else 100 if gpu.is_haunted else 50,
+        used_bytes=None if gpu.total is None else gpu.taken,
+        nvlinks=None if gpu.is_cut else tuple((end, count) for end, count in sorted(ends.items()) if count),
+    )
+    return replace(device, checkup=checkup)

@@ -87,6 +87,7 @@ class Checks:
         """What the step did, before it has any effect."""
         self.notes.hear(step)
         self._world.sickness.told.hear(step)
+        self._world.symptoms.seen.hear(step)
         self.notes.hear_of_order(step, wanted_by_file(self._world, step.after))
         rules_recycle.note_recycled(self._world, step)
         rules_guard.note_greed(self._world, step)

@@ -76,9 +76,10 @@ def _live(world: World) -> None:
     world.load_first()
     chaos.start()
     world.sickness.start()
+    world.symptoms.start()
     world.greed.start()
     _pass(world, world.rng.choice((20.0, 100.0, 300.0)))
-    _pass(world, 300.0 if world.greed.is_there else 0.0)
+    _pass(world, max(300.0 if world.greed.is_there else 0.0, world.symptoms.lasts_s))
     if world.rng.random() < 0.2:
         world.thaw()
         chaos.kinds = [kind for kind in chaos.kinds if kind != chaos.leap]
@@ -112,6 +113,7 @@ def heal(world: World) -> None:
     world.thaw()
     world.devices.heal()
     world.sickness.heal()
+    world.symptoms.heal()
     world.greed.heal()
     world.ram.heal()
     for gpu in world.devices.every:

@@ -22,12 +22,20 @@ BLAME_S = 30.0
 
 def nothing_starts_on_a_quarantined_device(world: World, step: Step) -> Iterator[str]:
     """By what was told of it, whatever the books say."""
-    until = world.sickness.told.until
+    books = (world.sickness.told.until, world.symptoms.seen.until)
     for spawn in step.spawns:
         for share in spawn.launch.slice:
             for uuid in _with_parent(step.after, share.uuid):
-                if until.get(uuid, 0.0) > step.now + EPSILON_S:
-                    yield f"{spawn.worker} starts on {uuid}, which is sick until {until[uuid]}"
+                until = max(one.get(uuid, 0.0) for one in books)
+                if until > step.now + EPSILON_S:
+                    yield f"{spawn.worker} starts on {uuid}, which is sick until {until}"
+
+
+def nobody_starts_before_the_fabric_is_joined(world: World, step: Step) -> Iterator[str]:
+    """Whoever does would fail, again and again."""
+    for spawn in step.spawns:
+        if early := {share.uuid for share in spawn.launch.slice} & world.symptoms.seen.joining:
+            yield f"{spawn.worker} starts on {sorted(early)}, which have not joined their fabric"
 
 
 def a_fault_changes_no_worker_elsewhere(world: World, step: Step) -> Iterator[str]:
@@ -79,7 +87,7 @@ def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
     """No healthy device is kept from those who wait: whatever is out of use, somebody has said something against it."""
     for uuid, ailment in step.after.ailments.items():
         is_out = ailment.health in {Health.DRAINING, Health.QUARANTINED, Health.PROBING}
-        if is_out and uuid not in world.sickness.told.ever:
+        if is_out and uuid not in world.sickness.told.ever | world.symptoms.seen.ever:
             yield f"{uuid} is {ailment.health}: {ailment.reason}"
         if (
             step.after.state is not DaemonState.STOPPING
@@ -104,11 +112,11 @@ def is_to_be_left(world: World, step: Step, uuid: str) -> bool:
 
 def _is_told_sick(world: World, step: Step, uuid: str) -> bool:
     """Whether somebody has said that a device, or the GPU that it is a part of, is not to be used."""
-    told = world.sickness.told
+    books = (world.sickness.told, world.symptoms.seen)
     parts = _with_parent(step.after, uuid)
     # One that is lost stays sick for as long as it is away; who may leave it now is another file's word.
-    is_away = any(one in told.ever and one in step.before.missing for one in parts)
-    return is_away or any(told.until.get(one, 0.0) > step.now - EPSILON_S for one in parts)
+    is_away = any(one in told.ever and one in step.before.missing for one in parts for told in books)
+    return is_away or any(told.until.get(one, 0.0) > step.now - EPSILON_S for one in parts for told in books)
 
 
 def _is_lost_while_probed(step: Step, uuid: str) -> bool:
@@ -154,6 +162,7 @@ def _with_parent(fleet: Fleet, uuid: str) -> tuple[str, ...]:
 
 RULES: tuple[Rule, ...] = (
     nothing_starts_on_a_quarantined_device,
+    nobody_starts_before_the_fabric_is_joined,
     a_fault_changes_no_worker_elsewhere,
     who_leaves_a_sick_device_is_not_charged,
 )

@@ -64,6 +64,7 @@ from tests.sim.processes import FakeProcesses, Tree
 from tests.sim.ram import Ram
 from tests.sim.sickness import Sickness, put_health
 from tests.sim.specs import Document, Writer, read
+from tests.sim.symptoms import Symptoms
 from tests.sim.trouble import Step, TroubleError
 
 ENVIRON = {"PATH": "/usr/bin", "CUDA_VISIBLE_DEVICES": "7", "NVIDIA_VISIBLE_DEVICES": "all", "RANK": "3"}
@@ -104,6 +105,8 @@ class World:
         self.devices.drops_the_dead = manners.random() < 0.5
         self.devices.shows_files = manners.random() < 0.5
         self.devices.omits = manners.choice((0, 0, 0, 2, 3))
+        self.symptoms = Symptoms(self, random.Random(f"symptoms {seed}"))
+        self.symptoms.furnish()
         self.ram = Ram(self.agenda, self.rng)
         lend(self.ram, self.gpus)
         self.locks = FakeLocks(self.agenda, self.post, self.rng)
