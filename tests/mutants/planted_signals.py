@@ -80,7 +80,7 @@ SIGNALS: tuple[Mutant, ...] = (
         "plan.py",
         "        late = self._unready\n",
         "        late = 0\n",
-        by="tests/core/test_checkups.py",
+        rules=("who_may_choose_does_not_wait_for_the_fabric",),
     ),
     Mutant(
         "an operator's word does not end the wait for the fabric",

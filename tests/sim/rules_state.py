@@ -202,8 +202,22 @@ def places_are_not_left_empty(world: World, step: Step) -> Iterator[str]:
             yield f"{worker_id} waits for a place, and there is one"
 
 
-def could_be_placed(step: Step, worker: Worker) -> bool:
-    """Whether enough eligible devices are healthy and planned for nobody else."""
+def who_may_choose_does_not_wait_for_the_fabric(world: World, step: Step) -> Iterator[str]:
+    """Who is placed on devices on which nobody can start yet has no others, by the newest trusted reading."""
+    fleet = step.after
+    if not fleet.unready or not fleet.trusted or fleet.state is DaemonState.STOPPING:
+        return
+    for worker_id in fleet.waiting:
+        worker = fleet.workers[worker_id]
+        slice_ = worker.target.launch.slice if worker.target and worker.target.launch else ()
+        if not any(share.uuid in fleet.unready for share in slice_):
+            continue
+        if could_be_placed(step, worker, avoided=frozenset(fleet.unready)):
+            yield f"{worker_id} waits for the fabric of its GPUs, and there are others"
+
+
+def could_be_placed(step: Step, worker: Worker, *, avoided: frozenset[str] = frozenset()) -> bool:
+    """Whether enough eligible devices are healthy, planned for nobody else, and none of *avoided*."""
     assert worker.target is not None
     fleet, request = step.after, worker.target.wanted.request
     planned = planned_on(step)
@@ -216,7 +230,7 @@ def could_be_placed(step: Step, worker: Worker) -> bool:
     free = []
     for device in eligible:
         others = [(other, millis) for other, millis in planned.get(device.uuid, []) if other.id != worker.id]
-        if device.uuid in fleet.elsewhere or not device.is_usable:
+        if device.uuid in fleet.elsewhere or not device.is_usable or device.uuid in avoided:
             continue
         total = device.memory_total_bytes
         declared = sum(declared_on(other, total or 0) for other in (worker, *(other for other, _ in others)))
@@ -323,6 +337,7 @@ RULES: tuple[Rule, ...] = (
     targets_are_the_files,
     operator_is_obeyed,
     places_are_not_left_empty,
+    who_may_choose_does_not_wait_for_the_fabric,
     fallback_is_a_policy,
     claims_are_those_of_the_living,
     stopping_is_signalled,
