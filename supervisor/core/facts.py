@@ -260,7 +260,7 @@ def _charged_if_at_fault(worker: Worker, event: Exited, now: float) -> Worker:
 
 def _bury(worker: Worker, event: Exited, now: float, *, grace_until: float) -> Step:
     """The main process is dead: see to what it leaves behind."""
-    number = worker.policy.stop.signal
+    number = signal_of(worker)
     if event.alone:
         return to_releasing(worker, now)
     after = to_killing(

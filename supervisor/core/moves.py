@@ -178,7 +178,7 @@ def signal_of(worker: Worker) -> int:
     How it is asked to end.
 
     One that missed its watchdog gets SIGABRT, as under systemd: where it hangs can be seen in the stacks or the core
-    that it leaves, and nowhere else.
+    that it leaves, and nowhere else. So does what outlives it: of a wrapper that is the one that hangs.
     """
     return int(SIGABRT) if worker.cause is Cause.WATCHDOG else worker.policy.stop.signal
 

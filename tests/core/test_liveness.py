@@ -96,9 +96,9 @@ def test_one_that_missed_its_watchdog_is_asked_to_show_where_it_hangs() -> None:
     assert (stopping.state, stopping.deadline) == (State.STOPPING, 130.0)
     assert actions == (Signal(LLM, 7, 6, "main"),)
 
-    # The others do not hang: they are stopped as always.
+    # Of a wrapper it is the child that hangs.
     _, left = step(stopping, Exited(LLM, 7, None, 6, core_dumped=True), 111.0)
-    assert left == (Signal(LLM, 7, 2, "rest"),)
+    assert left == (Signal(LLM, 7, 6, "rest"),)
     ended = after(stopping, Exited(LLM, 7, None, 6, core_dumped=True, alone=True), now=111.0)
     assert ended.last_exit is not None
     record = ended.last_exit

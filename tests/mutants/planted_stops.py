@@ -81,10 +81,10 @@ STOPS = (
         "worker.policy.stop.signal",
     ),
     Mutant(
-        "what one that missed its watchdog leaves gets SIGABRT too",
+        "what one that missed its watchdog leaves is stopped as any other",
         "facts.py",
-        "    number = worker.policy.stop.signal\n",
         "    number = signal_of(worker)\n",
+        "    number = worker.policy.stop.signal\n",
         by="tests/core/test_liveness.py",
     ),
     Mutant(

@@ -93,13 +93,13 @@ def those_get_the_signal_whom_the_file_names(world: World, step: Step) -> Iterat
 
 
 def it_is_the_signal_of_the_file(world: World, step: Step) -> Iterator[str]:
-    """But who missed its watchdog gets SIGABRT, and nobody else does."""
+    """But who missed its watchdog gets SIGABRT, and so does what outlives it; nobody else does."""
     for action in step.actions:
         if not isinstance(action, Signal):
             continue
         before, after = step.before.workers[action.worker], step.after.workers.get(action.worker)
-        hangs = {before.cause, after.cause if after else None} & {Cause.WATCHDOG}
-        expected = 6 if hangs and action.scope in {"main", "group"} else _stop_of(before, after).signal
+        hangs = Cause.WATCHDOG in {before.cause, after.cause if after else None}
+        expected = 6 if hangs else _stop_of(before, after).signal
         if action.signal != expected:
             yield f"the {action.scope} of {action.worker} gets signal {action.signal} and not {expected}"
 
