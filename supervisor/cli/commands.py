@@ -146,7 +146,7 @@ def devices(where: Where, *, is_json: bool) -> int:
     if client is None:
         from supervisor.daemon import survey
 
-        answer = survey.devices(os.environ)
+        answer = survey.devices(os.environ, where.control)
     else:
         answer = client.get("/v1/devices", {"figures": "1"}, thing="show the devices")
     _put(answer, lambda bars: devices_page(answer, _now(), bars=bars), is_json=is_json)
@@ -270,9 +270,11 @@ def doctor(where: Where, file: str | None, *, is_json: bool) -> int:
     from supervisor.front.show import doctor_page
 
     client = _client_or_none(where)
-    daemon = client.get("/v1/status", thing="ask the daemon")["daemon"] if client else None
+    status = client.get("/v1/status", thing="ask the daemon") if client else None
+    daemon = status["daemon"] if status else None
     path = Path(file) if file else find_file(daemon) if daemon else None
-    findings = examine_machine(path, daemon["unit"] if daemon else None, os.environ)
+    known = status["devices"] if status else where.control
+    findings = examine_machine(path, daemon["unit"] if daemon else None, os.environ, known)
     rows = [{"check": one.check, "level": one.level, "found": one.found, "hint": one.hint} for one in findings]
     _put({"findings": rows}, lambda _: doctor_page(rows), is_json=is_json)
     return 0
@@ -367,7 +369,7 @@ def _client_or_none(where: Where) -> Client | None:
 def _plan(where: Where, file: str) -> dict[str, Any]:
     client = _client_or_none(where)
     if client is None:
-        return _survey(file)
+        return _survey(where, file)
     from supervisor.front.client import AnswerError
 
     try:
@@ -380,13 +382,13 @@ def _plan(where: Where, file: str) -> dict[str, Any]:
         raise FileRefusedError(f"plan {file}", error.problems) from None
 
 
-def _survey(file: str) -> dict[str, Any]:
+def _survey(where: Where, file: str) -> dict[str, Any]:
     """The plan for a machine without a daemon."""
     from supervisor.daemon import survey
     from supervisor.host.files import SpecRefused
 
     try:
-        return survey.plan(Path(file), os.environ, pool_all=False)
+        return survey.plan(Path(file), os.environ, where.control, pool_all=False)
     except SpecRefused as refused:
         raise FileRefusedError(f"plan {file}", refused.lines) from None
 

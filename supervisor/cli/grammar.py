@@ -19,6 +19,8 @@ from supervisor.cli.outcome import EXIT_USAGE, conclude
 from supervisor.errors import CannotError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from supervisor.front.client import Client
 
 PROGRAM = "gpu-supervisor"
@@ -63,6 +65,13 @@ class Where:
     def is_given(self) -> bool:
         """Whether anything was said."""
         return self.socket is not None or self.instance is not None
+
+    @property
+    def control(self) -> Path:
+        """Where that daemon has its control socket, or would have it."""
+        from supervisor.rendezvous import control_path
+
+        return control_path(self.socket, self.instance, os.environ, os.geteuid())
 
     def client(self) -> Client:
         """A client of that daemon; CannotError when there is none, or several."""

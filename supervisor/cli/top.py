@@ -117,7 +117,7 @@ def _ask(where: Where) -> Json:
             raise
     from supervisor.daemon import survey
 
-    return {"daemon": None, "services": [], **survey.devices(os.environ)}
+    return {"daemon": None, "services": [], **survey.devices(os.environ, where.control)}
 
 
 def _carry_out(where: Where, order: Order) -> str:

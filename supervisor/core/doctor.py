@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from supervisor.core.inventory import GpuState
+from supervisor.core.inventory import GpuState, Health
 
 if TYPE_CHECKING:
     from supervisor.core.file.service import Restart
@@ -42,6 +42,22 @@ GPU_ADVICE = {
     GpuState.UNRESPONSIVE: "look into `dmesg` for Xid; a GPU that hangs needs a reset or a reboot",
     GpuState.ERROR: "look into `dmesg` for NVRM and Xid",
 }
+
+
+HEALTH_ADVICE: dict[Health, tuple[Level, str]] = {
+    Health.SUSPECT: ("warning", "only the last choice for who starts; look into `dmesg` for Xid if it comes back"),
+    Health.DRAINING: ("problem", "its workers are leaving it: `gpu-supervisor status` says who has not yet"),
+    Health.QUARANTINED: (
+        "problem",
+        "once mended `gpu-supervisor devices release GPU`; to reset it first, the same with `--for-reset`",
+    ),
+    Health.PROBING: ("warning", "it is looked at once more, and used again if it is well"),
+    Health.LOST: ("problem", "look into `dmesg` for NVRM and Xid; it wants a reset, or the machine a reboot"),
+    Health.STUCK: ("problem", "a process in the driver cannot be killed: often only a reboot ends it"),
+    Health.DIRTY: ("warning", "what of its memory a dead process left is not used; a reset gives it back"),
+    Health.HELD: ("note", ""),
+}
+"""Of devices that are not well: how bad that is, and what a person can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,22 @@ class GpuFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Sick:
+    """
+    A device that is not well.
+
+    Args:
+        name: To a person, ``GPU 3``.
+        health: Anything but ok.
+        reason: Why.
+    """
+
+    name: str
+    health: Health
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """
     What was found on the machine.
@@ -90,6 +122,7 @@ class Facts:
     Args:
         gpu_state, gpu_detail: Of the driver.
         driver: Its version, or empty.
+        sick: Devices that are not well, as the running daemon says or the last one left word.
         lacks_uvm: The driver is loaded and /dev/nvidia-uvm is not there.
         leaves: Where cgroups may be made, None where they may not.
         leaves_why: On what that rests.
@@ -108,6 +141,7 @@ class Facts:
     gpu_detail: str = ""
     driver: str = ""
     gpus: tuple[GpuFacts, ...] = ()
+    sick: tuple[Sick, ...] = ()
     lacks_uvm: bool = False
     leaves: str | None = None
     leaves_why: str = ""
@@ -135,6 +169,7 @@ def examine(facts: Facts, spec: Spec | None) -> tuple[Finding, ...]:
     """
     return (
         *_driver(facts),
+        *(_sick(device) for device in facts.sick),
         *(finding for gpu in facts.gpus for finding in _gpu(gpu, spec)),
         *_host(facts),
         *_limits(facts, spec),
@@ -164,6 +199,12 @@ def _driver(facts: Facts) -> Iterator[Finding]:
             "/dev/nvidia-uvm is not there: the first CUDA program makes it, if it may",
             "`nvidia-modprobe -u -c 0` at boot, or nvidia-persistenced",
         )
+
+
+def _sick(device: Sick) -> Finding:
+    level, hint = HEALTH_ADVICE[device.health]
+    found = f"{device.health}: {device.reason}" if device.reason else str(device.health)
+    return Finding(device.name, level, found, hint)
 
 
 def _gpu(gpu: GpuFacts, spec: Spec | None) -> Iterator[Finding]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supervisor.core.doctor import Facts, Finding, GpuFacts, examine
-from supervisor.core.inventory import Device, GpuState, Reading
+from supervisor.core.doctor import Facts, Finding, GpuFacts, Sick, examine
+from supervisor.core.inventory import Device, GpuState, Health, Reading
+from supervisor.core.snapshot import Json, View, make_devices
 from supervisor.core.spec import Spec
-from supervisor.daemon.survey import read_with_settings
+from supervisor.core.turn import Fleet
+from supervisor.daemon.survey import look, read_with_settings, recall
 from supervisor.host.cgroups import find_leaves
+from supervisor.host.clock import Clock
 from supervisor.host.files import SpecRefused, load_spec
 from supervisor.host.guard import writable_by_others
 from supervisor.host.machine import cpu_count, tasks_max
@@ -28,7 +31,9 @@ UNIT_PROPERTIES = (
 )
 
 
-def examine_machine(file: Path | None, unit: str | None, environ: Mapping[str, str]) -> tuple[Finding, ...]:
+def examine_machine(
+    file: Path | None, unit: str | None, environ: Mapping[str, str], devices: Sequence[Json] | Path
+) -> tuple[Finding, ...]:
     """
     Everything worth knowing before, or when something does not work.
 
@@ -36,7 +41,7 @@ def examine_machine(file: Path | None, unit: str | None, environ: Mapping[str, s
         file: The service file; None looks at the machine alone.
         unit: Of systemd that the daemon runs in, where one runs.
         environ: The environment that a daemon would have.
-
+        devices: Of the status of the running daemon; where there is none, where it would have its control socket.
     """
     spec, problems = _read_file(file)
     reading, settings = read_with_settings(environ)
@@ -48,6 +53,7 @@ def examine_machine(file: Path | None, unit: str | None, environ: Mapping[str, s
             gpu_detail=reading.detail,
             driver="" if settings is None else settings.driver,
             gpus=tuple(_gpus(reading, settings)),
+            sick=tuple(_sick(_read_devices(devices, reading, environ) if isinstance(devices, Path) else devices)),
             lacks_uvm=reading.state is GpuState.OK and bool(reading.devices) and _is_real() and not UVM.exists(),
             leaves=None if leaves.folder is None else str(leaves.folder),
             leaves_why=leaves.why,
@@ -106,6 +112,23 @@ def _gpus(reading: Reading, settings: DriverSettings | None) -> Iterator[GpuFact
             compute=mine.compute if mine else None,
             is_used=any(_is_used(one) for one in (device, *parts)),
         )
+
+
+def _read_devices(control: Path, reading: Reading, environ: Mapping[str, str]) -> Sequence[Json]:
+    """The devices as the next daemon would see them."""
+    clock = Clock()
+    now = clock.monotonic()
+    fleet = look(Fleet(started_at=now), reading, recall(control, environ, now), now)
+    found: Sequence[Json] = make_devices(fleet, View(rfc3339=clock.rfc3339))["devices"]
+    return found
+
+
+def _sick(devices: Iterable[Json]) -> Iterator[Sick]:
+    """GPUs that are not well; their instances are as they are."""
+    for one in devices:
+        if one["health"] != Health.OK and not one.get("parent"):
+            name = one["uuid"] if one["index"] is None else f"GPU {one['index']}"
+            yield Sick(str(name), Health(one["health"]), str(one["reason"]))
 
 
 def _is_used(device: Device) -> bool:

@@ -95,6 +95,7 @@ from supervisor.host.flight import Ring
 from supervisor.host.leftovers import MARK, Ledger, make_mark, state_path, sweep
 from supervisor.host.locks import Locks
 from supervisor.host.machine import installed_vendors, read_memory
+from supervisor.host.sickbay import sickbay_path
 from supervisor.host.sink import Sink
 from supervisor.host.sockets import adopt_control, bind_control
 from supervisor.host.systemd import Manager, Notifier, find_manager, find_unit, is_journal
@@ -261,9 +262,7 @@ class Daemon:
         self._ledger = Ledger(ledger, self._read_pids)
         self._crashes = Crashes(crashes_path(door.path, os.environ))
         self._recorder = Recorder(Ring(state_folder("flight", door.path, os.environ)), self.clock, os.urandom(16))
-        self.fleet = self._sickroom.recall(
-            state_folder("devices.json", door.path, os.environ), self.fleet, self.clock.monotonic()
-        )
+        self.fleet = self._sickroom.recall(sickbay_path(door.path, os.environ), self.fleet, self.clock.monotonic())
         self._recorder.begin(self.fleet)
         self._hands.use_cgroups(first.spec)
         await self._hands.processes.start()

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from supervisor.core.environment import Host
+from supervisor.core.evolve import evolve
 from supervisor.core.figures import Figures, Sensors
 from supervisor.core.fleet import handle
 from supervisor.core.gpus import needs_cuda_order, parse_pool, resolve_pool
-from supervisor.core.inventory import GpuState, Reading
+from supervisor.core.health import Ailment
+from supervisor.core.inventory import GpuState, Health, Reading
 from supervisor.core.message import DevicesClaimed, Event, HostRead, InventoryRead
 from supervisor.core.preview import preview
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json
 from supervisor.core.turn import Fleet
+from supervisor.core.wards import recalled
 from supervisor.errors import CannotError
 from supervisor.host.clock import Clock
 from supervisor.host.console import silence_unless_configured
@@ -26,16 +29,18 @@ from supervisor.host.locks import find_holders
 from supervisor.host.machine import cpu_count, installed_vendors, read_memory
 from supervisor.host.process import Processes
 from supervisor.host.settings_client import DriverSettings, read_settings
+from supervisor.host.sickbay import Sickbay, find_sickbays
 
 T = TypeVar("T")
 
 
-def devices(environ: Mapping[str, str]) -> Json:
+def devices(environ: Mapping[str, str], control: Path) -> Json:
     """
     `devices --json` of CONTRACT section 4, asked of the driver now.
 
     Args:
         environ: Environment for the process that asks it.
+        control: Control socket of the daemon that would know more: what it has kept of sick GPUs counts.
     """
     clock = Clock()
     now = clock.monotonic()
@@ -44,17 +49,18 @@ def devices(environ: Mapping[str, str]) -> Json:
     except CannotError:
         pool = None  # What cannot be used as a pool is the business of those who want one.
     reading, sensors = read_with_sensors(environ)
-    fleet = _look(Fleet(started_at=now, pool_tokens=pool), reading, now)
+    fleet = look(Fleet(started_at=now, pool_tokens=pool), reading, recall(control, environ, now), now)
     return make_devices(fleet, View(rfc3339=clock.rfc3339, figures=Figures(sensors)))
 
 
-def plan(file: Path, environ: Mapping[str, str], *, pool_all: bool) -> Json:
+def plan(file: Path, environ: Mapping[str, str], control: Path, *, pool_all: bool) -> Json:
     """
     `plan --json` of CONTRACT section 4 for a file on this machine as it is now.
 
     Args:
         file: The service file.
         environ: The environment that a daemon would have.
+        control: As of `devices`.
         pool_all: Ignore an inherited `CUDA_VISIBLE_DEVICES`.
 
     Raises:
@@ -67,7 +73,7 @@ def plan(file: Path, environ: Mapping[str, str], *, pool_all: bool) -> Json:
     now = clock.monotonic()
     # As long after the start of a daemon as can be: nobody waits here for a module that is still being loaded.
     born = Fleet(host=Host(environ, installed_vendors()), started_at=float("-inf"), pool_tokens=pool)
-    fleet = _look(born, read_devices(environ), now)
+    fleet = look(born, read_devices(environ), recall(control, environ, now), now)
     found = make_plan_json(fleet, preview(fleet, spec, cpu_count()), View(rfc3339=clock.rfc3339))
     return {**found, "rollout": []}  # Nobody runs.
 
@@ -131,9 +137,22 @@ def read_with_settings(environ: Mapping[str, str]) -> tuple[Reading, DriverSetti
     return asyncio.run(_with_processes(ask))
 
 
-def _look(fleet: Fleet, reading: Reading, now: float) -> Fleet:
-    """A fleet that knows the devices, and which of them a daemon has."""
-    fleet, _ = handle(fleet, InventoryRead(reading, now), now)
+def recall(control: Path, environ: Mapping[str, str], now: float) -> dict[str, Ailment]:
+    """What daemons have kept of sick devices, as the next one would begin with it; the newest word counts."""
+    silence_unless_configured()
+    found: dict[str, Ailment] = {}
+    for file in find_sickbays(control, environ):
+        ailments, is_same_boot = Sickbay(file).read()
+        found = {**recalled(ailments, now=now, is_same_boot=is_same_boot), **found}
+    return found
+
+
+def look(fleet: Fleet, reading: Reading, ailments: Mapping[str, Ailment], now: float) -> Fleet:
+    """A fleet that knows the devices, what is known against them, and which of them a daemon has."""
+    fleet, _ = handle(evolve(fleet, ailments=dict(ailments)), InventoryRead(reading, now), now)
+    if any(one.health is Health.PROBING for one in fleet.ailments.values()):
+        # Whose time is over is looked at once more, and this reading is as fresh as can be.
+        fleet, _ = handle(fleet, InventoryRead(reading, now), now)
     holders = find_holders(device.uuid for device in reading.devices)
     fleet, _ = handle(fleet, DevicesClaimed(held=holders), now)
     fleet, _ = handle(fleet, HostRead(*read_memory()), now)

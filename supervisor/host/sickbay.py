@@ -19,8 +19,14 @@ import structlog
 
 from supervisor.core.health import Ailment
 from supervisor.core.inventory import Health
+from supervisor.host.crashes import state_folder
+from supervisor.rendezvous import NAME, SOCKET_NAME
 
 log = structlog.get_logger()
+
+FILE = "devices.json"
+STATE = Path("/var/lib") / NAME
+"""Where the unit keeps the state of its instances: ``StateDirectory=gpu-supervisor/%i``."""
 
 FORMAT = 1
 SIZE_MAX = 1024 * 1024
@@ -97,6 +103,35 @@ class Sickbay:
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']}")
         return document
+
+
+def sickbay_path(control: Path, environ: Mapping[str, str]) -> Path:
+    """The file of the daemon with a control socket."""
+    return state_folder(FILE, control, environ)
+
+
+def find_sickbays(control: Path, environ: Mapping[str, str], *, state: Path = STATE) -> tuple[Path, ...]:
+    """
+    The files that daemons may have left which are not running now, the newest first.
+
+    Args:
+        control: Where the daemon would be that is asked for: that without a name stands for all instances too.
+        environ: For STATE_DIRECTORY.
+        state: See `STATE`.
+    """
+    found = {sickbay_path(control, environ)}
+    if control.name == SOCKET_NAME and control.parent.name == NAME:
+        found |= {*control.parent.glob(f"*/{FILE}"), *state.glob(f"*/{FILE}")}
+    elif control.name == SOCKET_NAME and control.parent.parent.name == NAME:
+        found.add(state / control.parent.name / FILE)
+    return tuple(sorted(found, key=_written_at, reverse=True))
+
+
+def _written_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _parse(raw: Mapping[str, Any]) -> Ailment:

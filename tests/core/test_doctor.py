@@ -6,8 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.doctor import COMPUTE_EXCLUSIVE, COMPUTE_PROHIBITED, GPU_ADVICE, Facts, Finding, GpuFacts, examine
-from supervisor.core.inventory import GpuState
+from supervisor.core.doctor import (
+    COMPUTE_EXCLUSIVE,
+    COMPUTE_PROHIBITED,
+    GPU_ADVICE,
+    Facts,
+    Finding,
+    GpuFacts,
+    Sick,
+    examine,
+)
+from supervisor.core.inventory import GpuState, Health
 from supervisor.core.spec import Spec, parse_spec
 
 WELL = Facts(
@@ -44,6 +53,15 @@ def test_each_state_of_the_driver_has_advice(state: GpuState) -> None:
 
     assert finding.level == ("note" if state is GpuState.ABSENT else "problem")
     assert (finding.found, finding.hint) == ("words", GPU_ADVICE[state])
+
+
+@pytest.mark.parametrize("health", [one for one in Health if one is not Health.OK])
+def test_each_device_that_is_not_well_is_named_with_what_to_do(health: Health) -> None:
+    """That another daemon has it is how it may be."""
+    (finding,) = wrong(replace(WELL, sick=(Sick("GPU 3", health, "XID 79"),)))
+
+    assert (finding.check, finding.found) == ("GPU 3", f"{health}: XID 79")
+    assert (finding.level == "note") == (health is Health.HELD) == (finding.hint == "")
 
 
 @pytest.mark.parametrize(

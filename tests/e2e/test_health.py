@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -41,6 +42,17 @@ def on(daemon: RunningDaemon, worker: str) -> list[str]:
     return [one["uuid"] for one in daemon.worker(worker)["gpus"]]
 
 
+def sees_without_a_daemon(daemon: RunningDaemon, box: FakeBox) -> None:
+    """What was known is in the daemon's file."""
+    known = json.loads(daemon.cli("devices", "--json").stdout)["devices"]
+    assert [one["health"] for one in known if one["uuid"] == box.uuids[0]] == ["quarantined"]
+    assert "GPU 0 quarantined: " in daemon.cli("top").stdout
+    plan = json.loads(daemon.cli("plan", daemon.file.name, "--json").stdout)["workers"]
+    assert [one["gpus"][0]["index"] for one in plan] == [1, 2]
+    findings = json.loads(daemon.cli("doctor", "--json").stdout)["findings"]
+    assert [one["level"] for one in findings if one["found"].startswith("quarantined: ")] == ["problem"]
+
+
 def test_a_sick_gpu_is_left_remembered_and_used_again(start: StartDaemon, tmp_path: Path) -> None:
     """By the driver's recovery action; the daemon is killed meanwhile; a canary has the last word."""
     box = FakeBox(tmp_path / "box", gpus=3)
@@ -62,10 +74,12 @@ def test_a_sick_gpu_is_left_remembered_and_used_again(start: StartDaemon, tmp_pa
     wait_for(lambda: health(daemon, box) == ["quarantined", "ok", "ok"], "it is empty")
     assert "quarantined" in daemon.cli("devices").stdout
     assert 'health="quarantined"' in daemon.text("/v1/metrics")
+    assert "quarantined: " in daemon.cli("doctor").stdout
 
     daemon.send(signal.SIGKILL)
     daemon.process.wait()
     box.change(sick, recovery=0)
+    sees_without_a_daemon(daemon, box)
     again = start(FILE % ("1h", sick), box=box, env=env)
     again.wait_states(llm="ready", web="ready")
     assert health(again, box) == ["quarantined", "ok", "ok"]

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from supervisor.core.health import Ailment
 from supervisor.core.inventory import Health
-from supervisor.host.sickbay import Sickbay
+from supervisor.host.sickbay import Sickbay, find_sickbays
 
 SICK = Ailment(Health.QUARANTINED, 10.5, "XID 79", strikes=2, until=900.0, scope="link")
 HELD = Ailment(Health.LOST, 11.0, "gone", is_held=True, is_faulty=True)
@@ -71,6 +71,21 @@ def test_a_link_is_not_followed(file: Path, tmp_path: Path) -> None:
     os.mkfifo(file)
     with capture_logs():
         assert Sickbay(file).read() == ({}, False)
+
+
+def test_whoever_looks_without_a_daemon_finds_what_daemons_left(tmp_path: Path) -> None:
+    """That of the socket that is named; without a name those of all instances, under systemd too; the newest first."""
+    run, state = tmp_path / "run/gpu-supervisor", tmp_path / "lib"
+    files = [run / "devices.json", run / "a/devices.json", state / "a/devices.json", state / "b/devices.json"]
+    for second, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (second, second))
+
+    assert find_sickbays(run / "control.sock", {}, state=state) == tuple(reversed(files))
+    assert find_sickbays(run / "a/control.sock", {}, state=state) == (files[2], files[1])
+    assert find_sickbays(tmp_path / "x.sock", {}, state=state) == (tmp_path / "x.sock.devices.json",)
+    assert find_sickbays(tmp_path / "x.sock", {"STATE_DIRECTORY": "/s"}, state=state) == (Path("/s/devices.json"),)
 
 
 def test_a_disk_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
