@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor.core.fleet import handle
-from supervisor.core.message import Event, Exited, Spawned, SpecLoaded, TimePassed
+from supervisor.core.inventory import Health
+from supervisor.core.message import Event, Exited, Say, Spawned, SpecLoaded, TimePassed
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet
+from supervisor.core.xids import words
 from supervisor.daemon.chronicle import DEATHS, KEPT, KEPT_EACH, Chronicle
 from tests.core.builders import spec_of
 
@@ -126,6 +128,28 @@ def test_too_much_of_a_gpu_is_news_once() -> None:
         "has too much",
     )
     assert len([one for one in life.chronicle.story(A)["transitions"] if one["cause"] == last["cause"]]) == 1
+
+
+def test_what_becomes_of_devices_is_news_to_everybody_and_to_those_who_are_there() -> None:
+    """In its place among what workers went through; of several devices at once nothing is told."""
+    life = Life()
+    fields = {"device": "GPU-a", "name": "GPU 0"}
+    xid = Say("device.xid", {**fields, "xid": 79, "class": "hardware", "advice": "reboot", "workers": ["a/0"]})
+    sick = Say("device.draining", {**fields, "before": Health.OK, "reason": "XID 79", "workers": ["a/0"]})
+    odd = Say("device.event", {**fields, "event": "double bit ECC error"})
+    life.chronicle.hear(life.fleet, life.fleet, (xid, sick, odd, Say("device.held", {"devices": {}})), 20.0)
+
+    def asked(target: str | None) -> list[dict[str, Any]]:
+        return asyncio.run(told(life.chronicle.follow(target, lines=None, after=None, follow=False)))[0]
+
+    first, second, third = asked(None)[-3:]
+    assert (first["worker"], first["cause"], first["after"], first["at"]) == (None, "device.xid", None, "20.0")
+    assert (first["reason"], first["class"]) == (f"{words(79)}: reboot", "hardware")
+    assert (second["before"], second["after"], second["reason"]) == ("ok", "draining", "XID 79")
+    assert (third["reason"], third["device"]) == ("double bit ECC error", "GPU-a")
+    assert [one["cause"] for one in asked("a") if one["worker"] is None] == ["device.xid", "device.draining"]
+    assert [one["number"] for one in asked("a/0")][-2:] == [first["number"], second["number"]]
+    assert not [one for one in asked("b") if one["worker"] is None]
 
 
 def test_nothing_is_kept_of_a_worker_that_is_no_more() -> None:

@@ -233,7 +233,7 @@ def logs(
 @as_json
 @at_daemon
 def events(where: Where, target: str | None, *, follow: bool, lines: int | None, is_json: bool) -> int:
-    """Show what happened to workers, and why."""
+    """Show what happened to workers and GPUs, and why."""
     from supervisor.cli.events import show
 
     return show(where.client(), target, lines=lines, follow=follow, is_json=is_json)

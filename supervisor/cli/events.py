@@ -1,4 +1,4 @@
-"""What happens to workers, as lines on standard output."""
+"""What happens to workers and devices, as lines on standard output."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def show(client: Client, target: str | None, *, lines: int | None, follow: bool,
 
 def _text(data: dict[str, Any], *, colour: bool) -> str:
     """``2026-11-20T10:00:00Z llm/0 ready -> backoff (it ended): exited with 1``; one line, whatever a reason holds."""
+    if data["worker"] is None:
+        return _device_text(data, colour=colour)
     after = data["after"] or "gone"
     style = STYLES.get(after, "") if colour else ""
     pieces = (
@@ -53,5 +55,20 @@ def _text(data: dict[str, Any], *, colour: bool) -> str:
         (after, style),
         (f" ({because(data)})", ""),
     )
+    return ansi(pieces, colour=colour) + _reason(data)
+
+
+def _device_text(data: dict[str, Any], *, colour: bool) -> str:
+    """``2026-11-20T10:00:00Z GPU 3 ok -> draining: XID 79 (...)``, ``... GPU 3 xid: XID 31 (...) (llm/0 there)``."""
+    after = data["after"]
+    what = str(data["cause"]).partition(".")[2]
+    name = clean(str(data.get("name") or data["device"]))
+    began = f"{data['at']} {name} {data['before'] or 'ok'} -> " if after else f"{data['at']} {name} "
+    there = f" ({', '.join(data['workers'])} there)" if data.get("workers") else ""
+    pieces = ((began, ""), (after or what, STYLES.get(after or "", "") if colour else ""))
+    return ansi(pieces, colour=colour) + _reason(data) + there
+
+
+def _reason(data: dict[str, Any]) -> str:
     reason = clean(" ".join(str(data["reason"]).split()))
-    return ansi(pieces, colour=colour) + (f": {reason}" if reason else "")
+    return f": {reason}" if reason else ""

@@ -78,9 +78,11 @@ def _plain(request: Request, group: Group, ledger: Ledger, supply: Supply) -> st
     text = f"needs {asked(request)}, {free} of {len(named)} {'is' if free == 1 else 'are'} free"
     if holders := sorted({str(holder) for at in named for holder in ledger.holders[at]}):
         text += f"; reserved for {_listed(holders)}"
-    text += "".join(
-        f"; {name_of(ledger.devices[at])} {ledger.devices[at].health}" for at in named if _is_sick(ledger, at)
-    )
+    sick: dict[str, list[str]] = {}
+    for at in named:
+        if _is_sick(ledger, at):
+            sick.setdefault(str(ledger.devices[at].health), []).append(name_of(ledger.devices[at]))
+    text += "".join(f"; {_listed(names)} {health}" for health, names in sick.items())
     elsewhere = [ledger.devices[at] for at in named if ledger.devices[at].uuid in supply.elsewhere]
     text += "".join(f"; {name_of(device)} {supply.elsewhere[device.uuid]}" for device in elsewhere)
     if cut := [name_of(device) for device in ledger.devices if device.is_cut and request.gpus is None]:

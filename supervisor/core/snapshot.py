@@ -339,6 +339,10 @@ def _device(fleet: Fleet, view: View, device: Device, workers: list[WorkerId]) -
         "numa": device.numa,
         **_health(fleet, view, device),
         "throttle": _throttle(fleet, device),
+        "xids": [
+            {"xid": one.number, "class": one.kind, "at": view.rfc3339(one.at), "workers": list(map(str, one.workers))}
+            for one in fleet.xids.get(device.uuid, ())
+        ],
         "parent": device.parent,
         "mig": device.is_cut,
         "memory": {

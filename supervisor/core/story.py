@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from supervisor.core.message import Transition
+from supervisor.core import xids
+from supervisor.core.inventory import Health
+from supervisor.core.message import Say, Transition
 from supervisor.core.snapshot import Json
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import Worker
@@ -28,6 +30,33 @@ def transition_json(transition: Transition, rfc3339: Times) -> Json:
         "at": rfc3339(transition.at),
         "reason": transition.reason,
         **transition.fields,
+    }
+
+
+def device_json(said: Say, at: str) -> Json:
+    """
+    What became of a device, with the keys of a worker's step: there is no worker, and a device instead.
+
+    Args:
+        said: A line about one device, ``device.xid`` or ``device.`` and its health.
+        at: When, as a wall time.
+    """
+    fields = dict(said.fields)
+    after = said.event.partition(".")[2]
+    reason = fields.pop("reason", None) or fields.pop("event", None) or ""
+    if xid := fields.get("xid"):
+        reason = xids.words(int(str(xid))) + (f": {advice}" if (advice := fields.pop("advice", None)) else "")
+        fields.pop("meaning", None)
+    before = fields.pop("before", None)
+    return {
+        "worker": None,
+        "incarnation": None,
+        "before": None if before is None else str(before),
+        "after": after if after in set(Health) else None,
+        "cause": said.event,
+        "at": at,
+        "reason": str(reason),
+        **fields,
     }
 
 

@@ -1,25 +1,42 @@
-"""What happened to the fleet: its newest transitions for whoever follows them, and the last deaths of each worker."""
+"""What happened to the fleet: its newest events for whoever follows them, and the last deaths of each worker."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 
-from supervisor.core.message import Action, Report, Transition
+from supervisor.core.message import Action, Report, Say, Transition
 from supervisor.core.snapshot import Json
 from supervisor.core.spec import WorkerId
-from supervisor.core.story import make_death, transition_json
+from supervisor.core.story import device_json, make_death, transition_json
 from supervisor.core.turn import Fleet
 from supervisor.daemon.telling import chooser
 
 KEPT = 4096
-"""Transitions of all workers together; who follows more slowly than that is let go."""
+"""Events of all workers and devices together; who follows more slowly than that is let go."""
 
 KEPT_EACH = 32
 DEATHS = 10
 BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNews:
+    """
+    What became of a device.
+
+    Args:
+        said: The line about it.
+        at: Monotonic second.
+        workers: Who was there.
+    """
+
+    said: Say
+    at: float
+    workers: tuple[WorkerId, ...]
 
 
 class Chronicle:
@@ -34,7 +51,7 @@ class Chronicle:
     def __init__(self, rfc3339: Callable[[float], str], bury: Callable[[WorkerId, Json], None]) -> None:
         self._rfc3339 = rfc3339
         self._bury = bury
-        self._ring: deque[tuple[int, Transition]] = deque(maxlen=KEPT)
+        self._ring: deque[tuple[int, Transition | DeviceNews]] = deque(maxlen=KEPT)
         self._number = 0
         self._stories: dict[WorkerId, deque[Transition]] = {}
         self._deaths: dict[WorkerId, deque[Json]] = {}
@@ -48,6 +65,11 @@ class Chronicle:
             if isinstance(action, Report):
                 self._take(action.transition)
                 has_news = True
+            elif isinstance(action, Say) and action.event.startswith("device.") and "device" in action.fields:
+                workers = action.fields.get("workers")
+                named = workers if isinstance(workers, list) else ()
+                self._keep(DeviceNews(action, now, tuple(WorkerId.parse(str(one)) for one in named)))
+                has_news = True
         for worker in after.touched:
             self._look(before, after, worker)
             has_news |= self._hear_of_excess(before, after, worker, now)
@@ -55,9 +77,12 @@ class Chronicle:
             self._wake()
 
     def _take(self, transition: Transition) -> None:
-        self._number += 1
-        self._ring.append((self._number, transition))
+        self._keep(transition)
         self._stories.setdefault(transition.worker, deque(maxlen=KEPT_EACH)).append(transition)
+
+    def _keep(self, news: Transition | DeviceNews) -> None:
+        self._number += 1
+        self._ring.append((self._number, news))
 
     def _hear_of_excess(self, before: Fleet, after: Fleet, worker: WorkerId, now: float) -> bool:
         """One that has come to have too much of a GPU: no step of it, and news all the same."""
@@ -92,7 +117,7 @@ class Chronicle:
         self, target: str | None, *, lines: int | None, after: int | None, follow: bool
     ) -> AsyncGenerator[Json, None]:
         """
-        The last transitions of some workers, and then what happens to them.
+        The last transitions of some workers and news of their devices, and then what happens to them.
 
         Args:
             target: ``llm``, ``llm/0``, None for everybody. It need not be there, or not yet.
@@ -103,18 +128,24 @@ class Chronicle:
         Yields:
             ``{"lines": [...]}``, each with its number; at the end ``{"end": "done" | "stopping" | "slow"}``.
         """
-        wants = chooser(target)
+        chosen = chooser(target)
+
+        def wants(one: Transition | DeviceNews) -> bool:
+            if isinstance(one, Transition):
+                return chosen(one.worker)
+            return target is None or any(map(chosen, one.workers))
+
         wake = asyncio.Event()
         self._wakes.add(wake)
         try:
-            kept = [one for one in self._ring if wants(one[1].worker) and (after is None or one[0] > after)]
+            kept = [one for one in self._ring if wants(one[1]) and (after is None or one[0] > after)]
             kept = kept if lines is None else kept[len(kept) - min(lines, len(kept)) :]
             newest, is_slow = self._number, False
             for batch in _batches(kept):
                 yield self._json(batch)
             while follow and not is_slow and not (self._is_closed and newest == self._number):
                 is_slow = bool(self._ring) and self._ring[0][0] > newest + 1
-                news = [one for one in self._ring if one[0] > newest and wants(one[1].worker)]
+                news = [one for one in self._ring if one[0] > newest and wants(one[1])]
                 newest = self._number
                 for batch in _batches(news):
                     yield self._json(batch)
@@ -134,11 +165,16 @@ class Chronicle:
         for wake in self._wakes:
             wake.set()
 
-    def _json(self, batch: list[tuple[int, Transition]]) -> Json:
-        return {"lines": [{"number": number, **transition_json(one, self._rfc3339)} for number, one in batch]}
+    def _json(self, batch: list[tuple[int, Transition | DeviceNews]]) -> Json:
+        return {"lines": [{"number": number, **self._line(one)} for number, one in batch]}
+
+    def _line(self, one: Transition | DeviceNews) -> Json:
+        if isinstance(one, Transition):
+            return transition_json(one, self._rfc3339)
+        return device_json(one.said, self._rfc3339(one.at))
 
 
-def _batches(found: list[tuple[int, Transition]]) -> Iterable[list[tuple[int, Transition]]]:
+def _batches(found: list[tuple[int, Transition | DeviceNews]]) -> Iterable[list[tuple[int, Transition | DeviceNews]]]:
     rest = iter(found)
     while batch := list(islice(rest, BATCH)):
         yield batch

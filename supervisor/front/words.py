@@ -28,7 +28,7 @@ BECAUSE: Mapping[str, str] = {
     "StartAsked": "`start` was asked for",
     "RestartAsked": "`restart` was asked for",
     "KillAsked": "an end at once was asked for",
-    "Evicted": "a GPU of it is sick",
+    "device": "its GPU is sick",
     "Overdrawn": "it held more than its `gpu_memory`",
     "GpuMemoryExceeded": "it holds more than its `gpu_memory`",
 }

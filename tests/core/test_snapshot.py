@@ -83,7 +83,7 @@ def test_a_device_has_the_contracts_keys_and_when_its_memory_was_read() -> None:
 
     assert set(found) == {
         *("uuid", "index", "name", "type", "pci", "numa", "health", "reason", "memory", "workers", "foreign"),
-        *("parent", "mig", "in_pool", "health_since", "health_until", "throttle", "strikes"),
+        *("parent", "mig", "in_pool", "health_since", "health_until", "throttle", "strikes", "xids"),
     }
     assert set(found["memory"]) == {"total", "free", "declared", "read_at", "unified"}
 

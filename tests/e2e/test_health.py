@@ -113,9 +113,12 @@ def test_xids_and_operators(start: StartDaemon, tmp_path: Path) -> None:
     taken = daemon.cli("devices", "quarantine", second)
     assert (taken.returncode, "GPU 1 " in taken.stdout) == (0, True)
     daemon.wait(lambda now: now["llm/0"]["state"] == "pending", "there is no other")
-    assert "GPU 0, 1 quarantined" in daemon.worker("llm/0")["reason"].replace("; GPU 1", ", 1").replace(
-        " quarantined, 1", ", 1"
-    )
+    assert "; GPU 0, 1 quarantined" in daemon.worker("llm/0")["reason"]
+    told = daemon.cli("events", "llm").stdout
+    assert "GPU 0 xid: XID 79 " in told
+    assert "GPU 0 draining -> quarantined: XID 79 " not in told.replace("(llm/0 there)", "")
+    assert "GPU 0 draining -> quarantined: XID 79 " in daemon.cli("events").stdout
+    assert [one["xid"] for one in daemon.ask("/v1/devices")["devices"][0]["xids"]] == [31, 79]
 
     given = daemon.cli("devices", "release", second[:12], "--for-reset")
     assert given.returncode == 0

@@ -104,6 +104,31 @@ def test_each_is_one_line_whatever_its_reason_holds(
     ]
 
 
+def test_a_device_is_named_with_what_became_of_it_and_of_whom(
+    face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its health like a worker's state; an error without one."""
+    sick = {**step(9, "ok", "draining", "XID 79"), "worker": None, "device": "GPU-a", "name": "GPU 3"}
+    xid = {**sick, "before": None, "after": None, "cause": "device.xid", "workers": ["llm/0", "llm/1"]}
+    face.happened = [{"lines": [{**sick, "cause": "device.draining"}, {**xid, "number": 10}]}]
+
+    assert show(Client(control), None, lines=None, follow=False, is_json=False) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        f"{SINCE} GPU 3 ok -> draining: XID 79",
+        f"{SINCE} GPU 3 xid: XID 79 (llm/0, llm/1 there)",
+    ]
+
+
+def test_a_sick_gpu_as_a_cause_is_a_sentence(face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Like every other."""
+    face.happened = [{"lines": [{**step(9, "ready", "stopping"), "cause": "device"}]}]
+
+    show(Client(control), None, lines=None, follow=False, is_json=False)
+
+    assert capsys.readouterr().out == f"{SINCE} llm/0 ready -> stopping (its GPU is sick)\n"
+
+
 def test_json_is_one_object_a_line(face: FakeFace, control: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show(Client(control), None, lines=None, follow=False, is_json=True) == 0
 
