@@ -338,9 +338,13 @@ def shutdown(where: Where) -> None:
 
 
 @cli.command()
-def version() -> None:
+@as_json
+def version(*, is_json: bool) -> None:
     """Show the version."""
-    put(f"{PROGRAM} {__version__}\n")
+    if is_json:
+        put_json({"version": __version__})
+    else:
+        put(f"{PROGRAM} {__version__}\n")
 
 
 for _command in (*operate.COMMANDS, complete.completion, schema.schema):

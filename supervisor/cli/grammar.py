@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from supervisor.cli.outcome import EXIT_USAGE, conclude
+from supervisor.cli.outcome import EXIT_USAGE, conclude, say
 from supervisor.errors import CannotError
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ class Commands(click.Group):
 
     def _run(self, words: list[str], prog_name: str | None) -> object:
         with self.make_context(prog_name or PROGRAM, words) as context:
+            if not words:
+                say(f"{context.get_help()}\n")
             return self.invoke(context)
 
 

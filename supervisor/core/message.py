@@ -646,11 +646,13 @@ class FinishReload:
         ok: Whether the file was taken.
         problems: Why not, whole lines for a person.
         difference: What is done about each worker that is touched: ``start replace stop wait``.
+        is_late: The daemon stops: the file has nothing to do with it.
     """
 
     ok: bool
     problems: tuple[str, ...] = ()
     difference: Mapping[WorkerId, str] | None = None
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

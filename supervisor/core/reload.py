@@ -11,12 +11,14 @@ from supervisor.core.message import FinishReload, ReadInventory, ReadSpec, Say, 
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import DaemonState, LastReload, Reload, Turn
 
+TOO_LATE = FinishReload(ok=False, problems=("the daemon is stopping",), is_late=True)
+
 
 def request(turn: Turn) -> None:
     """Somebody wants a reload. One at a time; one that is asked for meanwhile reads the file once more."""
     fleet = turn.fleet
     if fleet.state is DaemonState.STOPPING:
-        turn.do(FinishReload(ok=False, problems=("the daemon is stopping",)))
+        turn.do(TOO_LATE)
     elif fleet.reload is not None:
         turn.set(reload=evolve(fleet.reload, again=True, scaled={}))
     else:
@@ -58,7 +60,7 @@ def devices_read(turn: Turn, asked_at: float) -> None:
 def abandon(turn: Turn) -> None:
     """The daemon stops: nobody needs to wait for a reload any more."""
     if turn.fleet.reload is not None:
-        _finish(turn, FinishReload(ok=False, problems=("the daemon is stopping",)))
+        _finish(turn, TOO_LATE)
 
 
 def _complete(turn: Turn) -> None:

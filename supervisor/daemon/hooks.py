@@ -119,7 +119,7 @@ class Hooks:
                     self._put(name, level, transition_json(step, self._means.rfc3339))
                 case Say(event=name, fields=fields, is_warning=is_warning):
                     self.tell(name, fields, is_warning=is_warning)
-                case FinishReload(ok=ok, problems=problems):
+                case FinishReload(ok=ok, problems=problems, is_late=False):
                     self.tell("spec.loaded" if ok else "spec.rejected", {"problems": list(problems)}, is_warning=not ok)
                 case _:
                     pass

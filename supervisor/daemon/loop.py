@@ -479,6 +479,8 @@ class Daemon:
             log.info("spec.loaded", difference=difference)
             if self.fleet.spec is not None:
                 self._start(self._web.take(self.fleet.spec.daemon, self.reader.token))
+        elif action.is_late:
+            log.info("reload.refused", problems=list(action.problems))
         else:
             log.error("spec.rejected", problems=list(action.problems))
         self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})

@@ -8,7 +8,7 @@ with who asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,8 @@ from supervisor.front.stream import stream_lines
 from supervisor.front.verdict import Json, UnknownNameError, Wait, is_met, is_over, select, select_all, unready
 
 log = structlog.get_logger()
+
+BEGIN = "/v1/"
 
 GATHER_S = 0.1
 """Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
@@ -251,7 +253,7 @@ class _Api:
         except CannotError as error:
             return make_problem({2: 404, 78: 400}.get(error.exit_code, 409), str(error), hint=error.hint)
         except web.HTTPException as error:
-            return answer_http(request, error, nearest(request.path, _paths(request.app.router.resources())))
+            return answer_http(request, error, _nearest(request))
         except Exception as error:
             if limit.expired():
                 return make_problem(409, "the daemon is stopping")
@@ -340,5 +342,12 @@ async def _refuse_route(request: web.Request) -> web.Response:
     return make_problem(501, f"{request.path} is not supported yet")
 
 
-def _paths(resources: Iterable[web.AbstractResource]) -> list[str]:
-    return [resource.canonical for resource in resources if resource.canonical not in NOT_YET]
+def _nearest(request: web.Request) -> str:
+    """A hint naming the path that is most like the one asked for; to who only looks none that changes something."""
+    routes = (route for route in request.app.router.routes() if route.method == request.method)
+    paths = {route.resource.canonical for route in routes if route.resource is not None} - set(NOT_YET)
+    # What all of them begin with makes no two of them alike.
+    tails = {path.removeprefix(BEGIN): path for path in sorted(paths)}
+    found = nearest(request.path.removeprefix(BEGIN), tails)
+    words = found.removeprefix("did you mean ").removesuffix("?")
+    return f"did you mean {tails[words]}?" if found else "GET /v1/openapi.json names every path"

@@ -20,6 +20,7 @@ from supervisor.core.message import (
     StopRequested,
     TimePassed,
 )
+from supervisor.core.reload import TOO_LATE
 from supervisor.core.spec import WorkerId
 from tests.core.builders import devices, good, of_type, spec_of
 from tests.core.stage import Stage, running
@@ -113,7 +114,7 @@ def test_nothing_starts_while_the_daemon_stops() -> None:
     assert stage.states() == {"web/0": "stopping"}
     assert len(of_type(Spawn, stage.history)) == spawned_before
     assert [one.signal for one in of_type(Signal, stage.history)] == [15]
-    assert of_type(FinishReload, stage.history) == [FinishReload(ok=False, problems=("the daemon is stopping",))]
+    assert of_type(FinishReload, stage.history) == [TOO_LATE]
     assert stage.exited("web/0", 0).actions[-1] == Exit(0)
 
 
@@ -124,6 +125,6 @@ def test_a_shutdown_answers_those_who_wait_for_a_reload() -> None:
 
     actions = stage.at(2.0).meet(ShutdownRequested())
 
-    assert of_type(FinishReload, actions) == [FinishReload(ok=False, problems=("the daemon is stopping",))]
+    assert of_type(FinishReload, actions) == [TOO_LATE]
     assert stage.load(spec_of(web={"workers": 3})).states() == {"web/0": "stopping"}
     assert stage.fleet.state == "stopping"

@@ -214,8 +214,13 @@ async def test_an_unknown_path_is_404_with_the_nearest(control: Path) -> None:
     """A path that is no route is named, with the nearest route as hint."""
     async with asking(FakeFace(), control) as api:
         status, answer = await api.get("/v1/staus")
+        others = [
+            (await api.get(path))[1]["hint"] for path in ("/v1/", "/v1/nope", "/v1/stop2", "/v2", "/v1/devices/relase")
+        ]
 
     assert (status, answer["problems"], answer["hint"]) == (404, ["there is no /v1/staus"], "did you mean /v1/status?")
+    assert not [hint for hint in others if any(verb in hint for verb in ("stop", "start", "release", "scale"))]
+    assert others[:2] == ["GET /v1/openapi.json names every path"] * 2
 
 
 async def test_a_wrong_method_is_405_with_what_is_allowed(control: Path) -> None:

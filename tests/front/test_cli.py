@@ -547,10 +547,12 @@ def test_usage_is_2_in_our_words(words: list[str], error: str, hint: str) -> Non
     assert "cannot understand the command line: " in result.stderr
     assert error in result.stderr
     assert f"{hint}\n" in result.stderr
+    assert ("Show services and workers" in result.stderr) == (words == [])
 
 
 def test_version_and_help_are_on_stdout() -> None:
     """Asked for, they are no errors."""
+    assert json.loads(tell("version", "--json").stdout) == {"version": "0.1.0"}
     assert tell("version").stdout == tell("--version").stdout == "gpu-supervisor 0.1.0\n"
     assert tell("status", "--help").exit_code == 0
     assert "--wait" in tell("status", "-h").stdout
