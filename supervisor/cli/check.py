@@ -15,6 +15,7 @@ from supervisor.core.environment import Host, Moment, fill, render
 from supervisor.core.file.names import names_in
 from supervisor.core.file.quantities import MIB, Percent
 from supervisor.core.plan import Launch
+from supervisor.core.slices import WHOLE
 from supervisor.core.spec import Problem, Spec, SpecError, WorkerSpec, unknown_names
 from supervisor.host.accounts import Account, AccountError, find_account
 from supervisor.host.files import SpecRefused, load_spec
@@ -59,6 +60,7 @@ def check(file: Path, environ: Mapping[str, str]) -> Checked:
     findings = [*unknown_names(loaded.spec, environ), *dict.fromkeys(_too_large(loaded.spec, cpu_count()))]
     findings += dict.fromkeys(_too_much_memory(loaded.spec, read_memory()[1]))
     findings += dict.fromkeys(_too_much_gpu_memory(loaded.spec))
+    findings += dict.fromkeys(_too_few_gpus(loaded.spec))
     if loaded.token is not None and loaded.token.is_short:
         findings.append(Problem(KEY, "the token is short enough to be guessed", "openssl rand -hex 32 makes one"))
     findings += _lacks(workers, Host(environ, installed_vendors()))
@@ -128,6 +130,18 @@ def _too_much_gpu_memory(spec: Spec) -> Iterator[Problem]:
                 yield Problem(
                     ("services", name, *below), f"{memory} fits on no GPU beside {beside}: it would wait", hint
                 )
+
+
+def _too_few_gpus(spec: Spec) -> Iterator[Problem]:
+    """Workers that are to have more GPUs each than they may choose from."""
+    for name, service in spec.services.items():
+        for index, entry in enumerate(service.variants()):
+            request = service.request(entry)
+            if request.gpus is None or request.gpu == "all" or request.gpu <= WHOLE * len(request.gpus):
+                continue
+            below = ("resources", "gpu") if entry.gpu is None else ("workers", index, "gpu")
+            count = f"{request.gpu // WHOLE} GPUs for each worker, and gpus names {len(request.gpus)}"
+            yield Problem(("services", name, *below), f"{count}: it would wait")
 
 
 def _account(worker: WorkerSpec) -> tuple[Account | None, Problem | None]:

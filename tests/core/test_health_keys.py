@@ -59,7 +59,7 @@ def test_a_longer_probation_alone_is_also_the_longest() -> None:
     ("keys", "message"),
     [
         ({"on_fault": "restart"}, "expected drain, kill or ignore, got 'restart'"),
-        ({"probation": "10m", "max_probation": "5m"}, "expected at least probation"),
+        ({"probation": "10m", "max_probation": "5m"}, "expected at least probation (600s), got 300s"),
         ({"probation": 0}, "got 0"),
         ({"canary": "./burn | tee log"}, "no shell is run, so '|' does nothing here"),
         ({"canary": ""}, "expected a command, got an empty one"),

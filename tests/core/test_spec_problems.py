@@ -47,6 +47,36 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "path", "hint"),
+    [
+        ({"restart": "always"}, "restart", "write restart: {policy: always}"),
+        ({"restart": "unless-stopped"}, "restart", "write restart: {policy: always}"),
+        ({"restart": "no"}, "restart", "write restart: {policy: never}"),
+        ({"restart": False}, "restart", "write restart: {policy: never}"),
+        ({"restart": {"condition": "any"}}, "restart.condition", "policy"),
+        ({"depends_on": ["b"]}, "depends_on", "after"),
+        ({"environment": {}}, "environment", "env"),
+        ({"replicas": 2}, "replicas", "workers"),
+        ({"healthcheck": {}}, "healthcheck", "write ready for"),
+        ({"image": "vllm"}, "image", "no container"),
+        ({"deploy": {}}, "deploy", "resources"),
+        ({"ExecStart": "x"}, "ExecStart", "command"),
+        ({"health": {}}, "health", "the file's key"),
+        ({"on_fault": "drain"}, "on_fault", "under health, the file's key"),
+        ({"stop": {"signal": "SIGTREM"}}, "stop.signal", "did you mean SIGTERM?"),
+        ({"stop": {"signal": "SIGFOO"}}, "stop.signal", "`kill -l`"),
+        ({"resources": {"cpu": "500M"}}, "resources.cpu", "did you mean 500m?"),
+        ({"resources": {"nvidia.com/gpu": 1}}, "resources.nvidia.com/gpu", "gpu"),
+    ],
+)
+def test_who_comes_from_elsewhere_is_told_what_it_is_called_here(keys: Document, path: str, hint: str) -> None:
+    """Of docker compose, systemd, Kubernetes and supervisord; nothing is guessed where nothing is alike."""
+    where, problem = problem_of(**keys)
+
+    assert (where, hint in problem.hint) == (path, True), problem.hint
+
+
+@pytest.mark.parametrize(
     ("keys", "path", "words"),
     [
         ({"command": ""}, "command", "empty"),

@@ -428,6 +428,14 @@ def test_check_does_not_count_what_the_gpus_decide(file: Path) -> None:
         ),
         ("{command: sh, resources: {cpu: 5000}}", "services.a.resources.cpu: warning: 5000 cores for each worker, and"),
         (
+            "{command: sh, workers: [{gpus: [0], gpu: 3}]}",
+            "services.a.workers[0].gpu: warning: 3 GPUs for each worker, and gpus names 1: it would wait",
+        ),
+        (
+            "{command: sh, resources: {gpus: [0, 1], gpu: 3}}",
+            "services.a.resources.gpu: warning: 3 GPUs for each worker, and gpus names 2: it would wait",
+        ),
+        (
             "{command: sh, workers: [{cpu: 5000}]}",
             "services.a.workers[0].cpu: warning: 5000 cores for each worker, and",
         ),

@@ -55,7 +55,8 @@ def read_health(place: Place) -> HealthSpec:
     found = HealthSpec.model_validate(good)
     if found.max_probation < found.probation:
         if "max_probation" in good:
-            place.refuse("expected at least probation", below=("max_probation",))
+            message = f"expected at least probation ({found.probation:g}s), got {found.max_probation:g}s"
+            place.refuse(message, below=("max_probation",))
         found = found.model_copy(update={"max_probation": found.probation})
     return found
 

@@ -16,7 +16,9 @@ from pathlib import PurePosixPath
 from supervisor.core.file.after import read_after
 from supervisor.core.file.command import split_command
 from supervisor.core.file.env_file import read_env_files
+from supervisor.core.file.foreign import RESOURCE_KEYS, RESTART_KEYS, RESTART_WORDS, SERVICE_KEYS
 from supervisor.core.file.gpu_keys import check_gpu_use, parse_gpu, parse_sharing, read_gpu_types, read_gpus
+from supervisor.core.file.health import HEALTH
 from supervisor.core.file.listen import read_listen, settle_paths
 from supervisor.core.file.names import LISTEN_NAMES, reserved_hint
 from supervisor.core.file.probe_keys import READY_KINDS, read_alive, read_argv, read_ready
@@ -235,6 +237,10 @@ def _read_update(place: Place) -> Update:
 
 def read_restart(place: Place) -> Restart:
     """What follows a worker's end. A delay beyond the default maximum needs a maximum of its own."""
+    word = shown(place.value).strip("'") if isinstance(place.value, str | bool) else ""
+    if policy := RESTART_WORDS.get(word.lower()):
+        place.refuse(f"expected a map, got {shown(place.value)}", f"write restart: {{policy: {policy}}}")
+        return Restart()
     good = read_section(place, RESTART)
     own = good.pop("on", None)
     restart = _checked_restart(place, good)
@@ -330,7 +336,9 @@ def _parse_signal(value: object) -> int:
         number = int(value) if re.fullmatch(r"[0-9]{1,3}", value) else known.get(value.upper().removeprefix("SIG"))
     if isinstance(number, int) and not isinstance(number, bool) and number in signal.valid_signals():
         return int(number)
-    hint = nearest(value.upper(), (f"SIG{name}" for name in known)) if isinstance(value, str) else ""
+    # Without what they all begin with, which makes any two of them alike.
+    like = nearest(value.upper().removeprefix("SIG"), known) if isinstance(value, str) else ""
+    hint = like.replace("did you mean ", "did you mean SIG") or "`kill -l` names them all"
     raise BadValueError(f"expected a signal such as SIGTERM, got {shown(value)}", hint)
 
 
@@ -357,6 +365,7 @@ RESOURCES = Section(
     keys=_GPU_KEYS
     | {"gpu_memory_guard": leaf(choice("off", "warn", "restart")), "gpu_type": read_gpu_types}
     | _HOST_KEYS,
+    elsewhere=RESOURCE_KEYS,
     example="resources: {gpu: 1}",
 )
 RECYCLE = Section(
@@ -398,6 +407,7 @@ RESTART_ON = Section(
 )
 RESTART = Section(
     keys=_RESTART_KEYS | {"permanent_exit": _read_exit_codes, "on": _read_on},
+    elsewhere=RESTART_KEYS,
     example="restart: {policy: on-failure}",
 )
 LOGS = Section(
@@ -434,7 +444,11 @@ SERVICE = Section(
         **SETUP_KEYS,
     },
     not_yet=frozenset({"python", "preload"}),
-    elsewhere=dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
+    elsewhere={
+        **SERVICE_KEYS,
+        **dict.fromkeys(HEALTH.keys, "it belongs under health, the file's key beside services"),
+        **dict.fromkeys([*RESOURCES.keys, *RESOURCES.not_yet], "it belongs under resources"),
+    },
     example="{command: ...}",
 )
 ENTRY = Section(

@@ -199,7 +199,9 @@ def parse_cpu(value: object) -> int:
     match = None if isinstance(value, bool) or not isinstance(value, str | int | float) else _CPU.fullmatch(text)
     refused = f"expected a number of cores such as 4, 0.5 or 500m, got {shown(value)}"
     if match is None:
-        raise BadValueError(refused, "leave it out to declare none" if value is None else "")
+        is_milli = isinstance(value, str) and value.endswith("M") and _CPU.fullmatch(value.lower())
+        like = f"did you mean {value[:-1]}m?" if isinstance(value, str) and is_milli else ""
+        raise BadValueError(refused, "leave it out to declare none" if value is None else like)
     millis = Fraction(match[1]) * (1 if match[2] else 1000)
     if millis.denominator != 1:
         raise BadValueError(refused, "the smallest part is a thousandth, 0.001 or 1m")
