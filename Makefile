@@ -6,10 +6,11 @@ FILE ?= configs/demo.yaml
 SEEDS ?= 2000
 JOBS ?= 4
 MINUTES ?= 5
+GPUS ?= 4
 TORCH ?= torch==2.13.0
 SUPERVISORD ?= build/supervisord/bin/supervisord
 
-.PHONY: help run test test-torch check lint types sim mutants conformance bench soak docs clean
+.PHONY: help run box test test-torch check lint types sim mutants conformance bench soak docs clean
 .PHONY: install-systemd uninstall-systemd check-systemd test-systemd
 
 help:  ## What there is to make
@@ -17,6 +18,9 @@ help:  ## What there is to make
 
 run: $(VENV)/installed  ## Run configs/demo.yaml (or FILE=...) in the foreground
 	@exec $(BIN)/gpu-supervisor run $(FILE)
+
+box: $(VENV)/installed-test compiler  ## A shell with GPUS pretended GPUs, to run the daemon by hand
+	@$(BIN)/python -m tests.nvml shell $(GPUS)
 
 # Most of the time a test waits for processes: more at once than there are cores.
 test: $(VENV)/installed-test compiler  ## Every test, JOBS at once

@@ -33,7 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from tests.e2e.harness import PATIENCE_S, ROOT
+from tests.e2e.harness import PATIENCE_S
+from tests.nvml.__main__ import write_programs
 from tests.nvml.fake import FakeBox
 
 SETTLE_S = 3.0
@@ -41,7 +42,7 @@ SETTLE_S = 3.0
 
 CHANGES = re.compile(
     r"(gpu-supervisor|systemctl)( --\w+ \S+)? (start|stop|restart|scale|reload|shutdown|enable|disable|kill|edit)\b"
-    r"|\b(kill|sed|mv|rm|cp|mkdir)\b|/crash| -X POST | --json |[^2&]> ?\w[^d]"
+    r"|devices (quarantine|release)\b|fake-gpu|\b(kill|sed|mv|rm|cp|mkdir)\b|/crash| -X POST | --json |[^2&]> ?\w[^d]"
 )
 """Commands to be given once; all others only look, and may look again until they see what the page says."""
 
@@ -269,13 +270,9 @@ class Reader:
     def _move(self, gpus: int) -> None:
         self._machines += 1
         place = self._home / str(self._machines)
-        programs = place / "bin"
-        programs.mkdir(parents=True)
+        programs = write_programs(place / "bin")
         before, self.folder = self.folder, place / "fleet"
         shutil.copytree(before, self.folder)
-        program = programs / "gpu-supervisor"
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m supervisor "$@"\n')
-        program.chmod(0o755)
         box = FakeBox(place / "box", gpus=gpus).env if gpus else {}
         own = ("CUDA_", "GPU_SUPERVISOR_", "XDG_RUNTIME_DIR")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
