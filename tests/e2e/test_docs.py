@@ -112,6 +112,8 @@ def _is_understood(words: list[str]) -> bool:
             command = cli.commands[word]
             if command.hidden:
                 return False
+        elif isinstance(command, click.Group) and word in command.commands:
+            command = command.commands[word]
         elif command is cli and re.fullmatch(r"[a-z]+", word) and not _is_value(words, word):
             return False
     return True

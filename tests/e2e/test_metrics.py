@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import StartDaemon
-from tests.e2e.harness import ROOT, RunningDaemon
+from tests.e2e.harness import ROOT, RunningDaemon, wait_for
 from tests.nvml.fake import FakeBox
 
 FILE = """
@@ -76,6 +76,9 @@ def test_rules_and_dashboard_ask_for_what_there_is(start: StartDaemon, box: Fake
     daemon.wait_states(llm="ready")
     os.kill(daemon.worker("llm/0")["pid"], signal.SIGUSR1)
     daemon.wait(lambda now: now["llm/0"]["restarts"] == 1 and now["llm/0"]["state"] == "ready", "a restart")
+    wait_for(lambda: "watcher.started" in daemon.output, "the driver is listened to")
+    box.xid(box.uuids[0], 13)
+    wait_for(lambda: "device.xid" in daemon.output, "an error of the driver")
     families = scrape(daemon)
     labels = {sample.name: set(sample.labels) for family in families.values() for sample in family.samples}
     # Of what has not happened yet there is no sample, only the family.
