@@ -70,5 +70,6 @@ def _device_text(data: dict[str, Any], *, colour: bool) -> str:
 
 
 def _reason(data: dict[str, Any]) -> str:
-    reason = clean(" ".join(str(data["reason"]).split()))
+    told = data["reason"] or (f"it was {was}" if (was := data.get("was")) else "")
+    reason = clean(" ".join(str(told).split()))
     return f": {reason}" if reason else ""

@@ -110,13 +110,15 @@ def test_a_device_is_named_with_what_became_of_it_and_of_whom(
     """Its health like a worker's state; an error without one."""
     sick = {**step(9, "ok", "draining", "XID 79"), "worker": None, "device": "GPU-a", "name": "GPU 3"}
     xid = {**sick, "before": None, "after": None, "cause": "device.xid", "workers": ["llm/0", "llm/1"]}
-    face.happened = [{"lines": [{**sick, "cause": "device.draining"}, {**xid, "number": 10}]}]
+    well = {**sick, "number": 11, "before": "probing", "after": "ok", "reason": "", "was": "XID 79"}
+    face.happened = [{"lines": [{**sick, "cause": "device.draining"}, {**xid, "number": 10}, well]}]
 
     assert show(Client(control), None, lines=None, follow=False, is_json=False) == 0
 
     assert capsys.readouterr().out.splitlines() == [
         f"{SINCE} GPU 3 ok -> draining: XID 79",
         f"{SINCE} GPU 3 xid: XID 79 (llm/0, llm/1 there)",
+        f"{SINCE} GPU 3 probing -> ok: it was XID 79",
     ]
 
 
