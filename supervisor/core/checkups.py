@@ -96,7 +96,8 @@ def watch(before: Watch, device: Device, at: float, *, is_ours: bool, absent: Co
         throttle=found.throttle,
         repair_pending=bool(found.repair_pending),
         nvlinks=before.nvlinks if found.nvlinks is None else _most(before.nvlinks, found.nvlinks),
-        down=0 if found.nvlinks is None else _down(before.nvlinks, found.nvlinks, absent),
+        # Links to switches come up as the fabric does: the driver was loaded anew.
+        down=0 if found.nvlinks is None or device.vitals.is_joining else _down(before.nvlinks, found.nvlinks, absent),
     )
 
 

@@ -48,7 +48,7 @@ def excuse(turn: Turn, uuid: str) -> None:
 def _is_joining(device: Device) -> bool:
     # MIG has no use for the links: instances are not kept waiting for them.
     is_whole = device.parent is None and not device.is_cut
-    return device.vitals.fabric in STATES and is_whole and device.health is not Health.LOST
+    return device.vitals.is_joining and is_whole and device.health is not Health.LOST
 
 
 def _set(turn: Turn, unready: Mapping[str, Unready]) -> None:

@@ -67,6 +67,11 @@ class Vitals:
     fabric: int | None = None
     fabric_fault: int | None = None
 
+    @property
+    def is_joining(self) -> bool:
+        """Whether it has yet to join the NVSwitches."""
+        return self.fabric in {1, 2}
+
 
 UNTOLD = Vitals()
 

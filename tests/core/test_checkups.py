@@ -238,6 +238,16 @@ def test_a_link_to_what_is_away_or_sick_is_not_its_own_fault(peer: tuple[Device,
     assert "1 of its 6 NVLinks is down" in stage.fleet.ailments[uuid_of(0)].reason
 
 
+def test_links_that_come_up_with_the_fabric_are_not_missed_before() -> None:
+    """The driver was loaded anew: the switches are trained, and then the GPUs join them."""
+    stage = Stage().load(spec_of()).read(good(found(0, links(switch=18), fabric=3)))
+    minutes(stage, (found(0, links(), fabric=1),))
+    assert health(stage) == ["held"]
+
+    minutes(stage, (found(0, links(switch=18), fabric=3),))
+    assert health(stage) == ["ok"]
+
+
 def test_links_that_never_were_active_are_not_missed() -> None:
     """What there is to begin with is what there should be; they may take their time to come up."""
     stage = Stage().load(spec_of()).read(good(found(0, links(_1=0)), found(1)))

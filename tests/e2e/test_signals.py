@@ -278,6 +278,7 @@ def test_a_daemon_waits_for_the_fabric_at_boot(start: StartDaemon, tmp_path: Pat
     metrics = daemon.text("/v1/metrics")
     assert 'reason="sw_power_cap"' in metrics
     assert 'health="held"' in metrics
+    assert reason in daemon.cli("devices").stdout
     assert (daemon.worker("llm/0")["restarts"], daemon.worker("llm/0")["pid"]) == (0, None)
 
     box.change(box.uuids[0], fabric=3)

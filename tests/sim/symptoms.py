@@ -101,7 +101,7 @@ class Seen:
         well = {one.uuid for one in gpus if _is_well(fleet, one)}
         missed = [end for end, count in known.items() if count > now.get(end, 0) and (not end or end in well)]
         self.links[device.uuid] = {end: max(known.get(end, 0), now.get(end, 0)) for end in known.keys() | now.keys()}
-        return bool(missed)
+        return bool(missed) and device.vitals.fabric not in JOINING
 
 
 def _is_well(fleet: Fleet, device: Device) -> bool:
