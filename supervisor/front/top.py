@@ -147,8 +147,9 @@ def head_page(status: Json, now: datetime, *, bars: Bars = None) -> Page:
         parts.append(head_of(status["daemon"], now))
         parts += driver_lines(status["daemon"]["gpu"])
     if status["devices"]:
-        parts.append(_devices_table(status["devices"], numbers, bars))
+        # Above all of them: of many devices a small screen shows the first ones.
         parts += _sick_lines(status["devices"], numbers, now)
+        parts.append(_devices_table(status["devices"], numbers, bars))
     return tuple(parts)
 
 

@@ -51,6 +51,7 @@ DEVICES = tuple(
     )
     for index in range(2)
 )
+SICK = {"health": "quarantined", "reason": "XID 79 (it fell off the bus): reboot", "health_until": None}
 STATUS = a_status(*WORKERS, devices=DEVICES)
 NAMES = ["llm/0", "llm/1", "web/0"]
 
@@ -193,12 +194,18 @@ def test_a_sick_device_is_seen_on_the_smallest_of_usual_screens() -> None:
         "reason": "XID 79 (it fell off the bus): reboot",
         "health_until": None,
     }
-    lines = _frame(Seen({**STATUS, "devices": [DEVICES[0], sick]}), View(), (80, 24), "unicode")
+    many = [a_worker(f"web/{number}") for number in range(40)]
 
-    text = ["".join(piece for piece, _ in line).rstrip() for line in lines]
+    def seen(*devices: Json) -> list[str]:
+        lines = _frame(Seen(a_status(*many, devices=devices)), View(), (80, 24), "unicode")
+        return ["".join(piece for piece, _ in line).rstrip() for line in lines]
+
+    text = seen(DEVICES[0], sick)
     assert any(line.startswith("GPU  HEALTH") for line in text)
     assert any(line.startswith("1    quarantined  97%") for line in text)
     assert "GPU 1 quarantined: XID 79 (it fell off the bus): reboot" in text
+    crowd = [{**DEVICES[0], "uuid": f"GPU-{index}", "index": index} for index in range(16)]
+    assert "GPU 15 quarantined: XID 79 (it fell off the bus): reboot" in seen(*crowd[:15], {**crowd[15], **SICK})
     assert not any("HEALTH" in line for line in shown(head_page(STATUS, NOW)).splitlines())
 
 
