@@ -29,6 +29,9 @@ from supervisor.front.words import GPU_WORDS, PROOFS, because
 
 Json = Mapping[str, Any]
 
+OLD_S = 60.0
+"""What the driver said so long before a death may not have been so any more."""
+
 
 def status_page(status: Json, now: datetime, *, bars: Bars = None, target: str | None = None) -> Page:
     """
@@ -252,7 +255,7 @@ def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:
             str(one["incarnation"]),
             one["cause"],
             "" if one["uptime_s"] is None else span_of(one["uptime_s"]),
-            _death_devices(one["devices"]),
+            _death_devices(one),
             ended(one),
         )
         for one in worker.get("deaths", ())
@@ -260,11 +263,17 @@ def _story_tables(worker: Json, now: datetime) -> Iterator[Table]:
         yield Table(("DIED AGO", "PROCESS", "CAUSE", "LIVED", "GPUS, FREE THEN", "HOW"), tuple(deaths))
 
 
-def _death_devices(devices: list[Json]) -> str:
+def _death_devices(death: Json) -> str:
     return ", ".join(
-        f"{one.get('index', one['uuid'])}: {size_of(one['memory']['free'])}" if "memory" in one else one["uuid"]
-        for one in devices
+        f"{one.get('index', one['uuid'])}: {_free_then(one['memory'], death['at'])}" if "memory" in one else one["uuid"]
+        for one in death["devices"]
     )
+
+
+def _free_then(memory: Json, died_at: str) -> str:
+    """How much was free; the driver is not asked all the time, and what it said long before is marked as such."""
+    before_s = (datetime.fromisoformat(died_at) - datetime.fromisoformat(memory["read_at"])).total_seconds()
+    return size_of(memory["free"]) + (f" ({span_of(before_s)} before)" if before_s > OLD_S else "")
 
 
 def _listen_lines(workers: Iterable[Json]) -> list[str]:

@@ -484,6 +484,21 @@ def test_an_explanation_of_one_that_runs_has_its_devices_and_its_last_words() ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("read_at", "cell"),
+    [("2026-11-20T09:59:30Z", "3: 1GiB"), ("2026-11-20T08:00:00Z", "3: 1GiB (2h before)")],
+)
+def test_memory_that_was_read_long_before_a_death_is_marked(read_at: str, cell: str) -> None:
+    """The driver is not asked all the time."""
+    memory = {"total": 2**31, "free": 2**30, "read_at": read_at}
+    death = {"at": "2026-11-20T10:00:00Z", "incarnation": 7, "uptime_s": 1.0, **an_exit()}
+    death["devices"] = [{"uuid": "GPU-a", "share": 1.0, "index": 3, "memory": memory}]
+
+    page = explain_page({**a_worker("a/0"), "deaths": [death], **told("1 GPU", None, [])}, NOW)
+
+    assert any(cell in table.rows[0] for table in page if isinstance(table, Table))
+
+
 def test_an_explanation_of_one_that_waits_tells_what_is_kept_for_it_and_that_it_looks_now() -> None:
     """It does not have the GPU yet."""
     gpus = [{"uuid": "GPU-a", "index": 0, "share": 1}]
