@@ -318,7 +318,8 @@ def _promote(turn: Turn, batch: Collection[WorkerId]) -> None:
     chosen = [one for one in sorted(batch) if one not in turn.fleet.tried]
     revision.promote(turn, chosen)
     rescale.replan(turn)
-    _relaunch(turn, chosen)
+    # One that makes room for another service's may have to wait for sockets of its own.
+    _relaunch(turn, [one for one in chosen if not sockets.is_missing(turn.fleet, turn.workers[one])])
 
 
 def _relaunch(turn: Turn, workers: Iterable[WorkerId]) -> None:

@@ -126,4 +126,10 @@ SOCKETS = (
         " for one in running",
         by=_TESTS,
     ),
+    Mutant(
+        "one that makes room for another service goes before its own address is there",
+        "rollout.py",
+        "[one for one in chosen if not sockets.is_missing(turn.fleet, turn.workers[one])]",
+        "chosen",
+    ),
 )

@@ -13,7 +13,7 @@ from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import Worker
 from tests.sim.chaos import Chaos
 from tests.sim.rules_order import layers, waits_for_others
-from tests.sim.rules_start import headroom, wanted_now
+from tests.sim.rules_start import devices_of_file, headroom, wanted_now
 from tests.sim.rules_state import could_be_placed
 from tests.sim.rules_surge import leftovers
 from tests.sim.specs import read
@@ -169,6 +169,7 @@ def _restless(world: World, *, is_last: bool) -> Iterator[str]:
     for worker in fleet.workers.values():
         is_due = is_last or worker.id.service in fleet.rolling
         is_kept = _is_left_behind(fleet, worker) or waits_for_others(world, fleet, worker)
+        is_kept = is_kept or _is_kept_elsewhere(fleet, worker)
         if worker.is_outdated and is_due and not is_kept:
             yield f"{worker.id} runs with an old launch"
         elif worker.renew and not is_kept:
@@ -182,6 +183,15 @@ def _is_left_behind(fleet: Fleet, worker: Worker) -> bool:
     others = [one for one in fleet.workers.values() if one.id.service == worker.id.service]
     has_failed = any(one.state is State.FAILED or (one.state is State.PENDING and one.starved) for one in others)
     return worker.state in {State.READY, State.UNREADY} and has_failed
+
+
+def _is_kept_elsewhere(fleet: Fleet, worker: Worker) -> bool:
+    """A halted roll-out leaves it where it is, on a device that is no longer among the file's."""
+    roll = fleet.rolls.get(worker.id.service)
+    if roll is None or not roll.is_halted or worker.id not in fleet.kept:
+        return False
+    allowed = {one for device in devices_of_file(fleet) for one in (device.uuid, device.parent)}
+    return any(share.uuid not in allowed for share in worker.occupied)
 
 
 def _expect_no_old_launch(world: World) -> None:

@@ -171,7 +171,7 @@ class Notes:
         old = step.before.spec
         before = {first for service in old.services.values() for first in service.after} if old else set()
         for service in ids.keys() & firsts:
-            moments = _moments(step, ids[service], is_new=service not in before)
+            moments = _moments(step, ids[service], is_new=service not in before or spec is not old)
             if any(all(state in MET for state in states) for states in moments):
                 self.been_ready.add(service)
 
@@ -290,7 +290,7 @@ def _moments(step: Step, ids: Iterable[WorkerId], *, is_new: bool) -> Iterator[l
     """
     States of workers at every moment of a step: one may get ready and be asked to go within the same one.
 
-    Where nobody came after them before, only what the file has made of them counts.
+    Where nobody came after them before, and with another file, only what that has made of them counts.
     """
     known = step.before.workers
     states = {one: known[one].state if one in known else None for one in ids}

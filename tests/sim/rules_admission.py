@@ -289,6 +289,8 @@ def _nobodys(world: World, step: Step, spawn: Spawn, device: Device) -> int:
     those = {one.incarnation for one in _beside(step, spawn, device.uuid) if str(one.id) not in shown}
     those |= gpu.dead if device.uuid not in step.after.dirty else set()
     really = sum(size for number, size in gpu.used.items() if number in those)
+    # What strangers have in instances that are gone is on no list either.
+    really += 0 if gpu.is_cut else sum(part.foreign for part in gpu.parts)
     listed = sum(one.used_bytes or 0 for one in device.holders or ())
     return 0 if device.is_unified else min(really, device.memory_total_bytes - device.memory_free_bytes - listed)
 

@@ -55,7 +55,8 @@ def who_has_too_much_goes(world: World, step: Step) -> Iterator[str]:
             continue
         if worker.target is None or worker.policy.guard != "restart" or step.now - since < MINUTE_S + EPSILON_S:
             continue
-        if not _in_the_way(world, step.after, worker):
+        # That one who is on its way back has no room is found at the end of a look; the next one counts.
+        if not _in_the_way(world, step.before, worker) and not _in_the_way(world, step.after, worker):
             yield f"{worker_id} has had too much of a GPU since {since} and goes on"
 
 

@@ -16,7 +16,7 @@ from tests.sim.rules_step import is_settled, makes_way
 from tests.sim.trouble import EPSILON_S, Rule, Step, is_named
 
 if TYPE_CHECKING:
-    from supervisor.core.spec import Spec
+    from supervisor.core.spec import Recipe, Spec
     from tests.sim.world import World
 
 
@@ -143,6 +143,10 @@ def _places(step: Step, request: Request) -> int:
     return found * (1000 // request.gpu) if request.gpu <= 1000 else found // (request.gpu // 1000)
 
 
+def _recipe_of(worker: Worker) -> Recipe | None:
+    return worker.target.wanted.recipe if worker.target else None
+
+
 def parole_has_its_time(world: World, step: Step) -> Iterator[str]:
     """One try after so long, further ones after three times as long; never for `never`, nor for want of a GPU."""
     for change in step.changes:
@@ -161,6 +165,8 @@ def parole_has_its_time(world: World, step: Step) -> Iterator[str]:
         if before is None or after is None or before.state is not State.FAILED or after.state is State.FAILED:
             continue
         is_due = isinstance(step.event, TimePassed) and change.id in step.event.workers
+        # A roll-out that has waited for it may give it its new launch at once, which has clean counts.
+        is_due = is_due and _recipe_of(before) == _recipe_of(after)
         if is_due and not after.history.on_parole and after.state is not State.STOPPED:
             yield f"{change.id} is tried once more and nobody notes it"
 

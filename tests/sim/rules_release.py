@@ -172,13 +172,15 @@ def no_two_incarnations_hold_one_device(world: World, step: Step) -> Iterator[st
     for spawn in step.spawns:
         for gpu in world.devices.every:
             if any(share.uuid == gpu.uuid for share in spawn.launch.slice):
-                yield from _own_dead(world, spawn, gpu.uuid)
+                yield from _own_dead(world, step, spawn, gpu.uuid)
 
 
-def _own_dead(world: World, spawn: Spawn, uuid: str) -> Iterator[str]:
+def _own_dead(world: World, step: Step, spawn: Spawn, uuid: str) -> Iterator[str]:
     releases = world.checks.releases
     (gpu,) = [one for one in world.devices.every if one.uuid == uuid]
-    if gpu.total is None or gpu.is_unified or gpu.is_cut or gpu.taken > gpu.total:
+    shown = step.after.inventory.by_uuid.get(uuid) if step.after.inventory else None
+    listed = sum(one.used_bytes or 0 for one in (shown.holders or () if shown else ()))
+    if gpu.total is None or gpu.is_unified or gpu.is_cut or max(gpu.taken, listed) > gpu.total:
         return  # Where more is had than there is, nobody can see what is nobody's.
     for incarnation, size in gpu.used.items():
         is_own = gpu.owners[incarnation] == str(spawn.worker) and incarnation != spawn.incarnation

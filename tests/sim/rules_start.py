@@ -217,7 +217,7 @@ def headroom(fleet: Fleet, total: int) -> int:
 
 def eligible_devices(fleet: Fleet, request: Request) -> list[Device]:
     """Devices on which a worker may be placed anew, in health or not; none if its filter names what is not there."""
-    devices, seen = _devices_of_file(fleet), set[str]()
+    devices, seen = devices_of_file(fleet), set[str]()
     for token in request.gpus or ():
         found = _named(token, devices)
         uuids = {one.uuid for one in found}
@@ -232,7 +232,7 @@ def eligible_devices(fleet: Fleet, request: Request) -> list[Device]:
 
 def named_devices(fleet: Fleet, request: Request) -> list[Device]:
     """Devices that pool, file and request leave, whatever else the request names."""
-    devices = _devices_of_file(fleet)
+    devices = devices_of_file(fleet)
     uuids = {one.uuid for one in devices}
     if request.gpus is not None:
         named = (one for token in request.gpus for one in _named(token, devices))
@@ -257,7 +257,7 @@ def _is_of_kind(device: Device, kinds: tuple[str, ...]) -> bool:
     return not kinds or "h100" in "".join(kinds).lower().replace("nvidia-h100-80gb", "h100" if is_h100 else "")
 
 
-def _devices_of_file(fleet: Fleet) -> list[Device]:
+def devices_of_file(fleet: Fleet) -> list[Device]:
     """Devices that pool and file leave."""
     if fleet.inventory is None:
         return []

@@ -40,15 +40,23 @@ def command_comes_before_the_signal(world: World, step: Step) -> Iterator[str]:
         asked.add(after.incarnation)
         assert after.held is not None
         command = after.held.wanted.policy.stop.exec if _stop_of(before, after).timeout_s else ()
-        if before.pid is None:
+        pid = _pid_of(step, before)
+        if pid is None:
             command = ()
         run = runs.get(after.incarnation)
-        if bool(command) is not (run is not None) or (run and (run.argv, run.pid) != (command, before.pid)):
+        if bool(command) is not (run is not None) or (run and (run.argv, run.pid) != (command, pid)):
             yield f"{change.id} is to run {command}, and runs {run}"
-        if (after.incarnation in signalled) is not (before.pid is not None and not command):
+        if (after.incarnation in signalled) is not (pid is not None and not command):
             yield f"{change.id} is {'' if after.incarnation in signalled else 'not '}signalled at once"
     if extra := runs.keys() - asked:
         yield f"a stop command runs for {extra}, who are not stopped now"
+
+
+def _pid_of(step: Step, worker: Worker) -> int | None:
+    """Of one that is stopped in this step, which may be the one that tells of its process."""
+    if isinstance(step.event, Spawned) and step.event.incarnation == worker.incarnation:
+        return step.event.pid
+    return worker.pid
 
 
 def signal_follows_the_command(world: World, step: Step) -> Iterator[str]:
