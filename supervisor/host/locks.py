@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import struct
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,10 +25,19 @@ if TYPE_CHECKING:
     from supervisor.core.message import Event
 
 PREFIX = "\0gpu-supervisor/"
-BACKLOG = 64  # Those who watch us are never accepted: that their connection ends is all they wait for.
-LOOK_S = 5.0  # For a holder that cannot be watched: its backlog is full, or it does not listen.
-TRY_S = 0.02  # A lock of our own that is on its way to be free.
-TRIES = 150
+BACKLOG = 64
+WATCHERS_MAX = 32
+"""So many are let in for each device: each costs a descriptor, and anybody on the machine may call."""
+
+LOOK_S = 5.0
+"""For a holder that cannot be watched: too many wait for it, or it does not listen."""
+
+TRY_S = 0.02
+"""After a holder has hung up: the lock may be another's too, as a daemon's is its keeper's."""
+
+LEAVING_S = 3.0
+"""For so long a lock that we have let go, and that our keeper still has, is not called held."""
+
 USERS = Path("/etc/passwd")
 
 
@@ -40,6 +49,14 @@ class Trustee(Protocol):
 
     def take_back(self, name: str) -> None:
         """Close that copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who has a device, or why it cannot be had, in words; *pid* is 0 where it is not known."""
+
+    words: str
+    pid: int = 0
 
 
 class Locks:
@@ -54,10 +71,11 @@ class Locks:
     def __init__(self, post: Callable[[Event], None], trustee: Trustee | None = None) -> None:
         self._post = post
         self._trustee = trustee
-        self._leaving: dict[str, int] = {}  # Let go, and how often it was found to be held still.
         self._loop = asyncio.get_running_loop()
-        self._is_closed = False
-        self._ours: dict[str, socket.socket] = {}
+        self._ours: dict[str, _Lock] = {}
+        self._leaving: set[str] = set()  # Let go by us, and perhaps not by the trustee yet.
+        self._unanswered: dict[str, float] = {}  # Claimed while they were leaving, and when to give up on that.
+        self._known: dict[str, str] = {}  # What was said of who has those that are watched.
         self._watched: dict[str, socket.socket] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -65,19 +83,13 @@ class Locks:
         """Claim devices; DevicesClaimed says which are ours, and who has the others."""
         claimed: list[str] = []
         held: dict[str, str] = {}
-        again: list[str] = []
         for uuid in uuids:
             self._forget(uuid)
-            holder = self._bind(uuid)
-            if holder is not None and self._is_leaving(uuid):
-                self._forget(uuid)
-                again.append(uuid)
-            elif holder is None:
+            holder = self._take(uuid)
+            if holder is None:
                 claimed.append(uuid)
-            else:
-                held[uuid] = holder
-        if again:
-            self._loop.call_later(TRY_S, self._claim_again, again)
+            elif not self._is_leaving(uuid, holder):
+                held[uuid] = self._known[uuid] = holder.words
         if claimed or held:
             self._loop.call_soon(self._post, DevicesClaimed(tuple(claimed), held))
 
@@ -87,81 +99,157 @@ class Locks:
             if (lock := self._ours.pop(uuid, None)) is not None:
                 if self._trustee is not None:
                     self._trustee.take_back(uuid)
-                    self._leaving[uuid] = 0
+                    self._leaving.add(uuid)
                 lock.close()
 
     def close(self) -> None:
         """Let everything go, watch nobody."""
-        self._is_closed = True
         self.let_go(list(self._ours))
         for uuid in [*self._watched, *self._timers]:
             self._forget(uuid)
 
-    def _is_leaving(self, uuid: str) -> bool:
-        """Whether it is held by the trustee alone, who has yet to hear that we let it go."""
-        tries = self._leaving.get(uuid)
-        if tries is None or tries >= TRIES:
-            self._leaving.pop(uuid, None)
-            return False
-        self._leaving[uuid] = tries + 1
-        return True
+    def _take(self, uuid: str) -> _Holder | None:
+        """Take the lock of a device; else say who has it, and have an eye on that."""
+        for _ in range(3):  # Between two calls a holder may let go, or not listen yet.
+            try:
+                lock = _Lock(uuid, self._loop)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    self._look_later(uuid, LOOK_S)
+                    return _Holder(_words(error))
+            else:
+                self._ours[uuid] = lock
+                self._leaving.discard(uuid)
+                self._unanswered.pop(uuid, None)
+                if self._trustee is not None:
+                    self._trustee.entrust(uuid, lock.fileno())
+                return None
+            with contextlib.suppress(ConnectionRefusedError):
+                return self._watch(uuid)
+        self._look_later(uuid, LOOK_S)
+        return _Holder(describe(None))
 
-    def _claim_again(self, uuids: list[str]) -> None:
-        if not self._is_closed:
-            self.claim(uuids)
+    def _is_leaving(self, uuid: str, holder: _Holder) -> bool:
+        """Whether the trustee alone has it, who has yet to hear that we let it go: then it is ours in a moment."""
+        # The kernel remembers who has made a socket listen, whoever has it now: of another daemon it is never we.
+        if uuid in self._leaving and holder.pid == os.getpid():
+            now = self._loop.time()
+            until = self._unanswered.setdefault(uuid, now + LEAVING_S)
+            if now < until:
+                self._look_later(uuid, until - now)
+                return True
+        self._leaving.discard(uuid)
+        self._unanswered.pop(uuid, None)
+        return False
 
-    def _bind(self, uuid: str) -> str | None:
-        """Take the lock of a device; who has it, in words, if it cannot be had."""
+    def _watch(self, uuid: str) -> _Holder:
+        """Have the kernel tell when a holder lets go, by the end of a connection; refused where nobody listens."""
         try:
-            lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:
-            self._look_later(uuid)
-            return _words(error)
-        try:
-            lock.bind(PREFIX + uuid)
-            lock.listen(BACKLOG)
-        except OSError as error:
-            lock.close()
-            if error.errno != errno.EADDRINUSE:
-                self._look_later(uuid)
-                return _words(error)
-            return self._watch(uuid)
-        self._ours[uuid] = lock
-        self._leaving.pop(uuid, None)
-        if self._trustee is not None:
-            self._trustee.entrust(uuid, lock.fileno())
-        return None
-
-    def _watch(self, uuid: str) -> str:
-        """Have the kernel tell when a holder lets go: a connection that it never accepts ends with its socket."""
-        try:
-            caller, who = _call(uuid)
+            caller, holder = _call(uuid)
+        except ConnectionRefusedError:
+            raise
         except OSError:
-            self._look_later(uuid)
-            return describe(None)
+            self._look_later(uuid, LOOK_S)
+            return _Holder(describe(None))
         self._watched[uuid] = caller
-        self._loop.add_reader(caller, partial(self._tell, uuid))
-        return who
+        self._loop.add_reader(caller, self._hear_end, uuid)
+        return holder
 
-    def _look_later(self, uuid: str) -> None:
-        self._timers[uuid] = self._loop.call_later(LOOK_S, self._tell, uuid)
+    def _hear_end(self, uuid: str) -> None:
+        """A holder has hung up."""
+        self._leave(uuid)
+        # Two daemons that let go of each other's devices must not come back in step for ever.
+        self._look_later(uuid, TRY_S * (1 + os.getpid() % 16 / 16))
 
-    def _tell(self, uuid: str) -> None:
-        """A holder is gone, or may be: whoever wants the device claims it again."""
-        if uuid in self._watched:
-            # Two daemons that let go of each other's devices must not come back in step for ever.
-            self._forget(uuid)
-            self._timers[uuid] = self._loop.call_later(TRY_S * (1 + os.getpid() % 16 / 16), self._tell, uuid)
-            return
-        self._forget(uuid)
-        self._post(DevicesFreed((uuid,)))
-
-    def _forget(self, uuid: str) -> None:
+    def _look_later(self, uuid: str, after_s: float) -> None:
         if (timer := self._timers.pop(uuid, None)) is not None:
             timer.cancel()
+        self._timers[uuid] = self._loop.call_later(after_s, self._look, uuid)
+
+    def _look(self, uuid: str) -> None:
+        """See whether a device is free by now. That somebody still has it is no news; that it is somebody else is."""
+        if uuid in self._unanswered:
+            self.claim((uuid,))
+            return
+        known = self._known.get(uuid)
+        self._forget(uuid)
+        try:
+            words = self._known[uuid] = self._watch(uuid).words
+        except ConnectionRefusedError:
+            self._post(DevicesFreed((uuid,)))
+            return
+        if words != known:
+            self._post(DevicesClaimed((), {uuid: words}))
+
+    def _forget(self, uuid: str) -> None:
+        self._known.pop(uuid, None)
+        if (timer := self._timers.pop(uuid, None)) is not None:
+            timer.cancel()
+        self._leave(uuid)
+
+    def _leave(self, uuid: str) -> None:
         if (caller := self._watched.pop(uuid, None)) is not None:
             self._loop.remove_reader(caller)
             caller.close()
+
+
+class _Lock:
+    """
+    A bound socket, and those who are connected to it in order to hear of its end.
+
+    They are let in, for one who has gone again would else stay in line until there is no place for anybody.
+    """
+
+    def __init__(self, uuid: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watchers: set[socket.socket] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.bind(PREFIX + uuid)
+            self._socket.listen(BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
+        self._pause: asyncio.TimerHandle | None = None
+        self._open()
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Let it go, as far as it is ours alone, and have everybody look."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._socket)
+        for watcher in self._watchers:
+            self._loop.remove_reader(watcher)
+            watcher.close()
+        self._socket.close()
+
+    def _open(self) -> None:
+        self._loop.add_reader(self._socket, self._admit)
+
+    def _admit(self) -> None:
+        while len(self._watchers) < WATCHERS_MAX:
+            try:
+                watcher, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # No descriptor is left: whoever waits in line is watching as well.
+                self._pause = self._loop.call_later(LOOK_S, self._open)
+                break
+            watcher.setblocking(False)
+            self._watchers.add(watcher)
+            self._loop.add_reader(watcher, self._dismiss, watcher)
+        self._loop.remove_reader(self._socket)
+
+    def _dismiss(self, watcher: socket.socket) -> None:
+        """It has gone, or talks, for which nobody is here."""
+        self._loop.remove_reader(watcher)
+        self._watchers.discard(watcher)
+        watcher.close()
+        self._open()
 
 
 def find_holders(uuids: Iterable[str]) -> dict[str, str]:
@@ -169,8 +257,9 @@ def find_holders(uuids: Iterable[str]) -> dict[str, str]:
     found = {}
     for uuid in uuids:
         with contextlib.suppress(OSError):
-            caller, found[uuid] = _call(uuid)
+            caller, holder = _call(uuid)
             caller.close()
+            found[uuid] = holder.words
     return found
 
 
@@ -188,7 +277,7 @@ def describe(holder: tuple[int, int] | None) -> str:
     return f"held by another daemon ({process}, user {_user_name(uid)})"
 
 
-def _call(uuid: str) -> tuple[socket.socket, str]:
+def _call(uuid: str) -> tuple[socket.socket, _Holder]:
     """Connect to whoever has a device; OSError if nobody has, or he cannot be reached."""
     caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -198,7 +287,7 @@ def _call(uuid: str) -> tuple[socket.socket, str]:
     except OSError:
         caller.close()
         raise
-    return caller, describe((pid, uid))
+    return caller, _Holder(describe((pid, uid)), pid)
 
 
 def _user_name(uid: int) -> str:

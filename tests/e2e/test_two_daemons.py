@@ -89,3 +89,23 @@ def test_plan_and_devices_see_another_daemons_claims(start: StartDaemon, box: Fa
     assert plan.returncode == 3
     assert f"pid {first.pid}" in plan.stdout
     wait_for(lambda: is_alive(first.pid), "the first goes on")
+
+
+def test_a_gpu_that_was_given_away_is_waited_for_like_any_other(start: StartDaemon, box: FakeBox) -> None:
+    """Its new holder is named, once, however long it takes; and it is taken back as soon as that one lets go."""
+    one = file(1).replace("gpu: 1", "gpu: 1, gpus: [0]")
+    first = start(one, box=box)
+    first.wait_states(llm="ready")
+    assert first.cli("scale", "llm=0").returncode == 0
+    second = start(one, box=box)
+    second.wait_states(llm="ready")
+
+    assert first.cli("scale", "llm=1").returncode == 0
+    holder = f"held by another daemon (pid {second.pid}"
+    first.wait(lambda now: holder in now["llm/0"]["reason"], "it says who has it")
+    assert second.stop() == 0
+    first.wait_states(llm="ready")
+
+    said = [line for line in first.output.splitlines() if "device.held" in line]
+    assert [holder in line for line in said] == [True]
+    assert "does not say who it is" not in first.output

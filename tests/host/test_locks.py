@@ -76,6 +76,14 @@ def hold(uuid: str, how: str = "listen") -> subprocess.Popen[bytes]:
     return holder
 
 
+def hears_end(caller: socket.socket) -> bool:
+    """Whether the other side hangs up; it may not have read what was said."""
+    with caller, contextlib.suppress(ConnectionResetError):
+        caller.settimeout(20)
+        return caller.recv(1) == b""
+    return True
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - Of another process, which tells nobody.
@@ -152,6 +160,159 @@ async def test_a_holder_that_cannot_be_watched_is_asked_for_again(
     assert await ear.wait() == DevicesFreed((uuid,))
     holder.kill()
     holder.communicate()
+
+
+class Keeper:
+    """Holds copies, and lets them go when it is told to, not when it is asked to."""
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+
+    def entrust(self, name: str, fd: int) -> None:
+        self.fds[name] = os.dup(fd)
+
+    def take_back(self, name: str) -> None:
+        assert name in self.fds
+
+    def let_go(self) -> None:
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+
+
+async def test_who_takes_a_device_that_we_have_given_away_is_another_daemon(uuid: str) -> None:
+    """It is said to be held by that one, and by it alone; we hear of its end."""
+    keeper, ear = Keeper(), Ear()
+    ours = Locks(ear, keeper)
+    ours.claim([uuid])
+    assert await ear.wait() == DevicesClaimed((uuid,))
+    ours.let_go([uuid])
+    keeper.let_go()
+    holder = hold(uuid)
+
+    ours.claim([uuid])
+
+    assert await ear.wait() == DevicesClaimed((), {uuid: describe((holder.pid, os.getuid()))})
+    holder.kill()
+    holder.communicate()
+    assert await ear.wait() == DevicesFreed((uuid,))
+    ours.claim([uuid])
+    assert await ear.wait() == DevicesClaimed((uuid,))
+    ours.close()
+    keeper.let_go()
+
+
+async def test_a_device_that_only_our_keeper_still_has_is_waited_for(uuid: str) -> None:
+    """Nobody is told that it is held, and it is asked for once."""
+    keeper, ear = Keeper(), Ear()
+    ours = Locks(ear, keeper)
+    ours.claim([uuid])
+    assert await ear.wait() == DevicesClaimed((uuid,))
+    ours.let_go([uuid])
+
+    ours.claim([uuid])
+    asyncio.get_running_loop().call_later(0.2, keeper.let_go)
+
+    assert await ear.wait() == DevicesClaimed((uuid,))
+    ours.close()
+    keeper.let_go()
+
+
+async def test_a_keeper_that_never_lets_go_is_a_holder(uuid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while it is said, once; when it does let go we hear of it."""
+    monkeypatch.setattr(locks, "LEAVING_S", 0.1)
+    keeper, ear = Keeper(), Ear()
+    ours = Locks(ear, keeper)
+    ours.claim([uuid])
+    assert await ear.wait() == DevicesClaimed((uuid,))
+    ours.let_go([uuid])
+
+    ours.claim([uuid])
+
+    assert await ear.wait() == DevicesClaimed((), {uuid: describe((os.getpid(), os.getuid()))})
+    keeper.let_go()
+    assert await ear.wait() == DevicesFreed((uuid,))
+    ours.close()
+
+
+async def test_those_who_only_look_do_not_fill_the_line(make: Callable[[], tuple[Locks, Ear]], uuid: str) -> None:
+    """However many have asked who has a device, the next one is told; and so is whoever waits for it to be free."""
+    ours, ear = make()
+    ours.claim([uuid])
+    await ear.wait()
+
+    found = [await asyncio.to_thread(find_holders, [uuid]) for _ in range(3 * locks.BACKLOG)]
+
+    assert found == [{uuid: describe((os.getpid(), os.getuid()))}] * len(found)
+    others, their_ear = make()
+    others.claim([uuid])
+    assert await their_ear.wait() == DevicesClaimed((), found[0])
+    ours.let_go([uuid])
+    assert await their_ear.wait() == DevicesFreed((uuid,))
+
+
+async def test_more_than_are_let_in_wait_in_line(
+    make: Callable[[], tuple[Locks, Ear]], uuid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are watching as well, and come in when somebody leaves; who talks is sent away."""
+    monkeypatch.setattr(locks, "WATCHERS_MAX", 2)
+    ours, ear = make()
+    ours.claim([uuid])
+    await ear.wait()
+    callers = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    for caller in callers:
+        caller.connect(locks.PREFIX + uuid)
+    await until(lambda: len(ours._ours[uuid]._watchers) == 2)
+
+    callers[0].close()
+    callers[1].send(b"hello")
+    assert await asyncio.to_thread(hears_end, callers[1])
+    await until(lambda: len(ours._ours[uuid]._watchers) == 2)
+    ours.let_go([uuid])
+
+    assert [await asyncio.to_thread(hears_end, one) for one in callers[2:]] == [True, True]
+
+
+async def test_a_holder_with_too_many_in_line_is_no_news_every_time(
+    make: Callable[[], tuple[Locks, Ear]], uuid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again and again, and told of when it is gone."""
+    monkeypatch.setattr(locks, "LOOK_S", 0.02)
+    holder = hold(uuid)
+    callers = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+    for caller in callers:
+        caller.connect(locks.PREFIX + uuid)
+    ours, ear = make()
+
+    ours.claim([uuid])
+
+    assert await ear.wait() == DevicesClaimed((), {uuid: describe(None)})
+    looks: list[object] = []
+    while len(looks) < 4:
+        await until(lambda: ours._timers[uuid] not in looks[-1:])
+        looks.append(ours._timers[uuid])
+    assert ear.events == []
+    holder.kill()
+    holder.communicate()
+    assert await ear.wait() == DevicesFreed((uuid,))
+    for caller in callers:
+        caller.close()
+
+
+async def test_another_holder_in_place_of_the_first_is_named(make: Callable[[], tuple[Locks, Ear]], uuid: str) -> None:
+    """Whoever waits does not have to ask again for that."""
+    ours, ear = make()
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(locks.PREFIX + uuid)
+        first.listen()
+        ours.claim([uuid])
+        assert await ear.wait() == DevicesClaimed((), {uuid: describe((os.getpid(), os.getuid()))})
+
+    second = hold(uuid)
+
+    assert await ear.wait() == DevicesClaimed((), {uuid: describe((second.pid, os.getuid()))})
+    second.kill()
+    second.communicate()
+    assert await ear.wait() == DevicesFreed((uuid,))
 
 
 async def test_a_worker_does_not_inherit_a_lock(make: Callable[[], tuple[Locks, Ear]], uuid: str) -> None:
