@@ -21,7 +21,7 @@ EMPTY_S = 120.0
 def quarantine(where: Where, gpu: str, *, is_json: bool) -> int:
     """Take GPU (index, UUID or its start, PCI id) out of use until it is released; its workers move."""
     answer = where.client().post("/v1/devices/quarantine", {"target": gpu}, thing=f"quarantine GPU {gpu}")
-    _show(answer, is_json=is_json)
+    _show(answer, "quarantined", is_json=is_json)
     return 0
 
 
@@ -34,14 +34,14 @@ def release(where: Where, gpu: str, *, for_reset: bool, is_json: bool) -> int:
     """Look at GPU once more and use it again; with --for-reset, give it away until it is released without."""
     params = {"target": gpu} | ({"for_reset": "1"} if for_reset else {})
     answer = where.client().post("/v1/devices/release", params, thing=f"release GPU {gpu}", timeout_s=EMPTY_S)
-    _show(answer, is_json=is_json)
+    _show(answer, "quarantined" if for_reset else "released", is_json=is_json)
     return 0
 
 
 COMMANDS = (quarantine, release)
 
 
-def _show(answer: dict[str, Any], *, is_json: bool) -> None:
+def _show(answer: dict[str, Any], what: str, *, is_json: bool) -> None:
     if is_json:
         put(json.dumps(answer, indent=2) + "\n")
         return
@@ -51,7 +51,10 @@ def _show(answer: dict[str, Any], *, is_json: bool) -> None:
         name = one["uuid"] if one["index"] is None or one["parent"] else f"GPU {one['index']}"
         on = f"; still there: {', '.join(one['workers'])}" if one["workers"] else ""
         why = f" ({clean(str(one['reason']))})" if one["reason"] else ""
-        put(f"{name} {one['health']}{why}{on}\n")
+        # One that another daemon has may not be used for that: what was asked for has been done all the same.
+        is_held = one["health"] == "held"
+        state = f"{what}, and {clean(str(one['reason']))}" if is_held else f"{one['health']}{why}"
+        put(f"{name} {state}{on}\n")
     if "openers" in answer:
         put("".join(f"{line}\n" for line in show_openers(answer["openers"])))
 

@@ -64,7 +64,7 @@ class Watch:
 UNWATCHED = Watch()
 
 
-def watch(before: Watch, device: Device, at: float, *, is_ours: bool, absent: Collection[str]) -> Watch:
+def watch(before: Watch, device: Device, at: float, *, is_used: bool, absent: Collection[str]) -> Watch:
     """
     The books of a device after a reading.
 
@@ -72,7 +72,7 @@ def watch(before: Watch, device: Device, at: float, *, is_ours: bool, absent: Co
         before: As they were.
         device: As it was read.
         at: Monotonic second at which it was asked for.
-        is_ours: Somebody of ours occupies it.
+        is_used: Somebody of ours occupies it, or another daemon has it.
         absent: Devices that are away or sick themselves: a link to such a one is their affair.
     """
     if device.health is Health.LOST:
@@ -82,7 +82,7 @@ def watch(before: Watch, device: Device, at: float, *, is_ours: bool, absent: Co
         return before
     is_next = before.at is None or at - before.at >= APART_S
     is_haunted = (
-        not is_ours
+        not is_used
         and device.holders == ()
         and found.busy_percent is not None
         and found.busy_percent >= BUSY_PERCENT

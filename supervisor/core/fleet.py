@@ -10,6 +10,7 @@ from typing import assert_never
 
 from supervisor.core import (
     admission,
+    canaries,
     claims,
     excess,
     gpus,
@@ -115,6 +116,7 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             admission.admit(turn)  # Who waits says so in today's numbers.
         _end_if_all_failed(turn)
         if not turn.fleet.exiting:
+            canaries.settle(turn)
             wards.set_deadline(turn)
     tidings.note_ends(turn)
     claims.settle(turn)
@@ -143,8 +145,10 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912 - One ca
             recycle.take_usage(turn, event)
         case DeviceEventTold():
             tidings.take(turn, event)
-        case CanaryFinished() | QuarantineRequested() | ReleaseRequested():
+        case QuarantineRequested() | ReleaseRequested():
             wards.take(turn, event)
+        case CanaryFinished():
+            canaries.take(turn, event)
         case DevicesClaimed():
             claims.take_answer(turn, event)
         case DevicesFreed():

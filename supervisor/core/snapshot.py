@@ -392,6 +392,8 @@ def _health(fleet: Fleet, view: View, device: Device) -> Json:
             health, reason, since = "stuck", f"{stuck.id} {stuck.reason}", stuck.since
         elif dirt is not None:
             health, reason, since = "dirty", dirt.reason, dirt.at
+    elif device.uuid in fleet.elsewhere:
+        reason = f"{reason}; {fleet.elsewhere[device.uuid]}" if reason else fleet.elsewhere[device.uuid]
     until = ailment.until if ailment is not None and health == str(ailment.health) else None
     return {
         "health": health,

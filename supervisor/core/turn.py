@@ -240,6 +240,7 @@ class Fleet:
         dirty: Device UUID -> memory there that has not come back.
         ailments: Device UUID -> what is known against it; the inventory's health follows it.
         spared: Devices of which nothing of ours is to have a file open, for somebody wants to reset them.
+        canaries: Device UUID -> since when that was looked at once more for which its canary runs.
         missing: Devices that are lost and not in the inventory any more, as they were.
         uncorrected: Device UUID -> ECC errors that could not be corrected, as last told.
         watches: Device UUID -> what its checkups have found.
@@ -312,6 +313,7 @@ class Fleet:
     dirty: Mapping[str, Dirt] = field(default_factory=dict)
     ailments: Mapping[str, Ailment] = field(default_factory=dict)
     spared: frozenset[str] = frozenset()
+    canaries: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, Device] = field(default_factory=dict)
     uncorrected: Mapping[str, int] = field(default_factory=dict)
     watches: Mapping[str, Watch] = field(default_factory=dict)

@@ -16,7 +16,6 @@ from supervisor.core.health import (
     LINK,
     WELL,
     Ailment,
-    CanaryEnded,
     Emptied,
     Faulted,
     Released,
@@ -31,12 +30,10 @@ from supervisor.core.health import (
 from supervisor.core.inventory import Device, GpuState, Health, Inventory, name_of
 from supervisor.core.matching import Names
 from supervisor.core.message import (
-    CanaryFinished,
     InventoryRead,
     QuarantineRequested,
     ReadInventory,
     ReleaseRequested,
-    RunCanary,
     Say,
 )
 from supervisor.core.signs import sign_of
@@ -111,7 +108,7 @@ def _note_checkups(turn: Turn, devices: Sequence[Device], asked_at: float) -> No
             fleet.watches.get(one.uuid, UNWATCHED),
             one,
             asked_at,
-            is_ours=bool(workers_on(fleet, one.uuid)),
+            is_used=bool(workers_on(fleet, one.uuid)) or any(it in fleet.elsewhere for it in parts_of(fleet, one.uuid)),
             absent=absent,
         )
         for one in gpus
@@ -191,8 +188,6 @@ def tell(turn: Turn, uuid: str, sign: Sign, device: Device | None = None) -> Non
     _say(turn, uuid, before, after, device)
     if after.health is Health.PROBING:
         turn.do(ReadInventory(fresh=not turn.fleet.failures))
-        if spec.canary:
-            turn.do(RunCanary(uuid, spec.canary, spec.canary_timeout))
     if after.health is not Health.QUARANTINED and after.health is not Health.DRAINING and uuid in turn.fleet.spared:
         turn.set(spared=turn.fleet.spared - {uuid})
 
@@ -289,18 +284,16 @@ def set_deadline(turn: Turn) -> None:
 # ---- events ---------------------------------------------------------------------------------------------------------
 
 
-def take(turn: Turn, event: CanaryFinished | QuarantineRequested | ReleaseRequested) -> None:
-    """What operators and the canary say of devices."""
+def take(turn: Turn, event: QuarantineRequested | ReleaseRequested) -> None:
+    """What operators say of devices."""
     match event:
-        case CanaryFinished():
-            take_canary(turn, event)
         case QuarantineRequested():
             take_quarantine(turn, event)
         case ReleaseRequested():
             take_release(turn, event)
 
 
-# ---- what an operator and the canary say ----------------------------------------------------------------------------
+# ---- what an operator says ------------------------------------------------------------------------------------------
 
 
 def find_gpu(fleet: Fleet, token: str) -> Device:
@@ -346,12 +339,6 @@ def take_release(turn: Turn, event: ReleaseRequested) -> None:
         if (ailment := turn.fleet.ailments.get(uuid)) is not None and ailment.health is Health.LOST:
             turn.do(ReadInventory(fresh=not turn.fleet.failures))
         tell(turn, uuid, Released())
-
-
-def take_canary(turn: Turn, event: CanaryFinished) -> None:
-    """What came of the command on a device that is looked at once more."""
-    fault = f"its canary: {event.fault}" if event.fault else ""
-    tell(turn, event.uuid, CanaryEnded(fault, event.is_unable))
 
 
 def recalled(ailments: Mapping[str, Ailment], *, now: float, is_same_boot: bool) -> dict[str, Ailment]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_rollout_json, make_status
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet
-from supervisor.core.wards import find_gpu, workers_on
+from supervisor.core.wards import find_gpu, parts_of, workers_on
 from supervisor.daemon.chronicle import Chronicle
 from supervisor.daemon.gauges import Gauges
 from supervisor.daemon.reader import SpecReader
@@ -81,6 +81,9 @@ log = structlog.get_logger()
 REFRESH_S = 2.0
 EMPTY_S = 90.0
 """For so long whoever wants to reset a GPU waits until it is empty; then who is left there is told."""
+
+CLAIM_S = 5.0
+"""Claims are answered at once, but for what our own keeper has yet to let go."""
 
 ORDERS: Mapping[str, type[StartRequested | StopRequested | RestartRequested]] = {
     "start": StartRequested,
@@ -225,15 +228,20 @@ class DaemonFace:
             QuarantineRequested((device.uuid,), for_reset=for_reset) if is_taken else ReleaseRequested((device.uuid,))
         )
         self._daemon.decide(order)
+        await self._wait_while(lambda fleet: not fleet.claiming.isdisjoint(parts_of(fleet, device.uuid)), CLAIM_S)
         if for_reset:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EMPTY_S):
-                    while workers_on(self._daemon.fleet, device.uuid) and not self._is_closed:
-                        await self.changed()
+            await self._wait_while(lambda fleet: bool(workers_on(fleet, device.uuid)), EMPTY_S)
         await self._refresh()
         found = make_devices(self._daemon.fleet, self._daemon.view)
         found["devices"] = [one for one in found["devices"] if device.uuid in {one["uuid"], one["parent"]}]
         return {**found, "openers": await self._daemon.find_openers(device)} if for_reset else found
+
+    async def _wait_while(self, is_so: Callable[[Fleet], bool], limit_s: float) -> None:
+        """Return once something is not so any more, or in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while is_so(self._daemon.fleet) and not self._is_closed:
+                    await self.changed()
 
     def shutdown(self) -> None:
         """Ask the daemon to end."""

@@ -50,7 +50,7 @@ def after(*checkups: Checkup | None, apart_s: float = MINUTE, **changes: Any) ->
     books = UNWATCHED
     for number, one in enumerate(checkups):
         read = replace(found(0, one), **changes)
-        books = watch(books, read, number * apart_s, is_ours=False, absent=())
+        books = watch(books, read, number * apart_s, is_used=False, absent=())
     return books
 
 
@@ -84,7 +84,7 @@ def test_only_what_is_surely_nobodys_work_haunts_a_device(changes: dict[str, Any
 
 def test_one_of_ours_does_not_haunt_its_device() -> None:
     """Whatever the driver's list says of it."""
-    assert watch(UNWATCHED, found(0, HAUNTED), 0.0, is_ours=True, absent=()).haunted == 0
+    assert watch(UNWATCHED, found(0, HAUNTED), 0.0, is_used=True, absent=()).haunted == 0
 
 
 @pytest.mark.parametrize("throttle", [0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x100, None])
@@ -105,7 +105,7 @@ def test_one_that_was_lost_begins_anew() -> None:
     known = Watch(at=0.0, hot=9, haunted=9, throttle=0x40, nvlinks=(("", 18),), down=2)
     lost = replace(found(0, None), health=Health.LOST)
 
-    assert watch(known, lost, 60.0, is_ours=False, absent=()) == Watch(at=0.0, nvlinks=(("", 18),))
+    assert watch(known, lost, 60.0, is_used=False, absent=()) == Watch(at=0.0, nvlinks=(("", 18),))
 
 
 # ---- what becomes of it ---------------------------------------------------------------------------------------------

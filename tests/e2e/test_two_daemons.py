@@ -109,3 +109,23 @@ def test_a_gpu_that_was_given_away_is_waited_for_like_any_other(start: StartDaem
     said = [line for line in first.output.splitlines() if "device.held" in line]
     assert [holder in line for line in said] == [True]
     assert "does not say who it is" not in first.output
+
+
+def test_a_gpu_that_an_operator_takes_is_out_of_use_for_both(start: StartDaemon, box: FakeBox) -> None:
+    """As soon as whoever has it lets go; until then its holder is named, whatever is asked of it."""
+    one = file(1).replace("gpu: 1", "gpu: 1, gpus: [0]")
+    first, second = start(one, box=box), start(one.replace("[0]", "[1]"), box=box)
+    first.wait_states(llm="ready")
+    second.wait_states(llm="ready")
+    holder = f"held by another daemon (pid {first.pid}, "
+
+    assert f"GPU 0 quarantined (by the operator; {holder}" in second.cli("devices", "quarantine", "0").stdout
+    assert f"GPU 0 released, and {holder}" in second.cli("devices", "release", "0").stdout
+    assert second.cli("devices", "quarantine", "0").returncode == 0
+    assert first.cli("scale", "llm=0").returncode == 0
+    wait_for(lambda: "another daemon" not in second.cli("devices").stdout, "it has it")
+    assert first.cli("scale", "llm=1").returncode == 0
+    first.wait(lambda now: f"held by another daemon (pid {second.pid}" in now["llm/0"]["reason"], "it waits")
+
+    assert "GPU 0 " in second.cli("devices", "release", "0").stdout
+    first.wait_states(llm="ready")

@@ -34,6 +34,27 @@ HEALTH: tuple[Mutant, ...] = (
         rules=("only_what_was_told_of_is_sick",),
     ),
     Mutant(
+        "sick devices are left to other daemons",
+        "claims.py",
+        " | kept(fleet)\n",
+        "\n",
+        rules=("what_is_out_of_use_is_kept_from_others",),
+    ),
+    Mutant(
+        "a canary runs where another daemon is",
+        "canaries.py",
+        "        if is_due and turn.fleet.claimed.issuperset(parts_of(turn.fleet, uuid)):\n",
+        "        if is_due:\n",
+        rules=("canaries_run_where_nobody_else_is",),
+    ),
+    Mutant(
+        "the canary of an earlier look decides",
+        "canaries.py",
+        "    if ailment is not None and ailment.since == since:\n",
+        "    if ailment is not None:\n",
+        by="tests/core/test_claims.py",
+    ),
+    Mutant(
         "every error is one of the hardware",
         "tidings.py",
         '        case "hardware":\n            tell(turn, uuid, Faulted(reason))\n',

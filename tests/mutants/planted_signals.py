@@ -29,7 +29,7 @@ SIGNALS: tuple[Mutant, ...] = (
     Mutant(
         "one of ours haunts its device",
         "checkups.py",
-        "        not is_ours\n        and device.holders == ()\n",
+        "        not is_used\n        and device.holders == ()\n",
         "        device.holders == ()\n",
         by="tests/core/test_checkups.py",
     ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from supervisor.core.file.service import Request
 from supervisor.core.inventory import Health
-from supervisor.core.message import Cause, DeviceEventTold
+from supervisor.core.message import Cause, DeviceEventTold, RunCanary
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import LIVING, RUNNING, Worker
 from supervisor.core.xids import TABLE
+from tests.sim.rules_start import named_devices
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
@@ -108,6 +110,36 @@ def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
             yield f"{uuid} is draining, and nobody is there"
 
 
+def what_is_out_of_use_is_kept_from_others(world: World, step: Step) -> Iterator[str]:
+    """What an operator has taken, and what is sick of the pool: nobody else may have it whom we could keep from it."""
+    fleet = step.after
+    if fleet.exiting:
+        return
+    asked = world.locks.ours | fleet.elsewhere.keys() | fleet.claiming
+    can_use = {one.uuid for one in named_devices(fleet, Request())} if fleet.wants_gpu else set[str]()
+    for uuid, ailment in fleet.ailments.items():
+        is_taken = world.sickness.told.until.get(uuid) == float("inf")
+        is_out = ailment.health in {Health.DRAINING, Health.QUARANTINED}
+        for part in _with_parts(fleet, uuid):
+            if is_out and (is_taken or part in can_use) and part not in asked:
+                yield f"{uuid} is {ailment.health}, and another daemon may take {part}"
+
+
+def canaries_run_where_nobody_else_is(world: World, step: Step) -> Iterator[str]:
+    """And they do run there."""
+    fleet = step.after
+    for action in step.actions:
+        if isinstance(action, RunCanary) and not world.locks.ours.issuperset(_with_parts(fleet, action.uuid)):
+            yield f"a canary runs on {action.uuid}, where another daemon may be"
+    if fleet.state is DaemonState.STOPPING or not (fleet.spec and fleet.spec.health.canary):
+        return
+    others = fleet.claiming | fleet.elsewhere.keys()
+    for uuid, ailment in fleet.ailments.items():
+        is_due = ailment.health is Health.PROBING and uuid not in fleet.canaries
+        if is_due and others.isdisjoint(_with_parts(fleet, uuid)):
+            yield f"{uuid} is probing, and nobody runs its canary"
+
+
 def is_to_be_left(world: World, step: Step, uuid: str) -> bool:
     """Whether somebody may be asked to leave a device because it is sick."""
     return (
@@ -167,10 +199,20 @@ def _with_parent(fleet: Fleet, uuid: str) -> tuple[str, ...]:
     return (uuid,) if device is None or device.parent is None else (uuid, device.parent)
 
 
+def _with_parts(fleet: Fleet, uuid: str) -> tuple[str, ...]:
+    devices = fleet.inventory.devices if fleet.inventory else ()
+    return (uuid, *(one.uuid for one in devices if one.parent == uuid))
+
+
 RULES: tuple[Rule, ...] = (
+    canaries_run_where_nobody_else_is,
     nothing_starts_on_a_quarantined_device,
     nobody_starts_before_the_fabric_is_joined,
     a_fault_changes_no_worker_elsewhere,
     who_leaves_a_sick_device_is_not_charged,
 )
-STATE_RULES: tuple[Rule, ...] = (nobody_stays_on_a_sick_device, only_what_was_told_of_is_sick)
+STATE_RULES: tuple[Rule, ...] = (
+    nobody_stays_on_a_sick_device,
+    only_what_was_told_of_is_sick,
+    what_is_out_of_use_is_kept_from_others,
+)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor.core.file.quantities import amount_bytes
+from supervisor.core.inventory import Health
 from supervisor.core.message import State
-from supervisor.core.turn import DaemonState
+from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import FREED, HOLDING, LIVING, RUNNING, Worker
 from tests.sim.rules_start import eligible_devices, every_device, headroom, wanted_by_file, wanted_now
 from tests.sim.trouble import EPSILON_S, Rule, Step
@@ -242,7 +243,7 @@ def could_be_placed(step: Step, worker: Worker, *, avoided: frozenset[str] = fro
 
 
 def claims_are_those_of_the_living(world: World, step: Step) -> Iterator[str]:
-    """Every device that a process is on is ours, and what nobody is placed on is not kept from other daemons."""
+    """Every device that a process is on is ours; others may have what nobody is placed on, unless it is sick."""
     fleet, ours = step.after, world.locks.ours
     if fleet.exiting:
         return
@@ -254,8 +255,15 @@ def claims_are_those_of_the_living(world: World, step: Step) -> Iterator[str]:
     }
     if lost := fleet.occupied.keys() - ours:
         yield f"somebody is on {lost}, which another daemon may have"
-    if kept := ours - meant - fleet.occupied.keys() - fleet.claiming:
+    if kept := ours - meant - fleet.occupied.keys() - fleet.claiming - _out_of_use(fleet):
         yield f"{kept} is claimed for nobody"
+
+
+def _out_of_use(fleet: Fleet) -> set[str]:
+    """Devices that the books keep everybody from, and their parts."""
+    sick = {uuid for uuid, one in fleet.ailments.items() if one.health not in {Health.OK, Health.SUSPECT}}
+    devices = fleet.inventory.devices if fleet.inventory else ()
+    return {*sick, *fleet.canaries, *(one.uuid for one in devices if {one.parent} & (sick | fleet.canaries.keys()))}
 
 
 def fallback_is_a_policy(world: World, step: Step) -> Iterator[str]:
