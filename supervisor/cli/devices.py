@@ -31,10 +31,16 @@ def quarantine(where: Where, gpu: str, *, is_json: bool) -> int:
 @as_json
 @at_daemon
 def release(where: Where, gpu: str, *, for_reset: bool, is_json: bool) -> int:
-    """Look at GPU once more and use it again; with --for-reset, give it away until it is released without."""
+    """
+    Look at GPU once more and use it again, or forget it if it is gone.
+
+    With --for-reset, give it away until it is released without.
+    """
     params = {"target": gpu} | ({"for_reset": "1"} if for_reset else {})
     answer = where.client().post("/v1/devices/release", params, thing=f"release GPU {gpu}", timeout_s=EMPTY_S)
     _show(answer, "quarantined" if for_reset else "released", is_json=is_json)
+    if not answer["devices"] and not is_json:
+        put(f"{gpu} is forgotten: nothing shows it any more\n")
     return 0
 
 

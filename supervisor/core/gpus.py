@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from supervisor.core import fabric, wards, witnesses
+from supervisor.core import fabric, farewell, wards, witnesses
 from supervisor.core.inventory import Device, GpuState, Inventory, Reading
 from supervisor.core.ledger import foreign_bytes
 from supervisor.core.message import InventoryRead, ReadInventory, Say
@@ -43,6 +43,7 @@ def take_reading(turn: Turn, event: InventoryRead) -> None:
     inventory, trusted = _judge(turn.fleet, event, turn.now)
     turn.set(inventory=inventory, trusted=trusted, failures=_failures(before, event.reading, trusted=trusted))
     wards.take_reading(turn, event, before.inventory)
+    farewell.take_reading(turn, event)
     if turn.has_read:
         fabric.take_reading(turn)
     inventory = turn.fleet.inventory

@@ -221,6 +221,7 @@ class Reading:
         links: Between GPUs, each pair once; those that the driver does not tell are left out.
         openers: Who has the driver's files open, whatever the state; None where that was not looked at.
         hidden: Processes that could not be looked at for that.
+        kernel: PCI addresses of the GPUs that the kernel's driver lists, None where it does not tell.
     """
 
     state: GpuState
@@ -229,6 +230,7 @@ class Reading:
     links: tuple[Link, ...] = ()
     openers: tuple[Opener, ...] | None = None
     hidden: int = 0
+    kernel: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

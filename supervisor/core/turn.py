@@ -242,6 +242,7 @@ class Fleet:
         spared: Devices of which nothing of ours is to have a file open, for somebody wants to reset them.
         canaries: Device UUID -> since when that was looked at once more for which its canary runs.
         missing: Devices that are lost and not in the inventory any more, as they were.
+        parting: Lost devices that an operator has released -> when: once nothing shows them they are forgotten.
         uncorrected: Device UUID -> ECC errors that could not be corrected, as last told.
         watches: Device UUID -> what its checkups have found.
         unready: Devices that have not joined the NVSwitch fabric: nobody starts there.
@@ -315,6 +316,7 @@ class Fleet:
     spared: frozenset[str] = frozenset()
     canaries: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, Device] = field(default_factory=dict)
+    parting: Mapping[str, float] = field(default_factory=dict)
     uncorrected: Mapping[str, int] = field(default_factory=dict)
     watches: Mapping[str, Watch] = field(default_factory=dict)
     unready: Mapping[str, Unready] = field(default_factory=dict)

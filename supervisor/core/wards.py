@@ -337,6 +337,7 @@ def take_release(turn: Turn, event: ReleaseRequested) -> None:
         turn.set(watches={one: it for one, it in turn.fleet.watches.items() if one != uuid})
         fabric.excuse(turn, uuid)
         if (ailment := turn.fleet.ailments.get(uuid)) is not None and ailment.health is Health.LOST:
+            turn.set(parting={**turn.fleet.parting, uuid: turn.now})
             turn.do(ReadInventory(fresh=not turn.fleet.failures))
         tell(turn, uuid, Released())
 

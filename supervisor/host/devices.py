@@ -231,6 +231,7 @@ class Devices:
         self._failures = 0
         if reading.state is GpuState.OK:
             reading = self._silences.complete(reading, spare, self._spared, lost)
+            reading = replace(reading, kernel=self._kernel_gpus)
         if wants_sensors:
             await self._take_sensors(prober)
         return self._with_openers(reading)

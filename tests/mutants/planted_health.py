@@ -111,6 +111,27 @@ HEALTH: tuple[Mutant, ...] = (
         by="tests/core/test_wards.py",
     ),
     Mutant(
+        "a device is forgotten without a word",
+        "farewell.py",
+        "    for uuid, at in sorted(turn.fleet.parting.items()):\n",
+        "    for uuid, at in dict.fromkeys(sorted(turn.fleet.missing), 0.0).items():\n",
+        rules=("what_is_forgotten_is_gone_and_released",),
+    ),
+    Mutant(
+        "a device is forgotten though somebody is there",
+        "farewell.py",
+        "        if event.asked_at >= at and not workers_on(turn.fleet, uuid):\n",
+        "        if event.asked_at >= at:\n",
+        by="tests/core/test_farewell.py",
+    ),
+    Mutant(
+        "what the kernel still lists is forgotten",
+        "farewell.py",
+        "        return device.pci not in reading.kernel\n",
+        "        return True\n",
+        by="tests/core/test_farewell.py",
+    ),
+    Mutant(
         "what was mended is never too much",
         "tidings.py",
         "    return len(recent) >= XIDS_MAX\n",

@@ -98,6 +98,8 @@ class FakeDevices:
         self.has_lists = rng.random() < 0.5
         self.drops_the_dead = False
         """The list shows nobody who is dead, though its memory may not be back yet."""
+        self.tells_kernel = len(gpus) % 2 == 0
+        """What the kernel's driver lists can be looked at, and is what there is."""
         self.shows_files = False
         """Everybody's open files can be looked at."""
         self.omits = 0
@@ -167,7 +169,8 @@ class FakeDevices:
             self._checked_at = self.agenda.now
             known = {gpu.uuid: gpu for gpu in there}
             devices = [_with_checkup(one, known) if one.parent is None else one for one in devices]
-        return Reading(GpuState.OK, self.detail, tuple(devices))
+        kernel = frozenset(one.pci for one in devices) if self.tells_kernel else None
+        return Reading(GpuState.OK, self.detail, tuple(devices), kernel=kernel)
 
     def list_of(self, gpu: Gpu) -> tuple[Holder, ...] | None:
         """Who has what of a device, as far as the driver tells; None where it does not."""

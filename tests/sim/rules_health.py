@@ -92,6 +92,20 @@ def nobody_stays_on_a_sick_device(world: World, step: Step) -> Iterator[str]:
                 yield f"{worker.id} stays on {uuid}, which is {ailment.health}"
 
 
+def what_is_forgotten_is_gone_and_released(world: World, step: Step) -> Iterator[str]:
+    """Nobody is there, an operator has said so, and nothing of it is kept; what comes back begins anew."""
+    before, after = step.before, step.after
+    here = after.inventory.by_uuid if after.inventory else {}
+    for uuid in before.missing.keys() - after.missing.keys() - here.keys():
+        if uuid not in world.sickness.told.released:
+            yield f"{uuid} is forgotten, and nobody has released it"
+        if after.occupied.get(uuid):
+            yield f"{uuid} is forgotten, and {sorted(after.occupied[uuid])} are there"
+        for name in ("ailments", "xids", "uncorrected", "watches", "ended_at", "dirty", "parting"):
+            if uuid in getattr(after, name):
+                yield f"{uuid} is forgotten, but not in {name}"
+
+
 def only_what_was_told_of_is_sick(world: World, step: Step) -> Iterator[str]:
     """No healthy device is kept from those who wait: whatever is out of use, somebody has said something against it."""
     for uuid, ailment in step.after.ailments.items():
@@ -210,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     nobody_starts_before_the_fabric_is_joined,
     a_fault_changes_no_worker_elsewhere,
     who_leaves_a_sick_device_is_not_charged,
+    what_is_forgotten_is_gone_and_released,
 )
 STATE_RULES: tuple[Rule, ...] = (
     nobody_stays_on_a_sick_device,

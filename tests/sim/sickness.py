@@ -50,11 +50,13 @@ class Told:
         until: UUID -> second before which it is not to be used; infinite for one that an operator has taken.
         ever: Everybody against whom anything was ever said.
         strikes: UUID -> how often it was in quarantine in a row, at the least.
+        released: Everybody whom an operator has ever released.
     """
 
     until: dict[str, float] = field(default_factory=dict)
     ever: set[str] = field(default_factory=set)
     strikes: Counter[str] = field(default_factory=Counter)
+    released: set[str] = field(default_factory=set)
 
     def hear(self, step: Step) -> None:
         """One event of the core."""
@@ -74,6 +76,7 @@ class Told:
                 self.until |= dict.fromkeys(uuids, INFINITE)
                 self.ever |= set(uuids)
             case ReleaseRequested(uuids=uuids):
+                self.released |= set(uuids)
                 for uuid in uuids:
                     self.until.pop(uuid, None)
                     self.strikes.pop(uuid, None)

@@ -45,7 +45,7 @@ NOTICES = (
         "worker.memory_late",
         "worker.unkillable",
     ),
-    *("device.clean", "device.held", "device.unmeasured", "device.xid", "device.event"),
+    *("device.clean", "device.held", "device.unmeasured", "device.xid", "device.event", "device.forgotten"),
     *("device.ok", "device.suspect", "device.draining", "device.quarantined", "device.probing", "device.lost"),
     *("inventory.failed", "inventory.read"),
     *("plan.degraded", "plan.halted", "plan.surge_dropped", "plan.waiting", "scale.rejected", "socket.refused"),
