@@ -18,9 +18,6 @@ from supervisor.core.slices import WHOLE, declared_bytes
 from supervisor.core.turn import Fleet, Recycled, Turn
 from supervisor.core.worker import RUNNING, Overdrawn, Worker
 
-PATIENCE_S = 60.0
-"""A model that is loaded, or a graph that is captured, may take more for a moment."""
-
 
 def take_reading(turn: Turn) -> None:
     """What the driver shows of each worker, held against what it has declared."""
@@ -54,8 +51,8 @@ def _over(worker: Worker, held: Placement, device: Device | None) -> str | None:
 
 def _note(turn: Turn, worker: Worker, words: str) -> None:
     """It has too much at this moment. Said aloud, and of consequence, once it has been so for long enough."""
-    since = turn.now if worker.over_at is None or _is_blind(turn) else worker.over_at
-    is_long = turn.now - since >= PATIENCE_S
+    since = turn.now if worker.over_at is None or _is_blind(turn, worker) else worker.over_at
+    is_long = turn.now - since >= worker.policy.guard_after_s
     if is_long and not worker.excess:
         fields = {"worker": str(worker.id), "reason": words, "over_s": round(turn.now - since, 1)}
         turn.do(Say("worker.gpu_memory_exceeded", {**fields, "gpu_memory_guard": worker.policy.guard}))
@@ -64,10 +61,10 @@ def _note(turn: Turn, worker: Worker, words: str) -> None:
         turn.set(greedy=turn.fleet.greedy | {worker.id})
 
 
-def _is_blind(turn: Turn) -> bool:
+def _is_blind(turn: Turn, worker: Worker) -> bool:
     """Whether nobody looked for so long that it may have had less meanwhile: a driver or a daemon that hung."""
     assert turn.fleet.spec is not None
-    return turn.now - turn.before.read_at > PATIENCE_S + turn.fleet.spec.daemon.poll
+    return turn.now - turn.before.read_at > worker.policy.guard_after_s + turn.fleet.spec.daemon.poll
 
 
 def _forgive(turn: Turn, worker: Worker) -> None:
@@ -148,8 +145,13 @@ def _remarks(placement: Placement) -> Iterator[str]:
     if request.gpu_memory is None:
         yield "without gpu_memory nobody watches what it takes"
     else:
+        long = _span(placement.wanted.policy.guard_after_s)
         yield {
             "off": "gpu_memory_guard is off",
-            "warn": "who has more than its gpu_memory for a minute is warned about",
-            "restart": "who has more than its gpu_memory for a minute is restarted",
+            "warn": f"who has more than its gpu_memory for {long} is warned about",
+            "restart": f"who has more than its gpu_memory for {long} is restarted",
         }[guard]
+
+
+def _span(seconds: float) -> str:
+    return "a minute" if seconds == 60.0 else f"{seconds:g} s"

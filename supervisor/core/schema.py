@@ -208,8 +208,9 @@ _WORDS: Mapping[str, tuple[Schema, str]] = {
     "resources.gpu_memory": (AMOUNT, "Free memory that each of its GPUs must have before every start."),
     "resources.gpu_memory_guard": (
         _one_of("off", "warn", "restart"),
-        "What follows when it has more than gpu_memory for a minute; else warn where it shares a GPU, off where not.",
+        "What follows when it has more than gpu_memory for long; else warn where it shares a GPU, off where not.",
     ),
+    "resources.gpu_memory_guard_after": (DURATION, "For so long it may have more than gpu_memory."),
     "entry.gpu": (GPU, "GPUs of this worker: a fraction, a whole number, or all."),
     "entry.gpus": (GPUS, "Of this worker; without gpu exactly these, whole."),
     "entry.cpu": (CPU, "Cores of this worker."),

@@ -120,7 +120,7 @@ def _services(status: Json) -> Iterator[Metric]:
     )
     yield _gauge(
         "gpu_memory_exceeded_workers",
-        "Workers that have had more of a GPU than their gpu_memory for a minute.",
+        "Workers that have had more of a GPU than their gpu_memory for gpu_memory_guard_after.",
         ("service",),
         [((one["name"],), sum(_is_exceeded(worker) for worker in one["workers"])) for one in services],
     )

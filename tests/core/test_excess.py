@@ -9,6 +9,7 @@ import pytest
 from supervisor.core.excess import enforcement, wants_devices
 from supervisor.core.inventory import GpuState, Holder, Reading
 from supervisor.core.message import Cause, RestartRequested, Say, Signal
+from supervisor.core.plan import Placement
 from supervisor.core.spec import Spec, SpecError, WorkerId
 from supervisor.core.turn import Fleet
 from tests.core.builders import GIB, device, good, of_type, spec_of
@@ -67,6 +68,30 @@ def test_a_minute_too_much_is_warned_about_once_and_nothing_else_happens() -> No
     assert (stage["llm/1"].over_at, stage["llm/1"].excess) == (None, "")
     assert warnings(stage) == ["llm/0"]
     assert stage.states() == {"llm/0": "ready", "llm/1": "ready"}
+
+
+def test_how_long_is_the_files_word() -> None:
+    """Also for those that live when it changes; blind is who has not looked for longer than that."""
+    spec = shared(resources={"gpu": 0.5, "gpu_memory": "8GiB", "gpu_memory_guard_after": "12s"})
+    assert spec.expand(1)[0].policy.guard_after_s == 12.0
+    stage = start(spec)
+    look(stage, 16.0, llm_0=9)
+    assert warnings(stage) == []
+    look(stage, 17.0, llm_0=9)
+    assert warnings(stage) == ["llm/0"]
+    assert "for 12 s is warned about" in enforcement(spec_held(stage))
+
+    patient = start(shared())
+    look(patient, 20.0, llm_0=9)
+    patient.reload(spec, shown(llm_0=9))
+    look(patient, 25.0, llm_0=9)
+    assert warnings(patient) == ["llm/0"]
+
+
+def spec_held(stage: Stage) -> Placement:
+    held = stage["llm/0"].held
+    assert held is not None
+    return held
 
 
 def test_one_that_gives_it_back_in_time_is_forgiven() -> None:
@@ -228,9 +253,12 @@ def test_who_is_guarded(resources: dict[str, object], guard: str) -> None:
 def test_a_guard_without_a_declaration_is_refused() -> None:
     """There is nothing to hold a worker to."""
     with pytest.raises(SpecError) as found:
-        spec_of(llm={"resources": {"gpu": 0.5, "gpu_memory_guard": "warn"}})
+        spec_of(llm={"resources": {"gpu": 0.5, "gpu_memory_guard": "warn", "gpu_memory_guard_after": "5s"}})
 
-    assert [str(one.message) for one in found.value.problems] == ["gpu_memory_guard needs gpu_memory"]
+    assert [str(one.message) for one in found.value.problems] == [
+        "gpu_memory_guard needs gpu_memory",
+        "gpu_memory_guard_after needs gpu_memory",
+    ]
 
 
 @pytest.mark.parametrize(

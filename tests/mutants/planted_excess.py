@@ -8,7 +8,7 @@ EXCESS = (
     Mutant(
         "too much for a moment is of consequence",
         "excess.py",
-        "    is_long = turn.now - since >= PATIENCE_S\n",
+        "    is_long = turn.now - since >= worker.policy.guard_after_s\n",
         "    is_long = True\n",
         by="tests/core/test_excess.py",
     ),

@@ -72,6 +72,8 @@ class Greed:
                 "gpu_memory": self.rng.choice(("2GiB", "4GiB", "20%")),
                 "gpu_memory_guard": self.rng.choice(("off", "warn", "restart", "restart", "restart")),
             }
+            if services[name]["resources"]["gpu_memory"] == "4GiB":
+                services[name]["resources"]["gpu_memory_guard_after"] = "25s"
         return document
 
     def is_good(self) -> bool:

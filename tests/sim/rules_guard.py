@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from supervisor.core.file.quantities import amount_bytes
 from supervisor.core.inventory import GpuState
 from supervisor.core.message import Cause, InventoryRead, Say, State
+from supervisor.core.spec import WorkerId
 from supervisor.core.turn import DaemonState, Fleet
 from supervisor.core.worker import FREED, RUNNING, Worker
 from tests.sim.trouble import EPSILON_S, Change, Rule, Step
@@ -16,7 +17,6 @@ from tests.sim.trouble import EPSILON_S, Change, Rule, Step
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-MINUTE_S = 60.0
 POLL_S = 5.0
 
 
@@ -25,7 +25,7 @@ def eviction_has_its_reason(world: World, step: Step) -> Iterator[str]:
     for change in _evicted(step):
         assert change.after is not None
         since = world.checks.notes.over.get(change.id)
-        if since is None or step.now - since[1] < MINUTE_S - EPSILON_S:
+        if since is None or step.now - since[1] < change.after.policy.guard_after_s - EPSILON_S:
             yield f"{change.id} is ended for its GPU memory, having had too much since {since and since[1]}"
         if change.after.policy.guard != "restart":
             yield f"{change.id} is ended for its GPU memory, and its guard is {change.after.policy.guard}"
@@ -53,7 +53,9 @@ def who_has_too_much_goes(world: World, step: Step) -> Iterator[str]:
         worker = step.after.workers.get(worker_id)
         if worker is None or worker.incarnation != incarnation or worker.state not in RUNNING or worker.down:
             continue
-        if worker.target is None or worker.policy.guard != "restart" or step.now - since < MINUTE_S + EPSILON_S:
+        if worker.target is None or worker.policy.guard != "restart":
+            continue
+        if step.now - since < worker.policy.guard_after_s + EPSILON_S:
             continue
         # That one who is on its way back has no room is found at the end of a look; the next one counts.
         if not _in_the_way(world, step.before, worker) and not _in_the_way(world, step.after, worker):
@@ -68,7 +70,8 @@ def too_much_is_said_once(world: World, step: Step) -> Iterator[str]:
             continue
         name = str(action.fields["worker"])
         since = next((since for one, (_, since) in notes.over.items() if str(one) == name), None)
-        if since is None or step.now - since < MINUTE_S - EPSILON_S or notes.warned.get(name) == since:
+        after_s = step.after.workers[WorkerId.parse(name)].policy.guard_after_s
+        if since is None or step.now - since < after_s - EPSILON_S or notes.warned.get(name) == since:
             yield f"{name} is warned about, having had too much since {since}"
         notes.warned[name] = since
 
@@ -105,7 +108,7 @@ def _note_one(world: World, step: Step, worker: Worker) -> None:
             over.pop(worker.id, None)
         return
     found = [_has_too_much(step.after, worker, share.uuid) for share in worker.occupied]
-    was_blind = step.now - world.checks.notes.looked_at > MINUTE_S + POLL_S
+    was_blind = step.now - world.checks.notes.looked_at > worker.policy.guard_after_s + POLL_S
     if True in found:
         world.checks.notes.seen_over.add(worker.id)
         over[worker.id] = (worker.incarnation, step.now if known is None or was_blind else known[1])

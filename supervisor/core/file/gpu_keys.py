@@ -20,7 +20,7 @@ from supervisor.core.file.service import WHOLE, GpuCount, ServiceSpec
 from supervisor.core.gpu_types import LITERALS, is_glob
 
 GPU_MAX = 1024  # Devices of one worker; hosts have 16, with MIG up to 112.
-GPU_KEYS_OF_A_WISH = ("gpus", "gpu_memory", "gpu_memory_guard", "gpu_type")
+GPU_KEYS_OF_A_WISH = ("gpus", "gpu_memory", "gpu_memory_guard", "gpu_memory_guard_after", "gpu_type")
 """Keys that say something about the GPUs of a worker, and so mean nothing for one without any."""
 
 _GPU_INDEX_END = 65536
@@ -144,6 +144,14 @@ def _parse_gpu_name(value: object) -> str:
 # ---- which keys go together ------------------------------------------------------------------------------------------
 
 
+def _refuse_guard(place: Place, resources: Mapping[str, object]) -> None:
+    """There is nothing to hold a worker to."""
+    for key in ("gpu_memory_guard", "gpu_memory_guard_after"):
+        if key in resources:
+            hint = "write gpu_memory too: what one worker may have of a GPU"
+            place.refuse(f"{key} needs gpu_memory", hint, below=("resources", key))
+
+
 def check_gpu_use(place: Place, service: ServiceSpec, written: Mapping[str, object]) -> None:
     """Whoever speaks of GPUs asks for one. Not asked where the values it rests on are bad themselves."""
     depth = len(place.path)
@@ -156,9 +164,8 @@ def check_gpu_use(place: Place, service: ServiceSpec, written: Mapping[str, obje
         for key in map_or_empty(written.get("resources")):
             if key in GPU_KEYS_OF_A_WISH:
                 place.refuse(f"{key} needs gpu", hint, below=("resources", key))
-    if service.resources.gpu_memory_guard and all(service.request(entry).gpu_memory is None for entry in entries):
-        hint = "write gpu_memory too: what one worker may have of a GPU"
-        place.refuse("gpu_memory_guard needs gpu_memory", hint, below=("resources", "gpu_memory_guard"))
+    if all(service.request(entry).gpu_memory is None for entry in entries):
+        _refuse_guard(place, map_or_empty(written.get("resources")))
     workers = written.get("workers")
     words = [map_or_empty(entry) for entry in workers] if isinstance(workers, list | tuple) else [{}]
     for index, (entry, word) in enumerate(zip(entries, words, strict=False)):

@@ -363,7 +363,8 @@ _HOST_KEYS = {"cpu": leaf(parse_cpu), "memory": leaf(parse_size_above_zero)}
 
 RESOURCES = Section(
     keys=_GPU_KEYS
-    | {"gpu_memory_guard": leaf(choice("off", "warn", "restart")), "gpu_type": read_gpu_types}
+    | {"gpu_memory_guard": leaf(choice("off", "warn", "restart")), "gpu_memory_guard_after": leaf(parse_duration_s)}
+    | {"gpu_type": read_gpu_types}
     | _HOST_KEYS,
     elsewhere=RESOURCE_KEYS,
     example="resources: {gpu: 1}",

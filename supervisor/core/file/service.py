@@ -70,6 +70,8 @@ class Resources(_Value):
         gpus: Which devices are eligible, as the file names them; None = all in the pool.
         gpu_memory: On each of its devices; None = not declared.
         gpu_memory_guard: What follows if it has more than it has declared; None = a warning where it shares a device.
+        gpu_memory_guard_after: Seconds for which it may have more: a model that is loaded, or a graph that is captured,
+            may take more for a moment.
         gpu_type: Kinds of device that will do: literals or globs on the name; () = any.
         cpu: Thousandths of a core; None = not declared.
         memory: Bytes of the host's; None = not declared.
@@ -79,6 +81,7 @@ class Resources(_Value):
     gpus: tuple[str, ...] | None = None
     gpu_memory: Amount | None = None
     gpu_memory_guard: Guard | None = None
+    gpu_memory_guard_after: float = 60.0
     gpu_type: tuple[str, ...] = ()
     cpu: int | None = None
     memory: int | None = None
@@ -355,6 +358,7 @@ class ServiceSpec(_Value):
                     after=self.after,
                     recycle=self.recycle,
                     guard=self.guard(request),
+                    guard_after_s=self.resources.gpu_memory_guard_after,
                 ),
             )
 
@@ -470,6 +474,7 @@ class Policy:
     after: tuple[str, ...] = ()
     recycle: Recycle = field(default_factory=Recycle)
     guard: Guard = "off"
+    guard_after_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
