@@ -87,6 +87,8 @@ def settle(turn: Turn) -> None:
         worker = turn.workers[worker_id]
         if worker.policy.guard != "restart" or worker.target is None or worker.down or _has_to_wait(turn, worker):
             continue
+        if worker.over_at is None or turn.now - worker.over_at < worker.policy.guard_after_s:
+            continue  # A new file is more patient.
         devices = frozenset(share.uuid for share in worker.occupied)
         recycled = Recycled(worker.incarnation, devices)
         turn.set(recycling={**turn.fleet.recycling, worker_id: recycled})

@@ -88,6 +88,22 @@ def test_how_long_is_the_files_word() -> None:
     assert warnings(patient) == ["llm/0"]
 
 
+def test_a_file_that_is_more_patient_counts_at_once() -> None:
+    """Who is warned about by then goes on until its time is over."""
+    quick = {"gpu": 0.5, "gpu_memory": "8GiB", "gpu_memory_guard": "restart", "gpu_memory_guard_after": "12s"}
+    stage = start(shared(resources={**quick, "gpu_memory_guard": "warn"}))
+    look(stage, 20.0, llm_0=9)
+    assert warnings(stage) == ["llm/0"]
+
+    stage.reload(shared(resources={**quick, "gpu_memory_guard_after": "40s"}), shown(llm_0=9))
+    assert stage.state("llm/0") == "ready"
+    look(stage, 40.0, llm_0=9)
+    assert stage.state("llm/0") == "ready"
+    look(stage, 45.0, llm_0=9)
+
+    assert stage.state("llm/0") == "stopping"
+
+
 def spec_held(stage: Stage) -> Placement:
     held = stage["llm/0"].held
     assert held is not None

@@ -50,7 +50,7 @@ EXCESS = (
     Mutant(
         "what nobody saw is held against it",
         "excess.py",
-        "    since = turn.now if worker.over_at is None or _is_blind(turn) else worker.over_at\n",
+        "    since = turn.now if worker.over_at is None or _is_blind(turn, worker) else worker.over_at\n",
         "    since = turn.now if worker.over_at is None else worker.over_at\n",
         by="tests/core/test_excess.py",
     ),

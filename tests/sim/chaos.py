@@ -12,6 +12,7 @@ from supervisor.core.message import (
     BecameReady,
     BecameUnready,
     Event,
+    ReleaseRequested,
     ReloadRequested,
     RestartRequested,
     ScaleRequested,
@@ -185,8 +186,18 @@ class Chaos:
         self._later(self.rng.uniform(0.1, 60.0), ram.heal)
 
     def vanish(self) -> None:
-        """A device falls off the bus, and what comes after it gets another index."""
-        self._for_a_while(120.0, lambda gpu: _set(gpu, is_there=False), lambda gpu: _set(gpu, is_there=True))
+        """A device falls off the bus, and what comes after it gets another index; of some an operator lets go."""
+        self._for_a_while(120.0, self._pull_out, lambda gpu: _set(gpu, is_there=True))
+
+    def _pull_out(self, gpu: Gpu) -> None:
+        _set(gpu, is_there=False)
+        if gpu.slot % 2 and gpu.parent is None:
+            for delay_s in (10.0, 40.0, 70.0):
+                self._later(delay_s, lambda: self._let_go(gpu))
+
+    def _let_go(self, gpu: Gpu) -> None:
+        if not gpu.is_there:
+            self.world.post(ReleaseRequested((gpu.uuid,)))
 
     def sicken(self) -> None:
         """A device is there and of no use."""

@@ -73,7 +73,7 @@ class Greed:
                 "gpu_memory_guard": self.rng.choice(("off", "warn", "restart", "restart", "restart")),
             }
             if services[name]["resources"]["gpu_memory"] == "4GiB":
-                services[name]["resources"]["gpu_memory_guard_after"] = "25s"
+                services[name]["resources"]["gpu_memory_guard_after"] = "30s"
         return document
 
     def is_good(self) -> bool:
