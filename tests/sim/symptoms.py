@@ -134,7 +134,7 @@ class Symptoms:
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world = world
         self.rng = rng
-        self.is_on = bool(world.gpus) and rng.random() < 0.3
+        self.is_on = bool(world.gpus) and rng.random() < 0.15
         self.mean_s = rng.choice((10.0, 60.0))
         kinds: list[Callable[[], None]] = [self.haunt, self.heat, self.bend, self.part]
         self.kinds = rng.sample(kinds, rng.randint(1, len(kinds)))
