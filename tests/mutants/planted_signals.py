@@ -38,7 +38,7 @@ SIGNALS: tuple[Mutant, ...] = (
         "signs.py",
         "    if reason := haunting(watch):\n",
         "    if reason := haunting(watch) or doubt(watch):\n",
-        rules=("only_what_was_told_of_is_sick",),
+        by="tests/core/test_checkups.py",
     ),
     Mutant(
         "what software slows down is hot",
