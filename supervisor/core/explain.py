@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from supervisor.core.deaths import column_of
-from supervisor.core.inventory import Device, name_of
+from supervisor.core.inventory import Device, Health, name_of
 from supervisor.core.message import State
 from supervisor.core.plan import Planner, Slice
 from supervisor.core.preview import current_of, supply_of
@@ -106,12 +106,16 @@ def _verdicts(fleet: Fleet, worker: Worker, request: Request) -> list[Json]:
             "index": device.index,
             "name": device.name,
             "device": name_of(device),
-            "verdict": ("its own" if device.uuid in mine else _verdict(case, device)) + _told(died),
+            "verdict": (_own(device) if device.uuid in mine else _verdict(case, device)) + _told(died),
             "deaths": died,
         }
         for device in devices
         for died in [column_of(fleet.deaths, device.uuid)]
     ]
+
+
+def _own(device: Device) -> str:
+    return "its own" if device.health is Health.OK else f"its own, {device.health}: {device.reason}"
 
 
 def _told(died: Mapping[str, int]) -> str:

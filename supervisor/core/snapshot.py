@@ -23,6 +23,7 @@ from supervisor.core.plan import Placement, Slice
 from supervisor.core.preview import Plan, action_of
 from supervisor.core.sockets import refusal_for, sockets_of
 from supervisor.core.spec import Recipe, Spec, WorkerId, amount_bytes
+from supervisor.core.stays import words_of_sickness, words_of_stay
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import HOLDING, RUNNING, Release, Worker
 
@@ -196,6 +197,7 @@ def worker_json(fleet: Fleet, view: View, worker: Worker) -> Json:
         or _excess(worker)
         or _progress(worker)
         or _turn_reason(worker)
+        or words_of_sickness(fleet, worker)
         or _fallback_reason(shown),
         "fallback": "cpu" if shown is not None and shown.fallback else None,
         "port": recipe.port if recipe else None,
@@ -394,6 +396,8 @@ def _health(fleet: Fleet, view: View, device: Device) -> Json:
             health, reason, since = "dirty", dirt.reason, dirt.at
     elif device.uuid in fleet.elsewhere:
         reason = f"{reason}; {fleet.elsewhere[device.uuid]}" if reason else fleet.elsewhere[device.uuid]
+    if health == Health.DRAINING and (stay := words_of_stay(fleet, device.parent or device.uuid)):
+        reason = f"{reason}; {stay}"
     until = ailment.until if ailment is not None and health == str(ailment.health) else None
     return {
         "health": health,

@@ -39,7 +39,7 @@ from supervisor.core.message import (
 from supervisor.core.signs import sign_of
 from supervisor.core.spec import HealthSpec, WorkerId
 from supervisor.core.turn import Fleet, Turn
-from supervisor.core.worker import RUNNING, Evicted
+from supervisor.core.worker import RUNNING, Evicted, Worker
 from supervisor.errors import CannotError
 
 # ---- what a reading tells -------------------------------------------------------------------------------------------
@@ -238,6 +238,13 @@ def is_unsettled(fleet: Fleet, since: float) -> bool:
     return any(one.health is Health.LOST and not one.is_faulty and one.since > since for one in fleet.ailments.values())
 
 
+def is_left_alone(fleet: Fleet, uuid: str, ailment: Ailment, worker: Worker) -> bool:
+    """Whether one stays on a sick device: by the file's word, or as only links are down and it uses none."""
+    if terms_of(fleet).on_fault == "ignore" and uuid not in fleet.spared:
+        return True
+    return ailment.scope == LINK and len(worker.occupied) < 2
+
+
 def settle(turn: Turn) -> None:
     """Sick devices that are empty by now are in quarantine; who is on one that is not, is to leave it."""
     for uuid, ailment in tuple(turn.fleet.ailments.items()):
@@ -249,11 +256,9 @@ def settle(turn: Turn) -> None:
 
 def _evict(turn: Turn, uuid: str, ailment: Ailment) -> None:
     on_fault = terms_of(turn.fleet).on_fault
-    if on_fault == "ignore" and uuid not in turn.fleet.spared:
-        return
     for worker_id in workers_on(turn.fleet, uuid):
         worker = turn.workers[worker_id]
-        if worker.state not in RUNNING or (ailment.scope == LINK and len(worker.occupied) < 2):
+        if worker.state not in RUNNING or is_left_alone(turn.fleet, uuid, ailment, worker):
             continue
         device = device_of(turn.fleet, uuid)
         reason = f"{name_of(device) if device else uuid} is {ailment.health}: {ailment.reason}"

@@ -53,6 +53,9 @@ def _rows(kind: XidClass, numbers: Iterable[int], advice: str = "") -> dict[int,
     return {number: Xid(kind, _MEANINGS.get(number, ""), advice) for number in numbers}
 
 
+_NVLINK_UNITS = {144: "SAW", 145: "RLW", 146: "TLW", 147: "TREX", 148: "NVLPW", 149: "NETIR", 150: "MSE"}
+"""As the catalogue calls the parts of a link's engine; what they are it does not say."""
+
 _MEANINGS: Mapping[int, str] = {
     8: "GPU stopped processing",
     11: "invalid push buffer",
@@ -86,6 +89,7 @@ _MEANINGS: Mapping[int, str] = {
     137: "NVLink access without privilege",
     140: "unrecovered ECC error",
     143: "GPU initialisation failed",
+    **{number: f"NVLink error in its {unit} unit" for number, unit in _NVLINK_UNITS.items()},
     154: "recovery action changed",
     167: "fatal PCIe error",
     169: "SEC2 halt",

@@ -19,6 +19,9 @@ NODES_MAX = 100_000  # Aliases written out; a file of a thousand services has a 
 DEPTH_MAX = 50
 _DIGITS_MAX = 300
 
+NUMBERED = frozenset({("health", "xids")})
+"""Maps whose keys are numbers to everybody; elsewhere one without quotes is a mistake, as in `env`."""
+
 Mark = tuple[int, int]
 """Line and column, both counted from 1."""
 
@@ -162,6 +165,8 @@ class _Builder:
             if parent.merges:
                 self._note(key.mark, "duplicate key <<", "write one: <<: [*first, *second]")
             parent.merges.append(node)
+        elif isinstance(key.value, WrittenInt) and tuple(self._path())[:-1] in NUMBERED:
+            self._add_entry(parent, Node(key.mark, key.value.text), node)
         elif not isinstance(key.value, str):
             got = "nothing" if key.value is None else shown(key.value)
             self._note(key.mark, f"keys are strings, got {got}", "quote it")

@@ -69,6 +69,7 @@ def test_a_longer_probation_alone_is_also_the_longest() -> None:
         ({"xids": ["79"]}, "expected a map, got a list"),
         ({"xids": {"x": "ignore"}}, "expected the number of an XID, got 'x'"),
         ({"xids": {"0": "ignore"}}, "expected the number of an XID, got '0'"),
+        ({"xids": {"079": "ignore", "79": "hardware"}}, "XID 79 is there already"),
         (
             {"xids": {"79": "fatal"}},
             "expected application, contained, information, hardware, link, unknown or ignore, got 'fatal'",

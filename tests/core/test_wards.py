@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor.core import xids
 from supervisor.core.deaths import column_of, suspicious
 from supervisor.core.explain import make_explanation
 from supervisor.core.gpus import MISMATCH
@@ -191,6 +192,41 @@ def test_a_link_that_is_down_concerns_who_has_several_devices() -> None:
 
     assert stage.states() == {"pair/0": "stopping", "solo/0": "ready"}
     assert (health(stage)[0], health(stage)[2]) == ("draining", "draining")
+
+
+@pytest.mark.parametrize(
+    ("on_fault", "number", "why"),
+    [("ignore", 79, "health.on_fault is ignore"), ("drain", 74, "has no use for links")],
+)
+def test_who_stays_on_a_sick_device_is_named_and_is_told(on_fault: str, number: int, why: str) -> None:
+    """It is draining until they leave, which may be never: who keeps it so has to know."""
+    stage = running(file({"on_fault": on_fault}, llm=ONE), *devices(2))
+    xid(stage.at(10.0), number)
+
+    shown = make_devices(stage.fleet, View(rfc3339=str))["devices"][0]
+    story = make_explanation(stage.fleet, View(rfc3339=str), stage["llm/0"].id)
+    fault = f"{xids.words(number)}: {TABLE[number].advice}"
+    assert (shown["health"], stage.state("llm/0")) == ("draining", "ready")
+    assert shown["reason"] == f"{fault}; llm/0 stays ({why}), and it is drained when it leaves"
+    assert story["reason"] == f"GPU 0 is draining: {fault}"
+    assert story["verdicts"][0]["verdict"] == f"its own, draining: {fault}"
+
+    stage.exited("llm/0", 1).ready("llm/0")
+    assert make_devices(stage.fleet, View(rfc3339=str))["devices"][0]["reason"] == fault
+    assert make_explanation(stage.fleet, View(rfc3339=str), stage["llm/0"].id)["reason"] == ""
+
+
+def test_who_is_leaving_a_sick_device_does_not_stay() -> None:
+    """Of several each is named; on a part of a GPU it is the GPU that is sick."""
+    half = {"resources": {"gpu": 0.5}}
+    stage = running(file({"on_fault": "drain"}, a=half, b=half, c=ONE), *devices(2))
+    xid(stage.at(10.0), 74)
+    reason = make_devices(stage.fleet, View(rfc3339=str))["devices"][0]["reason"]
+    assert "; a/0, b/0 stay (have no use for links), and it is drained when they leave" in reason
+
+    xid(stage, 79)
+
+    assert "stay" not in make_devices(stage.fleet, View(rfc3339=str))["devices"][0]["reason"]
 
 
 @pytest.mark.parametrize("number", sorted({*TABLE, 999, 500}))
@@ -518,3 +554,10 @@ def test_deaths_are_counted_where_they_happen() -> None:
     assert [one["deaths"] for one in explained] == [{"a": 2, "b": 1}, {}, {}]
     assert explained[0]["verdict"].endswith("; died there lately: a 2 times, b once")
     assert health(stage)[0] == "suspect"
+
+
+def test_errors_of_links_say_what_they_are() -> None:
+    """A number alone sends a person to a catalogue."""
+    silent = [number for number, row in TABLE.items() if row.kind == "link" and not row.meaning]
+
+    assert silent == [173]

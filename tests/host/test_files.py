@@ -118,6 +118,19 @@ services:
     )
 
 
+def test_numbers_are_keys_where_they_are_numbers_to_everybody(directory: Path) -> None:
+    """XIDs need no quotes; one that is there twice, or is none, is refused at its place."""
+    assert load("services: {}\nhealth: {xids: {94: hardware, 31: ignore}}\n").spec.health.xids == (
+        (94, "hardware"),
+        (31, "ignore"),
+    )
+    assert refused("services: {}\nhealth:\n  xids: {94: ignore, 94: hardware, 1.5: ignore, '094': ignore}\n") == (
+        "demo.yaml:3:22: health.xids.94: duplicate key '94'; the first is in line 3",
+        "demo.yaml:3:36: health.xids.1.5: keys are strings, got 1.5\n  hint: quote it",
+        "demo.yaml:3:49: health.xids.094: XID 94 is there already\n  hint: leave one of them out",
+    )
+
+
 def test_a_duplicate_key_of_an_else_good_file_is_refused(directory: Path) -> None:
     """Which of the two was meant is not ours to choose."""
     assert len(refused(GOOD + "    command: other\n")) == 1

@@ -73,6 +73,8 @@ def _read_xids(place: Place) -> tuple[tuple[int, str], ...]:
         text = str(key)
         if isinstance(key, bool) or not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= XID_MAX):
             at.refuse(f"expected the number of an XID, got {shown(key)}", at_key=True)
+        elif int(text) in found:
+            at.refuse(f"XID {int(text)} is there already", "leave one of them out", at_key=True)
         elif (kind := at.read(choice(*CLASSES))) is not None:
             found[int(text)] = kind
     return tuple(found.items())
