@@ -158,7 +158,8 @@ REASONS_MAX = 3
 
 def _with_past(reason: str, one: Ailment) -> str:
     """A reason with those before it, newest first; of many the first one is kept, and nothing is said twice."""
-    past = [part for part in one.reason.removeprefix(BACK).split(BEFORE) if part not in {"", reason}]
+    parts = one.reason.removeprefix(BACK).split(BEFORE)
+    past = [part for part in parts if part not in {"", reason} and not reason.startswith(f"{part}: ")]
     found = [reason, *past]
     return BEFORE.join(found if len(found) <= REASONS_MAX else [*found[: REASONS_MAX - 1], found[-1]])
 

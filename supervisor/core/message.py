@@ -281,10 +281,12 @@ class QuarantineRequested:
 
     Args:
         for_reset: Nothing of ours, the prober included, is to have them open.
+        reason: In the operator's words; may be empty.
     """
 
     uuids: tuple[str, ...]
     for_reset: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,10 +325,11 @@ def find_gpu(fleet: Fleet, token: str) -> Device:
 
 def take_quarantine(turn: Turn, event: QuarantineRequested) -> None:
     """Out of use until they are released, whatever their state."""
+    said = f": {event.reason}" if event.reason else ""
     for uuid in event.uuids:
         if event.for_reset:
             turn.set(spared=turn.fleet.spared | {uuid})
-        tell(turn, uuid, Taken("for a reset" if event.for_reset else "by the operator"))
+        tell(turn, uuid, Taken("for a reset" if event.for_reset else f"by the operator{said}"))
     if event.for_reset:
         turn.do(ReadInventory(fresh=not turn.fleet.failures))
 

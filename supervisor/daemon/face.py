@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +54,10 @@ class Source(Protocol):
     @property
     def view(self) -> View:
         """What snapshots need beside the fleet."""
+
+    @property
+    def unkept(self) -> str:
+        """Why what is known against devices will not outlive this daemon; empty where it will."""
 
     def post(self, event: Event) -> None:
         """Let the core see an event."""
@@ -215,26 +219,47 @@ class DaemonFace:
             raise ProblemsError(problems)
         self._daemon.decide(ScaleRequested(counts))
 
-    async def order_device(self, verb: str, target: str, *, for_reset: bool) -> Json:
+    async def order_device(self, verb: str, target: str, *, for_reset: bool, reason: str = "") -> Json:
         """
-        Let the core know what an operator wants of a GPU; for a reset, answer once nobody of ours is there.
+        Let the core know what an operator wants of GPUs; for a reset, answer once nobody of ours is there.
 
         Raises:
-            CannotError: There is no such GPU.
+            CannotError: There is no such GPU; then nothing is done to the others either.
         """
-        device = find_gpu(self._daemon.fleet, target)
+        devices = {one.uuid: one for one in (find_gpu(self._daemon.fleet, token) for token in target.split(","))}
+        before = {one["uuid"]: one["health"] for one in self._devices_of(devices)}
+        uuids = tuple(devices)
         is_taken = verb == "quarantine" or for_reset
-        order = (
-            QuarantineRequested((device.uuid,), for_reset=for_reset) if is_taken else ReleaseRequested((device.uuid,))
+        self._daemon.decide(
+            QuarantineRequested(uuids, for_reset=for_reset, reason=reason) if is_taken else ReleaseRequested(uuids)
         )
-        self._daemon.decide(order)
-        await self._wait_while(lambda fleet: not fleet.claiming.isdisjoint(parts_of(fleet, device.uuid)), CLAIM_S)
+        parts = {part for one in uuids for part in parts_of(self._daemon.fleet, one)}
+        await self._wait_while(lambda fleet: not fleet.claiming.isdisjoint(parts), CLAIM_S)
         if for_reset:
-            await self._wait_while(lambda fleet: bool(workers_on(fleet, device.uuid)), EMPTY_S)
+            await self._wait_while(lambda fleet: any(workers_on(fleet, one) for one in uuids), EMPTY_S)
         await self._refresh()
-        found = make_devices(self._daemon.fleet, self._daemon.view)
-        found["devices"] = [one for one in found["devices"] if device.uuid in {one["uuid"], one["parent"]}]
-        return {**found, "openers": await self._daemon.find_openers(device)} if for_reset else found
+        found = {
+            **make_devices(self._daemon.fleet, self._daemon.view),
+            "devices": self._devices_of(devices),
+            "before": before,
+            "warnings": [self._daemon.unkept] if self._daemon.unkept else [],
+        }
+        return {**found, "openers": await self._find_openers(devices.values())} if for_reset else found
+
+    def _devices_of(self, uuids: Collection[str]) -> list[Json]:
+        """These GPUs and their instances, as they are shown."""
+        every: list[Json] = make_devices(self._daemon.fleet, self._daemon.view)["devices"]
+        return [one for one in every if {one["uuid"], one["parent"]} & set(uuids)]
+
+    async def _find_openers(self, devices: Iterable[Device]) -> list[Json] | None:
+        """Who has any of these open, each once; None where it cannot be told of one."""
+        found: dict[int, Json] = {}
+        for device in devices:
+            openers = await self._daemon.find_openers(device)
+            if openers is None:
+                return None
+            found |= {one["pid"]: one for one in openers}
+        return list(found.values())
 
     async def _wait_while(self, is_so: Callable[[Fleet], bool], limit_s: float) -> None:
         """Return once something is not so any more, or in time."""

@@ -461,6 +461,11 @@ class Daemon:
             case _:
                 assert_never(action)
 
+    @property
+    def unkept(self) -> str:
+        """Why what is known against devices will not outlive this daemon; empty where it will."""
+        return self._sickroom.unkept
+
     async def find_openers(self, device: Device) -> list[Json] | None:
         """Who has a GPU open at this moment."""
         return await self._sickroom.find_openers(device.minor, self._hands.processes.read_owners())

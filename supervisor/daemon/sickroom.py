@@ -56,6 +56,12 @@ class Sickroom:
         if self._sickbay is not None and before.ailments is not after.ailments:
             self._sickbay.write(after.ailments)
 
+    @property
+    def unkept(self) -> str:
+        """Why nothing outlives this daemon; empty where it does."""
+        fault = self._sickbay.fault if self._sickbay is not None else ""
+        return f"cannot keep it beyond this daemon: {fault}" if fault else ""
+
     async def find_openers(self, minor: int | None, owners: Mapping[int, WorkerId]) -> list[Json] | None:
         """Who has a GPU's file open; None where not everybody could be looked at, and nobody was found."""
         found, hidden = await asyncio.to_thread(find_openers)

@@ -36,6 +36,9 @@ log = structlog.get_logger()
 
 BEGIN = "/v1/"
 
+REASON_MAX = 200
+"""Characters of an operator's own words, which stand in every list of devices from then on."""
+
 GATHER_S = 0.1
 """Many changes come together; a waiting client costs one look at the fleet for all of them, not one for each."""
 
@@ -222,9 +225,12 @@ class _Api:
     async def _order_device(self, verb: str, call: _Call) -> web.Response:
         self._refuse_stopping()
         target, for_reset = call.query["target"], bool(call.query["for_reset"])
+        reason = call.query.get("reason") or ""
+        if len(reason) > REASON_MAX or not reason.isprintable():
+            raise ProblemsError((f"reason: expected one line of at most {REASON_MAX} characters",))
         words = f"devices {verb} {target}{' for_reset' if for_reset else ''}"
         self._face.log_change(words, read_peer(call.request))
-        return make_json(await self._face.order_device(verb, target, for_reset=for_reset))
+        return make_json(await self._face.order_device(verb, target, for_reset=for_reset, reason=reason))
 
     async def shutdown(self, call: _Call) -> web.Response:
         daemon = self._face.status()["daemon"]

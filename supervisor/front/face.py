@@ -80,20 +80,22 @@ class Face(Protocol):
     def order(self, verb: str, targets: tuple[str, ...]) -> None:
         """``start stop restart`` services and workers that there are. Taken when it returns, carried out later."""
 
-    async def order_device(self, verb: str, target: str, *, for_reset: bool) -> Json:
+    async def order_device(self, verb: str, target: str, *, for_reset: bool, reason: str = "") -> Json:
         """
-        ``quarantine`` or ``release`` a GPU.
+        ``quarantine`` or ``release`` GPUs.
 
         Args:
             verb: Which.
-            target: Index, UUID or its start, PCI id.
-            for_reset: Nothing of ours is to have it open.
+            target: Index, UUID or its start, PCI id; several with commas between.
+            for_reset: Nothing of ours is to have them open.
+            reason: Of a quarantine, in the operator's words.
 
         Returns:
-            As `devices`, of that one alone; with ``openers`` where it is for a reset.
+            As `devices`, of those alone; with the health of each ``before``, ``warnings``, and with ``openers`` where
+            it is for a reset.
 
         Raises:
-            CannotError: It names none, or several.
+            CannotError: One of the names means none, or several.
         """
 
     def scale(self, counts: Mapping[str, int]) -> None:

@@ -189,13 +189,23 @@ ROUTES: tuple[Route, ...] = (
             words,
             "Devices",
             params=(
-                Param("target", "text", "Index, UUID or its start, or PCI id of a GPU.", is_required=True),
+                Param(
+                    "target",
+                    "text",
+                    "Index, UUID or its start, or PCI id of a GPU; several with commas between.",
+                    is_required=True,
+                ),
                 Param("for_reset", "flag", "Let nothing of the daemon's have it open, and say who else has."),
+                *more,
             ),
             refusals=(404, 409),
         )
-        for verb, words in (
-            ("quarantine", "Take a GPU out of use until it is released; its workers move."),
+        for verb, words, *more in (
+            (
+                "quarantine",
+                "Take a GPU out of use until it is released; its workers move.",
+                Param("reason", "text", "Why, for whoever looks at it later; one line."),
+            ),
             ("release", "Look at a GPU once more and use it again; or, with `for_reset`, give it away for a reset."),
         )
     ),

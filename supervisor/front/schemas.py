@@ -165,7 +165,13 @@ SCHEMAS: Schema = {
             "openers": _or_null(
                 _list(_map(pid=WHOLE, name=TEXT, user=TEXT, worker=TEXT)),
                 "Who has a GPU open that is to be reset; null where not everybody could be looked at.",
-            )
+            ),
+            "before": {
+                "type": "object",
+                "additionalProperties": _one_of(*Health),
+                "description": "Of a quarantine or a release: the health of each before, by UUID.",
+            },
+            "warnings": {**TEXTS, "description": "What was not done of it, such as to keep it for the next daemon."},
         },
         gpu=_to("Gpu"),
         devices=_list(_to("Device")),

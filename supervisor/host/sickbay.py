@@ -53,7 +53,8 @@ class Sickbay:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._is_broken = False
+        self.fault = ""
+        """Why the last was not written; empty if it was."""
 
     def write(self, ailments: Mapping[str, Ailment]) -> None:
         """Keep these, in one piece. A disk that does not take them is told of once."""
@@ -69,13 +70,13 @@ class Sickbay:
             with os.fdopen(fd, "w") as out:
                 json.dump(document, out, indent=1)
             half.replace(self._file)
-            self._is_broken = False
+            self.fault = ""
         except OSError as error:
             with contextlib.suppress(OSError):
                 half.unlink()
-            if not self._is_broken:
+            if not self.fault:
                 log.warning("sickbay.failed", file=str(self._file), error=error.strerror)
-            self._is_broken = True
+            self.fault = (error.strerror or str(error)).lower()
 
     def read(self) -> tuple[dict[str, Ailment], bool]:
         """

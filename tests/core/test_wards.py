@@ -389,8 +389,9 @@ def test_a_canary_decides_where_there_is_one() -> None:
 def test_an_operator_takes_a_device_and_gives_it_back() -> None:
     """Its workers move as for a fault; only the operator's word ends it."""
     stage = running(spec_of(llm=ONE), *devices(2))
-    stage.at(10.0).meet(QuarantineRequested((uuid_of(0),)))
+    stage.at(10.0).meet(QuarantineRequested((uuid_of(0),), reason="RMA 4711"))
     stage.exited("llm/0", 0)
+    assert stage.fleet.ailments[uuid_of(0)].reason == "by the operator: RMA 4711"
     assert (stage.slices()["llm/0"], health(stage)[0]) == ((1,), "quarantined")
     stage.ready("llm/0").pass_time(90_000.0)
     assert health(stage)[0] == "quarantined"

@@ -111,7 +111,7 @@ def test_xids_and_operators(start: StartDaemon, tmp_path: Path) -> None:
 
     assert daemon.cli("devices", "quarantine", "9").returncode == 2
     taken = daemon.cli("devices", "quarantine", second)
-    assert (taken.returncode, "GPU 1 " in taken.stdout) == (0, True)
+    assert (taken.returncode, "GPU 1 " in taken.stdout, taken.stderr) == (0, True, "")
     daemon.wait(lambda now: now["llm/0"]["state"] == "pending", "there is no other")
     wait_for(lambda: "; GPU 0, 1 quarantined" in daemon.worker("llm/0")["reason"], "both are empty")
     told = daemon.cli("events", "llm").stdout
@@ -120,9 +120,24 @@ def test_xids_and_operators(start: StartDaemon, tmp_path: Path) -> None:
     assert "GPU 0 draining -> quarantined: XID 79 " in daemon.cli("events").stdout
     assert [one["xid"] for one in daemon.ask("/v1/devices")["devices"][0]["xids"]] == [31, 79]
 
+    assert daemon.cli("devices", "quarantine", "0", "9").returncode == 2
+    assert "operator" not in str(daemon.ask("/v1/devices")["devices"][0]["reason"])
+    half = daemon.home / ".devices.json.new"
+    half.mkdir()
+    (half / "in the way").touch()
+    both = daemon.cli("devices", "quarantine", "0", second, "--reason", "RMA 4711")
+    fault = "XID 79 (GPU has fallen off the bus): reboot the machine"
+    assert both.stdout.splitlines() == [
+        f"GPU 0 quarantined (by the operator: RMA 4711; before that: {fault})",
+        "GPU 1 quarantined (by the operator: RMA 4711)",
+    ]
+    assert (both.returncode, "warning: cannot keep it beyond this daemon: " in both.stderr) == (0, True)
+    (half / "in the way").unlink()
+    half.rmdir()
+
     given = daemon.cli("devices", "release", second[:12], "--for-reset")
-    assert given.returncode == 0
-    assert "quarantined (for a reset; before that: by the operator)" in given.stdout
+    assert (given.returncode, given.stderr) == (0, "")
+    assert "quarantined (for a reset; before that: by the operator: RMA 4711)" in given.stdout
     known = len(box.calls())
     assert health(daemon, box) == ["quarantined", "quarantined"]
     assert not [one for one in box.calls()[known:] if one.device == 1]

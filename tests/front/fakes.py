@@ -120,6 +120,7 @@ class FakeFace:
         self.reload_answer: Json = {"ok": True, "problems": [], "difference": {}}
         self.settled_answer: Json = {"ok": True, "problems": []}
         self.scale_problems: tuple[str, ...] = ()
+        self.warnings: list[str] = []
         self.asked: list[Any] = []
         self.told: tuple[Json, ...] = ()
         self.happened: list[Json] = []
@@ -187,11 +188,12 @@ class FakeFace:
     def order(self, verb: str, targets: tuple[str, ...]) -> None:
         self.asked.append((verb, targets))
 
-    async def order_device(self, verb: str, target: str, *, for_reset: bool) -> Json:
-        self.asked.append((verb, target, for_reset))
+    async def order_device(self, verb: str, target: str, *, for_reset: bool, reason: str = "") -> Json:
+        self.asked.append((verb, target, for_reset, *([reason] if reason else [])))
         if self.broken is not None:
             raise self.broken
-        return {"gpu": self.shown["daemon"]["gpu"], "devices": self.shown["devices"][:1]}
+        answer = {"gpu": self.shown["daemon"]["gpu"], "devices": self.shown["devices"][:1], "before": {}}
+        return {**answer, "warnings": list(self.warnings)}
 
     def scale(self, counts: Mapping[str, int]) -> None:
         self.asked.append(("scale", dict(counts)))

@@ -96,3 +96,7 @@ def test_a_disk_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
         sickbay.write({"GPU-a": SICK})
         sickbay.write({})
     assert [one["event"] for one in logs] == ["sickbay.failed"]
+    assert sickbay.fault == "no such file or directory"
+    (tmp_path / "missing").mkdir()
+    sickbay.write({})
+    assert sickbay.fault == ""
