@@ -317,7 +317,7 @@ def reload(where: Where, *, wait: bool, is_json: bool) -> int:
         if is_json:
             put_json(error.answer)
         raise FileRefusedError("reload", error.problems) from None
-    _put(answer, lambda _: difference_page(answer["difference"]), is_json=is_json)
+    _put(answer, lambda _: difference_page(answer["difference"], answer.get("changed", ())), is_json=is_json)
     if answer["ok"]:
         return 0
     cause = "; ".join(answer["problems"])

@@ -649,12 +649,14 @@ class FinishReload:
         problems: Why not, whole lines for a person.
         difference: What is done about each worker that is touched: ``start replace stop wait``.
         is_late: The daemon stops: the file has nothing to do with it.
+        changed: Keys that say something else than before, of services only those of which no worker is touched.
     """
 
     ok: bool
     problems: tuple[str, ...] = ()
     difference: Mapping[WorkerId, str] | None = None
     is_late: bool = False
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

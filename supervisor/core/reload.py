@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from supervisor.core import preview, rescale, sockets
 from supervisor.core.counts import with_ports
@@ -71,8 +71,29 @@ def _complete(turn: Turn) -> None:
     if reload.again:
         _read_again(turn)
         return
+    before = turn.fleet.spec
     difference = _apply(turn, reload.spec, reload.cpu_count)
-    _finish(turn, FinishReload(ok=True, difference=difference))
+    changed = changed_keys(before, reload.spec, {worker.service for worker in difference})
+    _finish(turn, FinishReload(ok=True, difference=difference, changed=changed))
+
+
+def changed_keys(before: Spec | None, after: Spec, touched: Collection[str]) -> tuple[str, ...]:
+    """
+    What a file says otherwise that is not to be seen of who starts and ends.
+
+    Args:
+        before: None = there was no file.
+        after: The new one.
+        touched: Services of which a worker starts or ends for it.
+    """
+    if before is None:
+        return ()
+    found = ["gpus"] if before.gpus != after.gpus else []
+    for name, was, now in (("daemon", before.daemon, after.daemon), ("health", before.health, after.health)):
+        found += [f"{name}.{key}" for key in type(now).model_fields if getattr(was, key) != getattr(now, key)]
+    both = [name for name in after.services if name in before.services and name not in touched]
+    found += [f"services.{name}" for name in both if before.services[name] != after.services[name]]
+    return tuple(found)
 
 
 def _read_again(turn: Turn) -> None:

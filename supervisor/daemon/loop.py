@@ -481,14 +481,17 @@ class Daemon:
     def _finish_reload(self, action: FinishReload) -> None:
         difference = {str(worker): what for worker, what in (action.difference or {}).items()}
         if action.ok:
-            log.info("spec.loaded", difference=difference)
+            log.info(
+                "spec.loaded", difference=difference, **({"changed": list(action.changed)} if action.changed else {})
+            )
             if self.fleet.spec is not None:
                 self._start(self._web.take(self.fleet.spec.daemon, self.reader.token))
         elif action.is_late:
             log.info("reload.refused", problems=list(action.problems))
         else:
             log.error("spec.rejected", problems=list(action.problems))
-        self.face.finish_reload({"ok": action.ok, "problems": list(action.problems), "difference": difference})
+        told = {"problems": list(action.problems), "difference": difference, "changed": list(action.changed)}
+        self.face.finish_reload({"ok": action.ok, **told})
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -231,7 +231,17 @@ SCHEMAS: Schema = {
     "WorkerEvent": _event("Transition"),
     "Ok": _map(ok={"const": True}),
     "Ordered": _map(ok={"const": True}, services=_list(_to("Service"))),
-    "Reloaded": _map(ok=BOOL, problems=TEXTS, difference={"type": "object", "additionalProperties": TEXT}),
+    "Reloaded": _map(
+        {
+            "changed": {
+                **TEXTS,
+                "description": "What says something else and moves no worker: health.canary, services.llm.",
+            }
+        },
+        ok=BOOL,
+        problems=TEXTS,
+        difference={"type": "object", "additionalProperties": TEXT},
+    ),
     "Ended": _map(ok={"const": True}, pid=WHOLE, unit=_or_null(TEXT)),
     "Document": _map(openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
     "Problem": _map(

@@ -177,9 +177,10 @@ def _step(service: Json, step: Json) -> str:
     return ", ".join(f"{one} (extra)" if one in extra else one for one in step["workers"])
 
 
-def difference_page(difference: Mapping[str, str]) -> Page:
-    """What a reload does, one line for each worker that it touches."""
+def difference_page(difference: Mapping[str, str], changed: Sequence[str] = ()) -> Page:
+    """What a reload does, one line for each worker that it touches; and what is otherwise beside workers."""
     touched = [f"{worker} {action}" for worker, action in difference.items() if action != "keep"]
+    touched += [f"{key} changed" for key in changed]
     return tuple(touched) or ("nothing to do",)
 
 

@@ -16,7 +16,7 @@ from supervisor.core.message import (
     StopRequested,
 )
 from supervisor.core.rollout import failures_since_reload
-from supervisor.core.spec import Spec, WorkerId
+from supervisor.core.spec import Spec, WorkerId, parse_spec
 from tests.core.builders import GIB, bad, device, devices, good, of_type, spec_of
 from tests.core.stage import Stage, running
 
@@ -44,7 +44,7 @@ def test_an_unchanged_file_does_nothing() -> None:
 
     finish = stage.at(100.0).reload(llm(), FOUR)
 
-    assert (answered(finish), stage.fleet.workers) == ({}, before)
+    assert (answered(finish), finish.changed, stage.fleet.workers) == ({}, (), before)
     assert not of_type(Report, stage.actions)
     assert (stage.fleet.generation, stage.fleet.state) == (2, "running")
 
@@ -56,9 +56,22 @@ def test_a_changed_policy_is_taken_without_a_restart() -> None:
     finish = stage.at(100.0).reload(llm(stop={"timeout": "90s", "signal": "SIGINT"}), FOUR)
     actions = stage.meet(StopRequested((WorkerId("llm", 0),)))
 
-    assert answered(finish) == {}
+    assert (answered(finish), finish.changed) == ({}, ("services.llm",))
     assert [(one.signal, one.scope) for one in of_type(Signal, actions)] == [(2, "main")]
     assert stage["llm/0"].deadline == 190.0
+
+
+def test_what_moves_no_worker_is_told_by_its_key() -> None:
+    """Else a reload that was taken says that there was nothing to do."""
+    stage = running(llm(), *devices(4))
+    other = {"health": {"on_fault": "kill", "canary": "./burn"}, "daemon": {"poll": "9s"}, "gpus": [0, 1, 2, 3]}
+    keys = {"command": "serve", "workers": 4, "resources": {"gpu": 1}, "port": 8000}
+
+    finish = stage.at(100.0).reload(parse_spec({"services": {"llm": keys}, **other}, base_dir="/srv"), FOUR)
+
+    assert (answered(finish), finish.changed) == ({}, ("gpus", "daemon.poll", "health.on_fault", "health.canary"))
+    finish = stage.at(200.0).reload(llm(2), FOUR)
+    assert "services.llm" not in finish.changed
 
 
 def test_shrinking_takes_the_highest_indices() -> None:

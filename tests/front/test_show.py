@@ -330,6 +330,7 @@ def test_a_difference_has_one_line_for_each_worker_it_touches() -> None:
         "web/1 stop",
     ]
     assert plain(difference_page({"llm/1": "keep"})) == ["nothing to do"]
+    assert plain(difference_page({"llm/1": "keep"}, ["health.canary"])) == ["health.canary changed"]
     assert plain(difference_page({})) == ["nothing to do"]
 
 
