@@ -239,7 +239,7 @@ def test_back_to_the_old_file_it_is_ended() -> None:
 
     back = stage.reload(llm(), good(*devices(3)))
 
-    assert back == FinishReload(ok=True, difference={})
+    assert back == FinishReload(ok=True, difference={}, changed=("services.llm",))
     finish(stage)
     assert stage.states() == {"llm/0": "ready", "llm/1": "ready"}
     assert envs(stage) == [OLD, OLD]
