@@ -84,7 +84,8 @@ def _advance(turn: Turn, service: str) -> None:
     _keep_who_serves(turn, service)
     # Whose turn it was for an earlier file goes on to this one's at once.
     mine = [turn.workers[one] for one in turn.fleet.tried if one.service == service and one in turn.workers]
-    _relaunch(turn, [one.id for one in mine if not sockets.is_missing(turn.fleet, one)])
+    going = [one.id for one in mine if not sockets.is_missing(turn.fleet, one)]
+    _relaunch(turn, [one for one in going if one not in turn.fleet.extras])
     _note_arrivals(turn, service)
     one = turn.fleet.rolls[service]
     workers = workers_of(turn, service)
@@ -99,6 +100,8 @@ def _advance(turn: Turn, service: str) -> None:
     if not standing.candidates and not standing.arriving:
         _let_the_rest_come(turn, service)
         return
+    # An extra one comes back only as long as it is of use.
+    _relaunch(turn, [one for one in going if one in turn.fleet.extras])
     standing = _with_extras(turn, service, standing)
     if not _has_sockets(turn, service, [one for one, _ in standing.candidates] or [one.id for one in mine]):
         return
@@ -388,7 +391,8 @@ def _halt(turn: Turn, service: str, failed: WorkerId, why: str, *, of_service: b
     fields = {"service": service, "worker": str(failed), "problem": problem}
     turn.do(Say("plan.halted", fields, is_warning=True))
     rescale.replan(turn)
-    _relaunch(turn, [one for one in was_tried if one in turn.workers])
+    # An extra one that is not ready is ended.
+    _relaunch(turn, [one for one in was_tried if one in turn.workers and one not in turn.fleet.extras])
 
 
 # ---- for an operator ------------------------------------------------------------------------------------------------

@@ -245,6 +245,21 @@ def test_back_to_the_old_file_it_is_ended() -> None:
     assert envs(stage) == [OLD, OLD]
 
 
+def test_one_that_goes_for_good_does_not_go_for_another_launch() -> None:
+    """Back to the old file, or halted: nothing is left that it could make way for."""
+    stage = rolling().at(110.0)
+    stage.reload(llm(), good(*devices(3)))
+    assert (stage.state("llm/2"), stage["llm/2"].reason) == ("stopping", "not wanted any more")
+
+    update = {"max_unavailable": 2, "surge": 1}
+    stage = rolling(4, llm(3, env=NEW, update=update), llm(3, update=update)).ready("llm/3").at(110.0)
+    stage.reload(llm(3, env={"A": "2"}, update=update), good(*devices(4)))
+    stage.exited("llm/0", 0).ready("llm/0").exited("llm/3", 0)
+    assert stage.state("llm/3") == "starting"
+    stage.exited("llm/1", 0).spawn_failed("llm/1", 2)
+    assert (stage.state("llm/3"), stage["llm/3"].reason) == ("stopping", "not wanted any more")
+
+
 def test_one_more_worker_is_what_it_becomes() -> None:
     """It is started as the worker that an operator asks for would be."""
     stage = rolling().ready("llm/2")

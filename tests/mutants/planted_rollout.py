@@ -145,6 +145,13 @@ SURGE = (
         by="tests/core/test_surge.py",
     ),
     Mutant(
+        "an extra worker goes back before it goes for good",
+        "rollout.py",
+        "if one in turn.workers and one not in turn.fleet.extras])\n",
+        "if one in turn.workers])\n",
+        by="tests/core/test_surge.py",
+    ),
+    Mutant(
         "one extra worker more than the file says",
         "surge.py",
         "    missing = min(most, serving) - len(mine)\n",
