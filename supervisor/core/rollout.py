@@ -110,8 +110,17 @@ def _advance(turn: Turn, service: str) -> None:
     if any(_is_without_place(worker) for worker in workers if worker.id in turn.fleet.tried):
         _make_room(turn, service, standing)
         return
+    before = turn.fleet.tried, turn.fleet.rolls, turn.fleet.extras
+    if any(state is not State.READY for _, state in standing.candidates):
+        _take_turns(turn, service, standing, is_last_word=False)
+    if (turn.fleet.tried, turn.fleet.rolls, turn.fleet.extras) == before:
+        _take_turns(turn, service, standing, is_last_word=True)
+
+
+def _take_turns(turn: Turn, service: str, standing: Standing, *, is_last_word: bool) -> None:
+    """Let extra workers come, and those go whose turn it is; see `surge.grow`."""
     serving = sum(state is State.READY for one, state in standing.candidates if one not in standing.extras)
-    if surge.grow(turn, service, serving, is_arriving=standing.arriving):
+    if surge.grow(turn, service, serving, is_arriving=standing.arriving, is_last_word=is_last_word):
         rescale.replan(turn)
         standing = _with_extras(turn, service, _stand(turn, service, workers_of(turn, service)))
     max_unavailable = surge.may_be_missing(turn.fleet, service)
@@ -274,10 +283,20 @@ def _replace(turn: Turn, service: str, batch: Collection[WorkerId], standing: St
                     _want_room(turn, service, first, best[first].reason or hopeless(turn.fleet, best[first]) or "")
                 return
             batch = next_batch(replace(standing, candidates=left), max_unavailable)
-        batch = _with_room(turn, batch, best)
+        together = _with_room(turn, batch, best)
+        batch = _one_alone(turn, service, together - set(batch)) or together
         if _is_refused(turn, service, batch, standing):
             return
     _promote(turn, batch)
+
+
+def _one_alone(turn: Turn, service: str, others: Collection[WorkerId]) -> set[WorkerId]:
+    """One of those that are to make room who has a place without anybody else going: the others serve meanwhile."""
+    for one in sorted(one for one in others if one.service == service):
+        plan = _foresee(turn, [one])
+        if plan[one].launch is not None and not _who_loses(turn, [one], plan):
+            return {one}
+    return set()
 
 
 def _is_refused(turn: Turn, service: str, batch: Collection[WorkerId], standing: Standing) -> bool:
@@ -313,7 +332,7 @@ def _want_room(turn: Turn, service: str, worker: WorkerId, why: str) -> None:
     """The new launch has no place, and fails for that unless it is one that an extra worker has."""
     if surge.make_room(turn, service, f"{worker} has no place otherwise: {why}"):
         rescale.replan(turn)
-    elif not turn.fleet.extras:
+    elif not any(surge.has_place(turn, one) for one in turn.fleet.extras):
         _halt(turn, service, worker, f"no place: {why}")
 
 

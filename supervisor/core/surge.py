@@ -15,7 +15,7 @@ from supervisor.core.message import Say, State
 from supervisor.core.preview import Plan, preview
 from supervisor.core.spec import Spec, WorkerId
 from supervisor.core.turn import Fleet, Try, Turn
-from supervisor.core.worker import FREED, HOLDING
+from supervisor.core.worker import FREED, HOLDING, reach
 
 WAIT_S = 60.0
 """An extra worker may wait so long for what it needs to start, or as long as a start may take."""
@@ -31,7 +31,7 @@ def may_be_missing(fleet: Fleet, service: str) -> int:
     return spec.update.max_unavailable or (1 if not spec.update.surge or fleet.rolls[service].lack else 0)
 
 
-def grow(turn: Turn, service: str, serving: int, *, is_arriving: bool) -> bool:
+def grow(turn: Turn, service: str, serving: int, *, is_arriving: bool, is_last_word: bool) -> bool:
     """
     Let extra workers come, where there is room for them: first one alone.
 
@@ -40,6 +40,7 @@ def grow(turn: Turn, service: str, serving: int, *, is_arriving: bool) -> bool:
         service: Whose roll-out it is.
         serving: How many are ready and have still to be replaced.
         is_arriving: Somebody is on its way to the new launch.
+        is_last_word: Where there is no room now there will be none later: nobody who serves nobody is to go before.
 
     Returns:
         Whether somebody comes.
@@ -55,7 +56,7 @@ def grow(turn: Turn, service: str, serving: int, *, is_arriving: bool) -> bool:
     if missing <= 0:
         return False
     new, why = _find_room(turn, new_ids(fleet, service, missing, fleet.counts.get(service, 0)))
-    if len(new) < missing:
+    if len(new) < missing and is_last_word:
         turn.set(rolls={**fleet.rolls, service: replace(roll, room=len(mine) + len(new))})
         if not mine and not new:
             _go_without(turn, service, NO_ROOM.format(why))
@@ -140,11 +141,16 @@ def make_room(turn: Turn, service: str, why: str) -> bool:
     Returns:
         Whether there were any; the plan is to be made anew then.
     """
-    mine = set(extras_of(turn.fleet, service))
+    mine = {one for one in extras_of(turn.fleet, service) if has_place(turn, one)}
     if mine:
         _go_without(turn, service, why)
     turn.set(extras=turn.fleet.extras - mine)
     return bool(mine)
+
+
+def has_place(turn: Turn, worker: WorkerId) -> bool:
+    """Whether a worker has, or is to have, a GPU that it could leave to another."""
+    return bool(reach(turn.workers.get(worker)))
 
 
 def end_all(turn: Turn, service: str, *, is_over: bool) -> bool:

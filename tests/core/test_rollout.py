@@ -280,6 +280,19 @@ def test_nobody_makes_room_who_would_fail_for_that() -> None:
     assert "no place" in failures_since_reload(stage.fleet)[0]
 
 
+def test_who_would_make_room_goes_first_where_it_has_a_place_of_its_own() -> None:
+    """The other serves until there is one for it too."""
+    stage = running(spec_of(llm={"workers": [{"gpu": 0}, {"gpu": 1}]}), device(0))
+    stage.at(100.0).reload(spec_of(llm={"workers": 2, "resources": {"gpu": 0.5}}), good(device(0)))
+    assert stage.states() == {"llm/0": "ready", "llm/1": "stopping"}
+
+    stage.exited("llm/1", 0).ready("llm/1")
+    assert stage.states() == {"llm/0": "stopping", "llm/1": "ready"}
+    stage.exited("llm/0", 0).ready("llm/0")
+
+    assert stage.slices() == {"llm/0": (0,), "llm/1": (0,)}
+
+
 def test_who_makes_room_goes_back_too() -> None:
     """Two GPUs for each of four: the canary needs that of its neighbour, and both get theirs back."""
     stage = running(llm(4), *devices(4))

@@ -122,6 +122,31 @@ def test_what_it_has_is_left_to_those_who_have_no_place_otherwise() -> None:
     assert stage.fleet.last_reload.ok
 
 
+def test_who_serves_nobody_goes_first_and_may_leave_room() -> None:
+    """What there is room for is known only then."""
+    stage = running(llm(on_no_gpu="cpu", resources={"gpu": 3}), *devices(3))
+    assert stage.slices() == {"llm/0": (0, 1, 2), "llm/1": ()}
+    stage.exited("llm/0", 1)
+
+    stage.at(50.0).reload(llm(on_no_gpu="cpu", env=NEW), good(*devices(3)))
+    stage.ready("llm/0")
+
+    assert stage.states() == {"llm/0": "ready", "llm/1": "ready", "llm/2": "starting"}
+    assert "plan.surge_dropped" not in [one.event for one in of_type(Say, stage.history)]
+
+
+def test_one_without_a_gpu_leaves_room_to_nobody() -> None:
+    """It serves on, and the launch that has no place is the end of the roll-out."""
+    stage = rolling(0, llm(env=NEW, resources={}), llm(resources={})).ready("llm/2")
+    stage.at(110.0).reload(llm(env={"A": "2"}), good())
+
+    stage.exited("llm/0", 0)
+
+    assert stage.states() == {"llm/0": "starting", "llm/1": "ready", "llm/2": "ready"}
+    assert stage.fleet.last_reload is not None
+    assert "no place" in stage.fleet.last_reload.problems[0]
+
+
 def test_without_a_gpu_there_is_room() -> None:
     """On the host."""
     stage = rolling(0, llm(env=NEW, resources={}), llm(resources={}))

@@ -13,6 +13,13 @@ ROLLOUT = (
         by="tests/core/test_rollout.py",
     ),
     Mutant(
+        "two go at once of which one could go alone",
+        "rollout.py",
+        "_one_alone(turn, service, together - set(batch)) or together",
+        "together",
+        by="tests/core/test_rollout.py",
+    ),
+    Mutant(
         "the first is not waited for",
         "rollout.py",
         "first = () if standing.arriving or not (idle or spare) else ranked[:1]",
@@ -66,7 +73,7 @@ ROLLOUT = (
     Mutant(
         "the canary of an earlier file goes on with that",
         "rollout.py",
-        "    _relaunch(turn, [one.id for one in mine if not sockets.is_missing(turn.fleet, one)])\n",
+        "    _relaunch(turn, [one for one in going if one not in turn.fleet.extras])\n",
         "",
     ),
     Mutant(
@@ -149,6 +156,20 @@ SURGE = (
         "rollout.py",
         "if one in turn.workers and one not in turn.fleet.extras])\n",
         "if one in turn.workers])\n",
+        by="tests/core/test_surge.py",
+    ),
+    Mutant(
+        "an extra worker without a GPU is ended to make room",
+        "surge.py",
+        "    return bool(reach(turn.workers.get(worker)))\n",
+        "    return True\n",
+        by="tests/core/test_surge.py",
+    ),
+    Mutant(
+        "no room is said before those have gone who serve nobody",
+        "rollout.py",
+        "_take_turns(turn, service, standing, is_last_word=False)",
+        "_take_turns(turn, service, standing, is_last_word=True)",
         by="tests/core/test_surge.py",
     ),
     Mutant(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from supervisor.core.message import BecameUnready, Cause, State
 from supervisor.core.turn import Fleet
 from supervisor.core.worker import FREED, RUNNING, Worker
-from tests.sim.rules_start import extras_by_file, wanted_by_file
+from tests.sim.rules_start import extras_by_file, named_devices, wanted_by_file
 from tests.sim.rules_step import makes_way
 from tests.sim.trouble import Change, Rule, Step
 
@@ -140,7 +140,15 @@ def _leaves_room(fleet: Fleet, worker: Worker) -> bool:
         if one.id != worker.id and one.target and one.target.launch in launches and one.target.launch
         for share in one.target.launch.slice
     }
-    return bool(mine & going)
+    return bool((mine | _instead_of(fleet, worker)) & going)
+
+
+def _instead_of(fleet: Fleet, worker: Worker | None) -> set[str]:
+    """Where the old launch of a worker would have to be from now on that is on a device which the file has no more."""
+    if worker is None or worker.held is None:
+        return set()
+    found = {one.uuid for one in named_devices(fleet, worker.held.wanted.request)}
+    return set() if {share.uuid for share in worker.occupied} <= found else found
 
 
 def _is_settled(worker: Worker) -> bool:
@@ -151,6 +159,8 @@ def _counts(step: Step, worker: Worker) -> bool:
     before = step.before.workers.get(worker.id)
     is_starved = worker.starved or (before is not None and before.starved)
     never_came = worker.state is State.PENDING and is_starved and worker.starts == 0
+    # One that waited for memory until this very step, in which it has got another place, was not waited for.
+    never_came |= before is not None and before.state is State.PENDING and before.starved and before.starts == 0
     return not (worker.down or worker.state in FREED or _has_no_place(worker) or never_came)
 
 
@@ -159,13 +169,14 @@ def _found_place_after(step: Step, worker: Worker) -> bool:
     before = step.before.workers.get(worker.id)
     is_new = worker.state is State.PENDING and not worker.starts and (before is None or _has_no_place(before))
     mine = {share.uuid for share in worker.target.launch.slice} if worker.target and worker.target.launch else set()
-    left = {
-        share.uuid
+    gone = [
+        change.before
         for change in step.changes
         if change.before and change.after and change.id.service != worker.id.service
         if change.before.state in RUNNING and change.after.cause is Cause.ROLLOUT
-        for share in change.before.occupied
-    }
+    ]
+    left = {share.uuid for one in gone for share in one.occupied}
+    left |= {uuid for one in gone for uuid in _instead_of(step.after, one)}
     return is_new and bool(mine & left)
 
 
