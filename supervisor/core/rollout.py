@@ -284,7 +284,8 @@ def _replace(turn: Turn, service: str, batch: Collection[WorkerId], standing: St
                 return
             batch = next_batch(replace(standing, candidates=left), max_unavailable)
         together = _with_room(turn, batch, best)
-        batch = _one_alone(turn, service, together - set(batch)) or together
+        serves = any(turn.workers[one].state is State.READY for one in batch)
+        batch = (_one_alone(turn, service, together - set(batch)) if serves else set()) or together
         if _is_refused(turn, service, batch, standing):
             return
     _promote(turn, batch)

@@ -15,7 +15,7 @@ ROLLOUT = (
     Mutant(
         "two go at once of which one could go alone",
         "rollout.py",
-        "_one_alone(turn, service, together - set(batch)) or together",
+        "(_one_alone(turn, service, together - set(batch)) if serves else set()) or together",
         "together",
         by="tests/core/test_rollout.py",
     ),
