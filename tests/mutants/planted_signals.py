@@ -10,14 +10,14 @@ SIGNALS: tuple[Mutant, ...] = (
         "checkups.py",
         "    if one.haunted < LASTING:\n",
         "    if one.haunted < 9 * LASTING:\n",
-        rules=("nothing_starts_on_a_quarantined_device",),
+        by="tests/core/test_checkups.py",
     ),
     Mutant(
         "what is of one moment lasts",
         "checkups.py",
         "    is_next = before.at is None or at - before.at >= APART_S\n",
         "    is_next = True\n",
-        rules=("only_what_was_told_of_is_sick",),
+        by="tests/core/test_checkups.py",
     ),
     Mutant(
         "who has memory there is nobody",
@@ -52,14 +52,14 @@ SIGNALS: tuple[Mutant, ...] = (
         "checkups.py",
         "for end, count in before if end not in absent)\n",
         "for end, count in before)\n",
-        rules=("only_what_was_told_of_is_sick", "a_fault_changes_no_worker_elsewhere"),
+        by="tests/core/test_checkups.py",
     ),
     Mutant(
         "links that are down are missed once",
         "checkups.py",
         "    return tuple(sorted({**known, **{end: max(known.get(end, 0), count) for end, count in now}}.items()))\n",
         "    return now\n",
-        rules=("nothing_starts_on_a_quarantined_device",),
+        by="tests/core/test_checkups.py",
     ),
     Mutant(
         "broken links move everybody",
