@@ -12,7 +12,7 @@ from supervisor.core.snapshot import View, make_plan_json, make_status
 from supervisor.core.sockets import RETRY_S
 from supervisor.core.spec import WorkerId
 from tests.core.builders import devices, good, of_type, spec_of
-from tests.core.stage import Stage
+from tests.core.stage import Stage, running
 
 HTTP = Address("tcp", "127.0.0.1", 9000)
 OTHER = Address("tcp", "127.0.0.1", 9001)
@@ -120,6 +120,20 @@ def test_a_changed_address_is_bound_before_anybody_goes_down_and_the_old_one_clo
     assert stage.states() == {"web/0": "ready", "web/1": "ready"}
     assert frozenset({OTHER}) == stage.fleet.bound
     assert [Unbind((HTTP,))] == of_type(Unbind, stage.history)
+
+
+def test_who_makes_room_for_another_service_waits_for_its_own_address() -> None:
+    """Two that swap their GPUs, one of which is to listen from now on."""
+    one, two = ({"resources": {"gpu": 1, "gpus": [index]}} for index in (0, 1))
+    stage = running(spec_of(a=one, b=two), *devices(2))
+
+    stage.reload(spec_of(a={**two, "listen": {"http": str(HTTP)}}, b=one), good(*devices(2)))
+    assert stage.state("a/0") == "ready"
+
+    stage.meet(SocketsBound((HTTP,)))
+    assert stage.state("a/0") == "stopping"
+    stage.exited("a/0", 0).exited("b/0", 0)
+    assert stage.slices() == {"a/0": (1,), "b/0": (0,)}
 
 
 def test_the_old_address_stays_open_while_somebody_may_go_back_to_it() -> None:

@@ -50,14 +50,16 @@ def test_what_a_killed_daemon_left_is_ended_before_anything_starts(
     daemon = start(FILE)
     old = {one["pid"] for one in daemon.wait_states(job="ready").values()}
     stranger = strangers()
-    ours = below(daemon.pid)
-    for pid in ours:
-        if pid not in old:
-            os.kill(pid, signal.SIGSTOP)
-    for pid in ours:
-        if pid not in old:
-            with contextlib.suppress(ProcessLookupError):  # Some go with the one before.
-                os.kill(pid, signal.SIGKILL)
+    ours: list[int] = []
+    while new_ones := [pid for pid in below(daemon.pid) if pid not in old and pid not in ours]:
+        ours += new_ones  # One that was about to be started is there the next time; then nobody is left to start any.
+        for pid in new_ones:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+    # From below: a stopped group whose parent has gone is told to go on, and a shim would end its worker.
+    for pid in reversed(ours):
+        with contextlib.suppress(ProcessLookupError):  # Some go with the one before.
+            os.kill(pid, signal.SIGKILL)
     daemon.process.wait()
     assert all(map(is_alive, old))
 

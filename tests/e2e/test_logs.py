@@ -98,7 +98,7 @@ services:
 
     done = daemon.reload(file + "    logs: {file: $(SERVICE_NAME).log}\n")
 
-    assert (done.returncode, done.stdout) == (0, "nothing to do\n")
+    assert (done.returncode, done.stdout) == (0, "services.talk changed\n")
     wait_for(lambda: (daemon.home / "talk.log").read_text().startswith("hello\n") or None, "lines in the file")
     assert daemon.worker("talk/0")["pid"] == pid
 

@@ -131,5 +131,6 @@ SOCKETS = (
         "rollout.py",
         "[one for one in chosen if not sockets.is_missing(turn.fleet, turn.workers[one])]",
         "chosen",
+        by=_TESTS,
     ),
 )
