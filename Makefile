@@ -56,12 +56,13 @@ $(SUPERVISORD):
 	build/supervisord/bin/pip install --quiet supervisor==4.3.0
 	@touch $@
 
-bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, wake-ups at rest, planning, and how long `status` takes
+bench: $(VENV)/installed compiler  ## Restart and start against a bare C spawner, wake-ups at rest, planning, how long `status` takes, and what a reading of GPUs costs
 	$(BIN)/python benchmarks/restart.py
 	$(BIN)/python benchmarks/logs.py
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.recording
 	$(BIN)/python -m benchmarks.status
+	$(BIN)/python -m benchmarks.polling
 
 soak: $(VENV)/installed compiler  ## MINUTES of random trouble for a real daemon; fails when it grows
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
