@@ -110,4 +110,6 @@ def _elsewhere(planner: Planner, extra: WorkerSpec, taken: set[str]) -> WorkerSp
     left = tuple(uuid for uuid in eligible if uuid not in taken)
     if not left or (request.gpu == "all" and len(left) < len(eligible)):
         return None
+    if request.gpu == "all":
+        return replace(extra, policy=policy)  # What is no device for it now is one of all the same.
     return replace(extra, request=replace(request, gpus=left), policy=policy)

@@ -109,6 +109,18 @@ def test_half_a_gpu_beside_another_of_the_service_is_no_room() -> None:
     assert stage.states() == {"llm/0": "stopping"}
 
 
+def test_one_that_asks_for_all_gpus_is_not_content_with_some() -> None:
+    """Another daemon has one of them."""
+    stage = running(llm(1, resources={"gpu": 0}), *devices(2))
+    stage.rivals[uuid_of(1)] = "held by another daemon (pid 7, user ann)"
+
+    stage.at(100.0).reload(llm(1, resources={"gpu": "all"}), good(*devices(2)))
+    stage.at(101.0).read(good(*devices(2)))
+
+    assert all(not slice_ for slice_ in stage.slices().values())
+    assert stage.states()["llm/0"] == "ready"
+
+
 def test_what_it_has_is_left_to_those_who_have_no_place_otherwise() -> None:
     """A bigger launch fits all workers only without it: it was the canary, and the others follow."""
     stage = rolling(4, llm(env=NEW, resources={"gpu": 2}))

@@ -15,6 +15,7 @@ from tests.sim.rules_start import eligible_devices, every_device, headroom, want
 from tests.sim.trouble import EPSILON_S, Rule, Step
 
 if TYPE_CHECKING:
+    from supervisor.core.slices import Slice
     from tests.sim.world import World
 
 TIMED = frozenset({State.STARTING, State.STOPPING, State.KILLING, State.RELEASING, State.BACKOFF})
@@ -213,8 +214,16 @@ def who_may_choose_does_not_wait_for_the_fabric(world: World, step: Step) -> Ite
         slice_ = worker.target.launch.slice if worker.target and worker.target.launch else ()
         if not any(share.uuid in fleet.unready for share in slice_):
             continue
-        if could_be_placed(step, worker, avoided=frozenset(fleet.unready)):
+        avoided = frozenset(fleet.unready)
+        if worker_id in fleet.extras:  # An extra worker goes where none of its service is.
+            mates = (one for one in fleet.workers.values() if one.id.service == worker_id.service and one is not worker)
+            avoided |= {share.uuid for mate in mates for share in (*mate.occupied, *_planned_slice(mate))}
+        if could_be_placed(step, worker, avoided=avoided):
             yield f"{worker_id} waits for the fabric of its GPUs, and there are others"
+
+
+def _planned_slice(worker: Worker) -> Slice:
+    return worker.target.launch.slice if worker.target and worker.target.launch else ()
 
 
 def could_be_placed(step: Step, worker: Worker, *, avoided: frozenset[str] = frozenset()) -> bool:
