@@ -97,5 +97,5 @@ def _is_changed(turn: Turn) -> bool:
     before, after = turn.before, turn.fleet
     if before.ailments is not after.ailments or before.canaries is not after.canaries:
         return True
-    names = ("inventory", "elsewhere", "spec", "pool")
+    names = ("inventory", "elsewhere", "spec", "pool", "wants_gpu")
     return bool(after.ailments) and any(getattr(before, name) is not getattr(after, name) for name in names)

@@ -15,6 +15,7 @@ from supervisor.core.message import (
     QuarantineRequested,
     ReleaseRequested,
     RunCanary,
+    ScaleRequested,
 )
 from supervisor.core.snapshot import View, make_devices
 from supervisor.core.spec import Spec, parse_spec
@@ -165,6 +166,18 @@ def test_a_sick_device_that_we_have_no_use_for_is_left_to_others() -> None:
     stage.at(10.0).meet(DeviceEventTold(uuid_of(1), 0x8, 79))
 
     assert stage.fleet.ailments[uuid_of(1)].health == "quarantined"
+    assert stage.fleet.claimed == {uuid_of(0)}
+
+
+def test_a_sick_device_is_kept_from_others_once_an_operator_wants_workers_with_gpus() -> None:
+    """Nobody has wanted any when it fell ill; those that wait for it now are not placed."""
+    stage = running(spec_of(llm={**ONE, "workers": 0}, cpu={}), *devices(1))
+    stage.at(10.0).meet(DeviceEventTold(uuid_of(0), 0x8, 79))
+    assert stage.fleet.claimed == set()
+
+    stage.at(20.0).meet(ScaleRequested({"llm": 1}))
+
+    assert stage.states()["llm/0"] == "pending"
     assert stage.fleet.claimed == {uuid_of(0)}
 
 

@@ -51,8 +51,9 @@ def a_fault_changes_no_worker_elsewhere(world: World, step: Step) -> Iterator[st
         on = {uuid for share in before.occupied for uuid in _with_parent(step.before, share.uuid)}
         if step.event.uuid in on:
             continue
-        if _is_let_go_on(step, change.id.service):
-            continue
+        is_next = after is not None and after.cause is Cause.ROLLOUT and change.id.service in step.before.rolling
+        if is_next or _is_let_go_on(step, change.id.service):
+            continue  # It goes on with whatever comes next.
         if after is None or (after.state, after.incarnation) != (before.state, before.incarnation):
             yield f"{change.id} is on {sorted(on)} and is {after and after.state} by a fault of {step.event.uuid}"
 
