@@ -48,6 +48,8 @@ def who_has_too_much_goes(world: World, step: Step) -> Iterator[str]:
     """At the first look after a minute, unless another goes first."""
     if not _is_look(step) or step.after.state is DaemonState.STOPPING or _evicted(step):
         return  # Who goes at this moment may be in the way of others.
+    if step.after.spec is not step.before.spec:
+        return  # The look was under the file before, which may have allowed more time.
     for worker_id in world.checks.notes.seen_over:
         incarnation, since = world.checks.notes.over[worker_id]
         worker = step.after.workers.get(worker_id)
