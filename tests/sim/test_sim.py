@@ -14,7 +14,7 @@ from tests.sim.trouble import TroubleError
 from tests.sim.world import World
 
 HERE = Path(__file__).parent
-FRESH = range(1_000_000, 1_000_060)
+FRESH = range(1_000_000, 1_000_075)
 CHUNK = 25
 
 
