@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from supervisor.host.process import Processes
 from tests.core.builders import spec_of
 from tests.core.stage import Stage
 from tests.core.stage import running as on_stage
-from tests.host.devices_helpers import ask, make, running, until
+from tests.host.devices_helpers import ask, until
 from tests.host.prober_helpers import Asked
 from tests.host.test_sentry import fleet
 from tests.nvml.fake import FakeBox
@@ -50,19 +50,6 @@ def asked(box: FakeBox) -> Iterator[Asked]:
     asked = Asked(box)
     yield asked
     asked.close()
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with running() as processes:
-        yield processes
-
-
-@pytest.fixture
-async def devices(processes: Processes, box: FakeBox) -> AsyncIterator[Devices]:
-    devices = make(processes, box)
-    yield devices
-    await devices.close()
 
 
 def meet(good: Reading, answer: Reading) -> Stage:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from supervisor.core.inventory import Checkup, GpuState, Health, Reading
 from supervisor.host.process import Processes
-from tests.host.devices_helpers import ask, make, running
+from tests.host.devices_helpers import ask, make
 from tests.nvml.fake import FakeBox
 
 WELL = Checkup(throttle=0, busy_percent=0, used_bytes=0)
@@ -18,12 +17,6 @@ WELL = Checkup(throttle=0, busy_percent=0, used_bytes=0)
 @pytest.fixture
 def box(tmp_path: Path) -> FakeBox:
     return FakeBox(tmp_path, gpus=2)
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with running() as processes:
-        yield processes
 
 
 def checkups(reading: Reading) -> list[Checkup | None]:

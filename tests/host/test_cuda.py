@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from supervisor.host.cuda_client import CudaError, read_cuda_order
 from supervisor.host.process import Processes
-from tests.host.devices_helpers import DEADLINE_S, running
+from tests.host.devices_helpers import DEADLINE_S
 from tests.nvml.fake import FakeBox
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> FakeBox:
     return FakeBox(tmp_path, gpus=4)
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with running() as processes:
-        yield processes
 
 
 async def order(

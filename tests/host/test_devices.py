@@ -7,7 +7,6 @@ import os
 import pwd
 import re
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,26 +17,13 @@ from supervisor.core.plan import Launch
 from supervisor.core.spec import Recipe, WorkerId
 from supervisor.host.devices import Devices, parse_reading
 from supervisor.host.process import Processes
-from tests.host.devices_helpers import DEADLINE_S, ask, descriptors, is_alive, make, probers, running, until
+from tests.host.devices_helpers import DEADLINE_S, ask, descriptors, is_alive, make, probers, until
 from tests.nvml.fake import FakeBox
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> FakeBox:
     return FakeBox(tmp_path, gpus=3)
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with running() as processes:
-        yield processes
-
-
-@pytest.fixture
-async def devices(processes: Processes, box: FakeBox) -> AsyncIterator[Devices]:
-    devices = make(processes, box)
-    yield devices
-    await devices.close()
 
 
 async def test_a_good_reading_holds_the_devices(box: FakeBox, devices: Devices) -> None:

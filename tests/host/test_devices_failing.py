@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,19 +22,6 @@ from tests.nvml.fake import FakeBox
 @pytest.fixture
 def box(tmp_path: Path) -> FakeBox:
     return FakeBox(tmp_path, gpus=3)
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with running() as processes:
-        yield processes
-
-
-@pytest.fixture
-async def devices(processes: Processes, box: FakeBox) -> AsyncIterator[Devices]:
-    devices = make(processes, box)
-    yield devices
-    await devices.close()
 
 
 @pytest.mark.slow

@@ -179,13 +179,19 @@ class Keeper:
             os.close(self.fds.popitem()[1])
 
 
-async def test_who_takes_a_device_that_we_have_given_away_is_another_daemon(uuid: str) -> None:
-    """It is said to be held by that one, and by it alone; we hear of its end."""
+async def given_away(uuid: str) -> tuple[Keeper, Ear, Locks]:
+    """A device that was ours, and that our keeper still has."""
     keeper, ear = Keeper(), Ear()
     ours = Locks(ear, keeper)
     ours.claim([uuid])
     assert await ear.wait() == DevicesClaimed((uuid,))
     ours.let_go([uuid])
+    return keeper, ear, ours
+
+
+async def test_who_takes_a_device_that_we_have_given_away_is_another_daemon(uuid: str) -> None:
+    """It is said to be held by that one, and by it alone; we hear of its end."""
+    keeper, ear, ours = await given_away(uuid)
     keeper.let_go()
     holder = hold(uuid)
 
@@ -203,11 +209,7 @@ async def test_who_takes_a_device_that_we_have_given_away_is_another_daemon(uuid
 
 async def test_a_device_that_only_our_keeper_still_has_is_waited_for(uuid: str) -> None:
     """Nobody is told that it is held, and it is asked for once."""
-    keeper, ear = Keeper(), Ear()
-    ours = Locks(ear, keeper)
-    ours.claim([uuid])
-    assert await ear.wait() == DevicesClaimed((uuid,))
-    ours.let_go([uuid])
+    keeper, ear, ours = await given_away(uuid)
 
     ours.claim([uuid])
     asyncio.get_running_loop().call_later(0.2, keeper.let_go)
@@ -220,11 +222,7 @@ async def test_a_device_that_only_our_keeper_still_has_is_waited_for(uuid: str) 
 async def test_a_keeper_that_never_lets_go_is_a_holder(uuid: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while it is said, once; when it does let go we hear of it."""
     monkeypatch.setattr(locks, "LEAVING_S", 0.1)
-    keeper, ear = Keeper(), Ear()
-    ours = Locks(ear, keeper)
-    ours.claim([uuid])
-    assert await ear.wait() == DevicesClaimed((uuid,))
-    ours.let_go([uuid])
+    keeper, ear, ours = await given_away(uuid)
 
     ours.claim([uuid])
 

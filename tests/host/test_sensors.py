@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from supervisor.core.figures import Sensors
 from supervisor.core.inventory import GpuState
 from supervisor.host.process import Processes
-from tests.host.devices_helpers import DEADLINE_S, make, running
+from tests.host.devices_helpers import DEADLINE_S, make
 from tests.host.prober_helpers import Asked
 from tests.nvml.fake import FakeBox
 
@@ -21,12 +20,6 @@ from tests.nvml.fake import FakeBox
 @pytest.fixture
 def box(tmp_path: Path) -> FakeBox:
     return FakeBox(tmp_path, gpus=2)
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with running() as processes:
-        yield processes
 
 
 def read_sensors(box: FakeBox) -> dict[str, Any]:
