@@ -15,13 +15,12 @@ from supervisor.core.extras import extras_of
 from supervisor.core.memory import hopeless
 from supervisor.core.message import Say, State
 from supervisor.core.moves import last_words
+from supervisor.core.outcome import failed_since, is_settled, is_without_place, never_came
 from supervisor.core.preview import Plan, preview
 from supervisor.core.slices import Placement
 from supervisor.core.spec import WorkerId
 from supervisor.core.turn import Fleet, LastReload, Roll, Turn
 from supervisor.core.worker import FREED, RUNNING, Relaunched, Worker
-
-SETTLED = frozenset({State.READY, State.UNREADY, *FREED})
 
 MEMORY_S = 60.0
 """The memory of its last process may take so long to come back, which is no fault of the new launch."""
@@ -107,7 +106,7 @@ def _advance(turn: Turn, service: str) -> None:
         return
     if any(order.wait_of(turn.fleet, turn.workers[worker]) for worker, _ in standing.candidates):
         return  # Whoever were taken down now would wait for those it comes after.
-    if any(_is_without_place(worker) for worker in workers if worker.id in turn.fleet.tried):
+    if any(is_without_place(worker) for worker in workers if worker.id in turn.fleet.tried):
         _make_room(turn, service, standing)
         return
     before = turn.fleet.tried, turn.fleet.rolls, turn.fleet.extras
@@ -200,12 +199,7 @@ def _stand(turn: Turn, service: str, workers: Sequence[Worker]) -> Standing:
 
 def _is_expected(worker: Worker) -> bool:
     """Whether a worker counts as missing when it is not ready: not who is done, held down, has failed or no place."""
-    return not (worker.down or worker.state in FREED or _is_without_place(worker) or never_came(worker))
-
-
-def _is_without_place(worker: Worker) -> bool:
-    has_place = worker.target is not None and worker.target.launch is not None
-    return worker.state is State.PENDING and not has_place
+    return not (worker.down or worker.state in FREED or is_without_place(worker) or never_came(worker))
 
 
 def _note_arrivals(turn: Turn, service: str) -> None:
@@ -314,10 +308,10 @@ def _make_room(turn: Turn, service: str, standing: Standing) -> None:
     if not turn.fleet.trusted:
         return
     tried = [one for one in turn.fleet.tried if one.service == service]
-    if not standing.is_proven and not all(_is_without_place(turn.workers[one]) for one in tried):
+    if not standing.is_proven and not all(is_without_place(turn.workers[one]) for one in tried):
         return  # Who has left a device for the first one waits for what becomes of that.
     best = _foresee(turn, turn.fleet.kept)
-    mine = [one for one in turn.fleet.tried if one.service == service and _is_without_place(turn.workers[one])]
+    mine = [one for one in turn.fleet.tried if one.service == service and is_without_place(turn.workers[one])]
     nowhere = [one for one in mine if best[one].launch is None]
     if len(nowhere) < len(mine):
         _promote(turn, _with_room(turn, [one for one in mine if one not in nowhere], best))
@@ -454,63 +448,3 @@ def _halt_restart(turn: Turn, first: Worker, why: str, others: list[Worker]) -> 
         turn.change(evolve(worker, renew=False))  # Asked for again, it is another restart.
     _end_restart(turn, service)
     turn.do(Say("plan.halted", {"service": service, "worker": str(first.id), "problem": problem}, is_warning=True))
-
-
-# ---- how it goes ----------------------------------------------------------------------------------------------------
-
-
-def unsettled(fleet: Fleet) -> tuple[WorkerId, ...]:
-    """Workers that are still on their way to what the file in force wants of them, as far as it goes."""
-    rolling = fleet.rolling
-    return tuple(
-        worker.id
-        for worker in fleet.workers.values()
-        if not order.is_hopeless(fleet, fleet.workers, worker)
-        and not _lacks_sockets(fleet, worker)
-        and _is_unsettled(fleet, worker, is_rolling=worker.id.service in rolling)
-    )
-
-
-def _is_unsettled(fleet: Fleet, worker: Worker, *, is_rolling: bool) -> bool:
-    if worker.id in fleet.kept and not worker.down:
-        return is_rolling  # Who goes back to an old launch is no part of a reload that has failed.
-    return not is_settled(worker) or (is_rolling and (worker.is_outdated or worker.id in fleet.tried))
-
-
-def failures_since_reload(fleet: Fleet) -> tuple[str, ...]:
-    """What has gone wrong with the last reload, its refusal included, as lines for a person."""
-    last = fleet.last_reload
-    problems = last.problems if last else ()
-    failed = [one for one in fleet.workers.values() if failed_since(one, last.at if last else None)]
-    failed.sort(key=lambda one: one.id)
-    mute = sorted((one for one in fleet.workers.values() if _lacks_sockets(fleet, one)), key=lambda one: one.id)
-    return (
-        *problems,
-        *(f"{one.id} failed: {one.reason}" for one in failed),
-        *(f"{one.id} waits: {sockets.refusal_of(fleet, one)}" for one in mute),
-    )
-
-
-def _lacks_sockets(fleet: Fleet, worker: Worker) -> bool:
-    """Whether a worker waits for an address that somebody else has: nothing will come of it by itself."""
-    return worker.state is State.PENDING and sockets.refusal_of(fleet, worker) is not None
-
-
-def is_settled(worker: Worker) -> bool:
-    """Whether nothing more is going to become of a worker by itself."""
-    return worker.state in SETTLED or _is_without_place(worker)
-
-
-def never_came(worker: Worker) -> bool:
-    """
-    Whether a worker that was never started waits for memory.
-
-    It may wait for what those have that are to be replaced: that must not wait for it in turn.
-    """
-    return worker.state is State.PENDING and worker.starved and worker.starts == 0
-
-
-def failed_since(worker: Worker, at: float | None) -> bool:
-    """Whether a worker has failed since then, and not for want of a GPU."""
-    refused = worker.target is not None and worker.target.refused
-    return at is not None and worker.state is State.FAILED and worker.since >= at and not refused

@@ -26,8 +26,8 @@ from supervisor.core.message import (
     StartRequested,
     StopRequested,
 )
+from supervisor.core.outcome import failures_since_reload, unsettled
 from supervisor.core.preview import preview
-from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import Json, View, make_devices, make_plan_json, make_rollout_json, make_status
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from supervisor.core.turn import Fleet

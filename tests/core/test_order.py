@@ -14,7 +14,7 @@ from supervisor.core.message import (
     StartRequested,
     StopRequested,
 )
-from supervisor.core.rollout import unsettled
+from supervisor.core.outcome import unsettled
 from supervisor.core.spec import Spec, SpecError, WorkerId, parse_spec
 from supervisor.core.turn import DaemonState
 from tests.core.builders import devices, good, of_type, spec_of

@@ -14,7 +14,7 @@ from supervisor.core.message import (
     StopRequested,
 )
 from supervisor.core.message import ReloadRequested as Reload
-from supervisor.core.rollout import unsettled
+from supervisor.core.outcome import unsettled
 from supervisor.core.snapshot import View, make_status
 from supervisor.core.spec import Spec, WorkerId, scale_problems
 from tests.core.builders import devices, good, of_type, spec_of

@@ -15,7 +15,7 @@ from supervisor.core.message import (
     SpecRejected,
     StopRequested,
 )
-from supervisor.core.rollout import failures_since_reload
+from supervisor.core.outcome import failures_since_reload
 from supervisor.core.spec import Spec, WorkerId, parse_spec
 from tests.core.builders import GIB, bad, device, devices, good, of_type, spec_of
 from tests.core.stage import Stage, running

@@ -12,8 +12,8 @@ from supervisor.core.message import (
     StartRequested,
     StopRequested,
 )
+from supervisor.core.outcome import failures_since_reload, unsettled
 from supervisor.core.preview import preview
-from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import make_rollout_json
 from supervisor.core.spec import Spec, WorkerId
 from tests.core.builders import GIB, device, devices, good, of_type, spec_of

@@ -6,8 +6,8 @@ from supervisor.core.environment import Moment, render
 from supervisor.core.explain import make_explanation
 from supervisor.core.file.listen import Address
 from supervisor.core.message import Bind, RestartRequested, Say, SocketsBound, StopRequested, Unbind
+from supervisor.core.outcome import failures_since_reload, unsettled
 from supervisor.core.preview import preview
-from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.snapshot import View, make_plan_json, make_status
 from supervisor.core.sockets import RETRY_S
 from supervisor.core.spec import WorkerId

@@ -14,8 +14,8 @@ from supervisor.core.message import (
     StopRequested,
     TimePassed,
 )
+from supervisor.core.outcome import unsettled
 from supervisor.core.preview import preview
-from supervisor.core.rollout import unsettled
 from supervisor.core.snapshot import make_rollout_json
 from supervisor.core.spec import Spec, WorkerId
 from tests.core.builders import device, devices, good, of_type, spec_of, uuid_of

@@ -191,7 +191,7 @@ ADMISSION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a roll-out waits for those that wait for its memory",
-        "rollout.py",
+        "outcome.py",
         "    return worker.state is State.PENDING and worker.starved and worker.starts == 0\n",
         "    return False\n",
         by="tests/core/test_rollout.py",

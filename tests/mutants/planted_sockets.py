@@ -86,7 +86,7 @@ SOCKETS = (
     ),
     Mutant(
         "a reload waits for ever for who has no socket",
-        "rollout.py",
+        "outcome.py",
         "        and not _lacks_sockets(fleet, worker)\n",
         "",
         by=_TESTS,

@@ -19,8 +19,8 @@ from supervisor.core.message import (
     SpecLoaded,
     State,
 )
+from supervisor.core.outcome import failures_since_reload, unsettled
 from supervisor.core.preview import preview
-from supervisor.core.rollout import failures_since_reload, unsettled
 from supervisor.core.slices import Slice
 from supervisor.core.snapshot import View, make_devices, make_plan_json, make_status
 from supervisor.core.turn import DaemonState, Fleet

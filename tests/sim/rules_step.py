@@ -21,8 +21,8 @@ from supervisor.core.message import (
     StopRequested,
     TimePassed,
 )
+from supervisor.core.outcome import SETTLED
 from supervisor.core.plan import Placement
-from supervisor.core.rollout import SETTLED
 from supervisor.core.spec import amount_bytes
 from supervisor.core.worker import LIVING, RUNNING, Worker
 from tests.sim.rules_health import is_to_be_left
